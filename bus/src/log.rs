@@ -1,0 +1,153 @@
+//! The log: one ordered list of records per shard, written by compare-and-set. The truth.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use switchboard_proto::bus::Layout;
+use switchboard_proto::ids::{LogEpoch, Sequence, ShardId};
+
+/// A log per shard. Safety rests on [`Log::append`]'s compare-and-set alone (rule O1).
+///
+/// # Contract
+/// * Sequences of a shard grow by one per stored record, also across a purge.
+/// * A stored record is never changed, and never seen by one reader and later missing for another,
+///   except by [`Log::purge`].
+/// * What "stored" survives is the configured durability: memory, replicated, replicated and
+///   fsynced.
+#[async_trait]
+pub trait Log: Send + Sync + 'static {
+    /// Appends `record` if the last sequence of the shard's log is `expected`
+    /// ([`Sequence`] 0 for a log that never had a record). Returns the record's sequence.
+    ///
+    /// Not cancel safe: a dropped call may still store the record.
+    ///
+    /// # Errors
+    /// [`AppendError`]; only [`AppendError::Refused`] and [`AppendError::TooLarge`] on a *first*
+    /// try say that the record is not stored (rule L1).
+    async fn append(
+        &self,
+        shard: ShardId,
+        expected: Sequence,
+        record: Bytes,
+    ) -> Result<Sequence, AppendError>;
+
+    /// The bounds of a shard's log, as its leader sees them.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn info(&self, shard: ShardId) -> Result<LogInfo, LogError>;
+
+    /// The record at `sequence`, read from the leader. `None`: not there yet, or purged;
+    /// [`Log::info`] tells which.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn get(&self, shard: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError>;
+
+    /// Every record from `from` on, in order, without a hole, and then new ones as they are stored;
+    /// the stream ends only with an error. Starts at the first record where `from` was purged: the
+    /// caller sees it by the sequence.
+    ///
+    /// # Errors
+    /// [`LogError`] when reading cannot begin.
+    async fn read(&self, shard: ShardId, from: Sequence) -> Result<RecordStream, LogError>;
+
+    /// Removes all records below `before`. Never removes the last one, and does nothing for
+    /// `before` ≤ 1 (rule L4).
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError>;
+
+    /// The layout record; `None` where none was created yet (rule L7).
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn layout(&self) -> Result<Option<Layout>, LogError>;
+
+    /// Creates the layout record, unless there is one, and each shard's log, unless it exists;
+    /// returns the layout that is in force, which may differ from `wanted`.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError>;
+
+    /// The largest record, in bytes.
+    fn max_record(&self) -> usize;
+}
+
+/// A record and its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordAt {
+    /// Its place.
+    pub sequence: Sequence,
+    /// Its bytes.
+    pub record: Bytes,
+}
+
+/// Records in order; see [`Log::read`].
+pub type RecordStream = BoxStream<'static, Result<RecordAt, LogError>>;
+
+/// The bounds of a shard's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogInfo {
+    /// The log's life.
+    pub epoch: LogEpoch,
+    /// The first record still there; `last + 1` where none is.
+    pub first: Sequence,
+    /// The last record; 0 where none ever was.
+    pub last: Sequence,
+    /// Bytes the log takes.
+    pub bytes: u64,
+    /// Bytes it may take; `None`: the backend sets no limit.
+    pub max_bytes: Option<u64>,
+}
+
+/// Why an append has no sequence.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The log did not end where expected. Proves nothing by itself: our own earlier try may have
+    /// been stored (rule L1).
+    #[error("the log does not end at {expected}")]
+    WrongLast {
+        /// The sequence named.
+        expected: Sequence,
+    },
+    /// The log is full. Nothing was stored by this try.
+    #[error("log refused the record: {0}")]
+    Refused(String),
+    /// The record exceeds [`Log::max_record`]. Nothing was sent.
+    #[error("record of {size} bytes exceeds the log's limit of {limit}")]
+    TooLarge {
+        /// Bytes of the record.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// No answer, or one that says nothing: stored or not.
+    #[error("append not answered: {0}")]
+    Unknown(String),
+}
+
+/// Why the log could not be read or managed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The shard's log does not exist.
+    #[error("log of shard {0} does not exist: create it with `switchboard migrate`")]
+    Missing(ShardId),
+    /// The server or its leader cannot be reached, or did not answer. Worth another try.
+    #[error("log unavailable: {0}")]
+    Unavailable(String),
+    /// The store holds something that it should not.
+    #[error("log is damaged: {0}")]
+    Damaged(String),
+    /// A reader was handed records that do not follow each other (rule L8). Read again from the
+    /// position.
+    #[error("expected record {expected}, was given {found}")]
+    Hole {
+        /// The next sequence.
+        expected: Sequence,
+        /// What came.
+        found: Sequence,
+    },
+}

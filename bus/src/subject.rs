@@ -1,0 +1,133 @@
+//! Subjects as types: the one place where a subject is spelled.
+//!
+//! Ids are the only variable parts, never a user's or a channel's name, so that no input can become
+//! a wildcard or break the bus's line protocol.
+
+use std::fmt;
+use std::sync::Arc;
+
+use switchboard_proto::ids::{Incarnation, ShardId};
+
+/// The first token of every subject, `sb` unless configured, so that two installations may share
+/// one NATS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectPrefix(Arc<str>);
+
+impl SubjectPrefix {
+    /// Letters, digits, `-` and `_`, 1 to 32 of them; `None` otherwise.
+    pub fn new(prefix: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = (1..=32).contains(&prefix.len()) && prefix.bytes().all(allowed);
+        fits.then(|| Self(prefix.into()))
+    }
+
+    /// As it stands in subjects.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for SubjectPrefix {
+    fn default() -> Self {
+        Self("sb".into())
+    }
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// From gateways to the owner of a shard. Names the router too, so that a frame meant for one
+    /// owner never reaches its successor.
+    LinkUp {
+        /// The shard.
+        shard: ShardId,
+        /// The owner's process.
+        router: Incarnation,
+    },
+    /// From a shard's owner to one gateway.
+    LinkDown {
+        /// The gateway's process.
+        gateway: Incarnation,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Owners say that they own.
+    OwnerBeat {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Processes say that they live.
+    MemberBeat,
+}
+
+impl Subject {
+    /// The subject as the bus spells it, behind `prefix`.
+    pub fn to_text(self, prefix: &SubjectPrefix) -> String {
+        let prefix = prefix.as_str();
+        match self {
+            Self::LinkUp { shard, router } => format!("{prefix}.link.up.{shard}.{router}"),
+            Self::LinkDown { gateway, shard } => format!("{prefix}.link.down.{gateway}.{shard}"),
+            Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
+            Self::MemberBeat => format!("{prefix}.member"),
+        }
+    }
+}
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// One subject.
+    Exactly(Subject),
+    /// [`Subject::OwnerBeat`] of every shard.
+    AllOwnerBeats,
+}
+
+impl Pattern {
+    /// The pattern as the bus spells it, behind `prefix`.
+    pub fn to_text(self, prefix: &SubjectPrefix) -> String {
+        match self {
+            Self::Exactly(subject) => subject.to_text(prefix),
+            Self::AllOwnerBeats => format!("{}.owner.*", prefix.as_str()),
+        }
+    }
+}
+
+/// Subscribers of one group share a subject's messages: each goes to one of them, in no order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QueueGroup(pub &'static str);
+
+impl fmt::Display for QueueGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spelling() {
+        let prefix = SubjectPrefix::default();
+        let shard = ShardId::new(7).unwrap();
+        let life = Incarnation::from_u128(0xab);
+        let hex = "000000000000000000000000000000ab";
+        assert_eq!(
+            Subject::LinkUp { shard, router: life }.to_text(&prefix),
+            format!("sb.link.up.7.{hex}")
+        );
+        assert_eq!(
+            Subject::LinkDown { gateway: life, shard }.to_text(&prefix),
+            format!("sb.link.down.{hex}.7")
+        );
+        assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
+    }
+
+    #[test]
+    fn prefix_cannot_hold_more_than_one_token() {
+        for wrong in ["", "a.b", "a*", ">", "a b", &"x".repeat(33)] {
+            assert!(SubjectPrefix::new(wrong).is_none(), "{wrong}");
+        }
+        assert_eq!(SubjectPrefix::new("blue-1").unwrap().as_str(), "blue-1");
+    }
+}

@@ -1,0 +1,39 @@
+//! Every type that crosses a wire or is written down: the client protocol, links, log records,
+//! membership, and the ids they are made of.
+//!
+//! Callers meet these types and never each other's code; that is how services stay apart. The crate
+//! has no I/O, no configuration and no policy, and depends on nothing of ours.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`client`] | the client protocol's messages, one set of types for JSON and Protobuf |
+//! | [`json`] | their JSON encoding; payload bytes are embedded, never parsed again |
+//! | [`codes`] | error, disconnect and unsubscribe codes |
+//! | [`bus`] | messages, log records, link frames, member beats |
+//! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
+//! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
+//! | [`channel`] | channel names, parsed once |
+
+pub mod channel;
+pub mod codes;
+pub mod format;
+pub mod ids;
+pub mod json;
+
+/// The client protocol's messages (generated).
+#[allow(
+    clippy::all,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_docs,
+    reason = "generated code"
+)]
+pub mod client {
+    include!("generated/switchboard.client.rs");
+}
+
+/// Messages, log records, link frames and member beats (generated).
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+pub mod bus {
+    include!("generated/switchboard.bus.rs");
+}
