@@ -1,5 +1,6 @@
 //! The bus: subjects, request and reply, queue groups. It may lose, never invents.
 
+use std::any::Any;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -86,15 +87,19 @@ pub struct BusMessage {
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<BusMessage>,
-    /// Cancels the backend's side when this is dropped.
-    _ends_with: tokio_util::sync::DropGuard,
+    /// Ends the backend's side when this is dropped.
+    _ends_with: Box<dyn Any + Send + Sync>,
 }
 
 impl Subscription {
-    pub(crate) fn new(messages: mpsc::Receiver<BusMessage>, ends_with: tokio_util::sync::DropGuard) -> Self {
+    /// `ends_with` is dropped with the subscription.
+    pub(crate) fn new(
+        messages: mpsc::Receiver<BusMessage>,
+        ends_with: impl Send + Sync + 'static,
+    ) -> Self {
         Self {
             messages,
-            _ends_with: ends_with,
+            _ends_with: Box::new(ends_with),
         }
     }
 

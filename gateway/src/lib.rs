@@ -1,1 +1,30 @@
+//! The gateway: holds clients' sockets, checks what they ask for, and passes it on over links to the
+//! shards' owners.
+//!
+//! It keeps nothing that a restart would lose for anybody, and never decides where a message goes.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`run`] | starts it and drains it |
+//! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `session` | one client's connection |
+//! | `links` | the shards' links, and the table channel ▶ local sessions |
+//!
+//! What must hold: a client's bad input or a panic in its session ends that session alone
+//! (`session`); everything a client can make grow has a bound in [`Config`].
 
+mod config;
+mod error;
+mod gateway;
+mod links;
+mod listener;
+mod metrics;
+mod origin;
+mod run;
+mod session;
+mod upgrade;
+
+pub use config::Config;
+pub use error::StartError;
+pub use origin::Origins;
+pub use run::{Deps, Running, start};

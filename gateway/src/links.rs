@@ -1,29 +1,156 @@
 //! The gateway's side of its links: one actor per shard, which holds the shard's part of the table
 //! channel ▶ local sessions. Sessions talk to it through [`Links`].
 
+mod actor;
+mod link;
+mod replies;
+
 use std::sync::Arc;
+use std::time::Duration;
 
-use switchboard_proto::bus::Message;
+use prost::Message as _;
+use switchboard_bus::{Bus, BusError, Pattern, Subject};
+use switchboard_proto::bus::{Message, OwnerBeat};
 use switchboard_proto::channel::ChannelName;
+use switchboard_proto::format;
+use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
+use switchboard_service_kit::health::Component;
+use switchboard_service_kit::service::Context;
+use switchboard_service_kit::tasks::TaskKind;
+use tokio::sync::mpsc;
 
+use self::actor::{Ask, LinkActor};
+use self::link::{Bounds, Link, Timing};
+use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
+
+/// What links keep to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinksConfig {
+    /// From a command to its answer, at most (P4).
+    pub(crate) answer_timeout: Duration,
+    /// Requests of sessions that wait for one link; above, sessions wait.
+    pub(crate) queue: usize,
+    /// Frames of an owner that wait for one link; above, the newest is lost and the link reset.
+    pub(crate) inbox: usize,
+    /// Publishes of one link that wait for their answer; above, publishers are told to slow down.
+    pub(crate) unanswered: usize,
+}
 
 /// Hands what sessions ask for to the shard's link. Cheap to clone.
 ///
 /// All calls wait while the link's queue is full, so a session that asks faster than its shard can
 /// serve stops being read. Answers are put into the session's outgoing queue by the link itself, so
-/// that the replies and publications of a channel keep their order (rule R2).
+/// that the replies and publications of a channel keep their order (R2).
 #[derive(Clone)]
-pub(crate) struct Links {}
+pub(crate) struct Links {
+    asks: Arc<[mpsc::Sender<Ask>]>,
+    shards: ShardCount,
+}
 
 impl Links {
+    /// Starts one link actor per shard. They find their owners by themselves.
+    ///
+    /// # Errors
+    /// [`BusError`] where the bus does not take a subscription.
+    pub(crate) async fn start(
+        config: LinksConfig,
+        bus: &Arc<dyn Bus>,
+        shards: ShardCount,
+        gateway: Incarnation,
+        context: &Context,
+        metrics: &LinkMetrics,
+        health: Component,
+    ) -> Result<Self, BusError> {
+        let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.inbox).await?;
+        let mut asks = Vec::with_capacity(usize::from(shards.get()));
+        let mut owners = Vec::with_capacity(usize::from(shards.get()));
+        let ready = actor::Readiness::new(shards, health);
+        for shard in shards.iter() {
+            let down = Subject::LinkDown { gateway, shard };
+            let frames = bus.subscribe(Pattern::Exactly(down), config.inbox).await?;
+            let (ask, asked) = mpsc::channel(config.queue);
+            let (owner, owner_beats) = mpsc::channel(16);
+            asks.push(ask);
+            owners.push(owner);
+            let timing = Timing {
+                answer: config.answer_timeout,
+                silence: Duration::from_secs(3),
+                open_retry: Duration::from_secs(1),
+                beat: Duration::from_secs(1),
+            };
+            let bounds = Bounds { frame: 256 * 1024, unanswered: config.unanswered };
+            let actor = LinkActor {
+                shard,
+                link: Link::new(shard, gateway, timing, bounds),
+                bus: Arc::clone(bus),
+                asked,
+                owner_beats,
+                frames,
+                metrics: metrics.clone(),
+                ready: ready.clone(),
+            };
+            context.tasks.spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
+        }
+        let stop = context.tasks.stop_token();
+        context.tasks.spawn("owner-beats", TaskKind::Essential, async move {
+            while let Some(Some(beat)) = stop.run_until_cancelled(beats.next()).await {
+                let beat = match format::decode::<OwnerBeat>(beat.payload) {
+                    Ok(beat) => beat,
+                    Err(error) => {
+                        tracing::warn!(%error, "owner beat dropped");
+                        continue;
+                    }
+                };
+                // A beat that finds a full queue is repeated by the next.
+                if let Some(owner) = usize::try_from(beat.shard).ok().and_then(|shard| owners.get(shard)) {
+                    owner.try_send(beat).ok();
+                }
+            }
+        });
+        Ok(Self { asks: asks.into(), shards })
+    }
+
     /// Subscribes `session` to `channel` and answers its command `id` (a `subscribe` result or an
     /// error) before any publication of the channel.
-    pub(crate) async fn subscribe(&self, session: &Arc<SessionHandle>, id: u32, channel: ChannelName) {}
+    ///
+    /// Not cancel safe: when dropped, the subscription may be asked for or not.
+    pub(crate) async fn subscribe(&self, session: &Arc<SessionHandle>, id: u32, channel: ChannelName) {
+        let shard = self.shard_of(&channel);
+        self.ask(shard, Ask::Subscribe { session: Arc::clone(session), id, channel }).await;
+    }
 
     /// Ends the subscription. Answers command `id` where there is one (none: the session is going).
-    pub(crate) async fn unsubscribe(&self, session: &Arc<SessionHandle>, id: Option<u32>, channel: ChannelName) {}
+    ///
+    /// Not cancel safe, as above.
+    pub(crate) async fn unsubscribe(&self, session: &Arc<SessionHandle>, id: Option<u32>, channel: ChannelName) {
+        let shard = self.shard_of(&channel);
+        self.ask(shard, Ask::Unsubscribe { session: Arc::clone(session), id, channel }).await;
+    }
 
-    /// Publishes and answers command `id` once the message is stored or refused.
-    pub(crate) async fn publish(&self, session: &Arc<SessionHandle>, id: u32, message: Message) {}
+    /// Publishes to `channel`, which is the message's, and answers command `id` once the message is
+    /// stored or refused.
+    ///
+    /// Not cancel safe, as above.
+    pub(crate) async fn publish(
+        &self,
+        session: &Arc<SessionHandle>,
+        id: u32,
+        channel: &ChannelName,
+        message: &Message,
+    ) {
+        let message = message.encode_to_vec().into();
+        self.ask(self.shard_of(channel), Ask::Publish { session: Arc::clone(session), id, message }).await;
+    }
+
+    fn shard_of(&self, channel: &ChannelName) -> ShardId {
+        ShardId::of_channel(channel.as_str(), self.shards)
+    }
+
+    async fn ask(&self, shard: ShardId, ask: Ask) {
+        if let Some(link) = self.asks.get(usize::from(shard.get())) {
+            // Fails only once the link was stopped, and then every session is being closed.
+            link.send(ask).await.ok();
+        }
+    }
 }

@@ -1,1 +1,28 @@
-fn main() {}
+//! The notify service as a process of its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use switchboard_bus::config::BusConfig;
+use switchboard_notify_svc::{Config, Deps, start};
+use switchboard_service_kit::run::{self, Program, StartFailure};
+
+const PROGRAM: Program = Program {
+    name: "notify",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "will tell those who are away; today it only joins the bus",
+    admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8005),
+    other_sections: &["gateway", "persistence", "presence", "router", "switchboard"],
+};
+
+fn main() -> ExitCode {
+    run::main(
+        PROGRAM,
+        |document| (BusConfig::read_shared(document), Config::read(document)),
+        |(bus, config), context| async move {
+            let backends = bus.open(PROGRAM.name).await?;
+            let running = start(config, Deps { bus: backends.bus.clone() }, context).await?;
+            Ok::<_, StartFailure>((running, backends))
+        },
+    )
+}

@@ -190,7 +190,7 @@ impl Incarnation {
     }
 
     /// For tests and simulations that need the same ids each time.
-    pub fn from_u128(number: u128) -> Self {
+    pub const fn from_u128(number: u128) -> Self {
         Self(number.to_be_bytes())
     }
 

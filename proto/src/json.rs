@@ -1,9 +1,20 @@
 //! The JSON encoding of the client protocol.
-use bytes::Bytes;
-use serde::Deserialize as _;
+//!
+//! A frame is one or more messages joined by a newline. Payload fields hold a JSON value of the
+//! application as its untouched text: it is checked to be JSON where it enters, copied out of the
+//! frame once, and written around from there on, never parsed again.
+//!
+//! What must hold, each with a test:
+//! * Reading what was written gives the same message.
+//! * No raw newline is ever inside a written message, whatever a payload holds: clients split there.
+//! * Zero values are left out, except the few that SDKs read without a default (see [`write_reply`]).
 
-/// Reads a payload field: whatever JSON stands there, as bytes.
-pub(crate) fn payload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-    let raw = <&serde_json::value::RawValue>::deserialize(deserializer)?;
-    Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
-}
+mod read;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use read::payload;
+pub use read::{DecodeError, Fault, MAX_NESTING, commands, nesting, replies};
+pub use write::{write_command, write_reply};

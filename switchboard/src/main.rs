@@ -1,1 +1,7 @@
-fn main() {}
+//! `switchboard`: starts the system, and the operator's commands. See [`switchboard::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    switchboard::cli::main()
+}

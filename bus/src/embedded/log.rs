@@ -1,0 +1,191 @@
+//! The log in a folder of this machine, on an embedded key-value store.
+//!
+//! One thread writes: it gathers what all shards wait for and commits it at once, so that many
+//! appends share one sync ([`committer`]). Reads go to the store directly and see nothing that is
+//! not committed ([`reader`]). How it lies on disk is [`store`]'s business.
+
+mod committer;
+mod reader;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use switchboard_proto::bus::Layout;
+use switchboard_proto::ids::{Sequence, ShardId};
+use tokio::sync::{mpsc, oneshot};
+
+use self::committer::{Command, Committer};
+use self::store::{Shard, Store};
+use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
+
+pub use self::store::OpenError;
+
+/// The largest record: what a NATS server takes by default, less room for headers, so that what
+/// fits here fits there.
+const MAX_RECORD: usize = (1 << 20) - 1024;
+
+/// Commands that may wait for the committing thread; callers wait beyond that. With one append in
+/// flight per shard it is never reached below as many shards.
+const COMMANDS: usize = 256;
+
+/// What an acknowledged record survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbeddedDurability {
+    /// The death of the process: records are handed to the operating system before they are
+    /// acknowledged. A power cut may take the last ones.
+    Memory,
+    /// A power cut too: records are synced to disk before they are acknowledged.
+    Synced,
+}
+
+/// A [`Log`] in a folder. Ends when dropped, which waits for the commit under way; what
+/// [`Log::read`] returned then ends with an error.
+#[derive(Debug)]
+pub struct EmbeddedLog {
+    store: Arc<Store>,
+    /// `None` only while being dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EmbeddedLog {
+    /// Opens the log in `dir`, which is created where it is missing. Blocks while the store reads
+    /// what was written last. One process at a time.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong, where, and what to do.
+    pub fn open(dir: &Path, durability: EmbeddedDurability) -> Result<Arc<Self>, OpenError> {
+        Self::open_limited(dir, durability, None)
+    }
+
+    /// As [`EmbeddedLog::open`]; each shard's log takes at most `max_bytes` of records, and refuses
+    /// more with [`AppendError::Refused`].
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub fn open_limited(
+        dir: &Path,
+        durability: EmbeddedDurability,
+        max_bytes: Option<u64>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (store, writers) = Store::open(dir, durability, max_bytes)?;
+        let store = Arc::new(store);
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let committer = Committer::new(Arc::clone(&store), writers);
+        let thread = std::thread::Builder::new()
+            .name("switchboard-log".to_owned())
+            .spawn(move || committer.run(queue))
+            .map_err(|source| OpenError::Failed {
+                path: dir.to_owned(),
+                reason: format!("no thread: {source}"),
+            })?;
+        Ok(Arc::new(Self {
+            store,
+            commands: Some(commands),
+            thread: Some(thread),
+        }))
+    }
+
+    /// Hands a command to the committing thread and waits for its answer. `None`: the thread is
+    /// gone, and whether it carried the command out is unknown.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.as_ref()?.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    fn shard(&self, shard: ShardId) -> Result<Arc<Shard>, LogError> {
+        self.store.shards().get(shard).ok_or(LogError::Missing(shard))
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        // The thread ends when no more commands can come; only then is the folder free.
+        self.commands = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's committing thread panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl Log for EmbeddedLog {
+    async fn append(
+        &self,
+        shard: ShardId,
+        expected: Sequence,
+        record: Bytes,
+    ) -> Result<Sequence, AppendError> {
+        if record.len() > MAX_RECORD {
+            return Err(AppendError::TooLarge {
+                size: record.len(),
+                limit: MAX_RECORD,
+            });
+        }
+        self.ask(|answer| Command::Append {
+            shard,
+            expected,
+            record,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(AppendError::Unknown(GONE.to_owned())))
+    }
+
+    async fn info(&self, shard: ShardId) -> Result<LogInfo, LogError> {
+        let shard = self.shard(shard)?;
+        let extent = shard.extent();
+        Ok(LogInfo {
+            epoch: shard.epoch(),
+            first: Sequence(extent.first),
+            last: Sequence(extent.last),
+            bytes: extent.bytes(),
+            max_bytes: self.store.max_bytes(),
+        })
+    }
+
+    async fn get(&self, shard: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+        let shard = self.shard(shard)?;
+        let found = tokio::task::spawn_blocking(move || shard.record(sequence.0)).await;
+        found.map_err(|error| LogError::Unavailable(error.to_string()))?
+    }
+
+    async fn read(&self, shard: ShardId, from: Sequence) -> Result<RecordStream, LogError> {
+        Ok(reader::stream(self.shard(shard)?, from.0))
+    }
+
+    async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError> {
+        self.shard(shard)?;
+        self.ask(|answer| Command::Purge {
+            shard,
+            before,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    async fn layout(&self) -> Result<Option<Layout>, LogError> {
+        Ok(self.store.layout())
+    }
+
+    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
+        let wanted = wanted.clone();
+        self.ask(|answer| Command::Create { wanted, answer })
+            .await
+            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    fn max_record(&self) -> usize {
+        MAX_RECORD
+    }
+}
+
+const GONE: &str = "the log was closed";

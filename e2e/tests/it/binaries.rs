@@ -1,0 +1,131 @@
+//! The README's two ways to start, with the shipped binaries; and what survives when they are killed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use switchboard_testkit::NatsServer;
+use tokio::time::timeout;
+
+use crate::client::{Client, DEADLINE};
+use crate::process::Process;
+
+/// Without a file and without arguments: the page is there, two clients talk, SIGTERM ends it well.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_arguments_it_serves_page_and_clients() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let system = Process::start("switchboard", folder.path(), &[]).await?;
+    let page = reqwest::get(system.page_url()).await?;
+    assert!(page.status().is_success());
+    assert!(page.headers()["content-security-policy"].to_str()?.starts_with("default-src 'self';"));
+    assert!(page.text().await?.contains("<h1>Switchboard</h1>"));
+
+    let mut listener = Client::connect(&system.websocket_url()).await?;
+    listener.subscribe("room:first-try").await?;
+    let mut speaker = Client::connect(&system.websocket_url()).await?;
+    speaker.publish("room:first-try", json!("hello")).await?;
+    assert_eq!(listener.publication().await?.data, json!("hello"));
+    let status = system.terminate().await?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
+
+/// What was acknowledged before `kill -9` has its place in the log: offsets go on behind it, in the same epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_system_goes_on_where_it_was() -> Result<()> {
+    const CHANNEL: &str = "room:kept";
+    let folder = tempfile::tempdir()?;
+    let mut before: Option<(u64, Value)> = None;
+    for _ in 0..3 {
+        let system = Process::start("switchboard", folder.path(), &[]).await?;
+        let mut client = Client::connect(&system.websocket_url()).await?;
+        let epoch = client.subscribe(CHANNEL).await?["epoch"].clone();
+        for number in 0..10 {
+            client.publish(CHANNEL, json!(number)).await?;
+            let offset = client.publication().await?.offset;
+            if let Some((last, first_epoch)) = &before {
+                assert!(offset > *last, "offset {offset} after {last}");
+                assert_eq!(epoch, *first_epoch);
+            }
+            before = Some((offset, epoch.clone()));
+        }
+        system.kill().await?;
+    }
+    Ok(())
+}
+
+/// Separate gateways and routers over NATS, as the README has it. A router is killed: its shards get another owner, clients are told
+/// to subscribe again, and go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_router_is_replaced() -> Result<()> {
+    const CHANNELS: usize = 24;
+    let folder = tempfile::tempdir()?;
+    let nats = NatsServer::start().await?;
+    let config = format!(
+        "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        nats.url()
+    );
+    std::fs::write(folder.path().join("switchboard.toml"), config)?;
+    let config = ["--config", "switchboard.toml"];
+    let victim = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
+    let survivor = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
+    let gateways = [
+        Process::spawn("switchboard-gateway", folder.path(), &config)?,
+        Process::spawn("switchboard-gateway", folder.path(), &config)?,
+    ];
+    for process in [&victim, &survivor, &gateways[0], &gateways[1]] {
+        process.ready().await?;
+    }
+
+    // So many channels that both routers own some of their shards.
+    let channels: Vec<String> = (0..CHANNELS).map(|number| format!("room:killed-{number}")).collect();
+    let mut publisher = Client::connect(&gateways[0].websocket_url()).await?;
+    let mut subscriber = Client::connect(&gateways[1].websocket_url()).await?;
+    for channel in &channels {
+        subscriber.subscribe(channel).await?;
+        publisher.publish(channel, json!("before")).await?;
+        assert_eq!(subscriber.publication().await?.data, json!("before"));
+    }
+    victim.kill().await?;
+    for channel in &channels {
+        publish_until_acknowledged(&mut publisher, channel, &json!("after")).await?;
+    }
+
+    // The subscriber is told where it lost its place (2500; an SDK subscribes again by itself), and from then on has everything.
+    for channel in &channels {
+        let reply = subscriber.command("subscribe", json!({ "channel": channel })).await?;
+        let code = reply["error"]["code"].as_u64();
+        assert!(matches!(code, None | Some(105)), "{channel}: {reply}");
+    }
+    for channel in &channels {
+        publisher.publish(channel, json!("again")).await?;
+    }
+    let mut missing: BTreeSet<&str> = channels.iter().map(String::as_str).collect();
+    while !missing.is_empty() {
+        let publication = subscriber.publication().await?;
+        if publication.data == json!("again") {
+            assert!(missing.remove(publication.channel.as_str()), "{} twice", publication.channel);
+        }
+    }
+    for process in gateways.into_iter().chain([survivor]) {
+        let status = process.terminate().await?;
+        assert!(status.success(), "{status}");
+    }
+    Ok(())
+}
+
+/// As an app does it: error 100 is temporary, and sending again is right.
+async fn publish_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<()> {
+    let trying = async {
+        loop {
+            let reply = client.command("publish", json!({ "channel": channel, "data": data })).await?;
+            match reply["error"]["code"].as_u64() {
+                None => return Ok(()),
+                Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Some(_) => anyhow::bail!("publish: {reply}"),
+            }
+        }
+    };
+    timeout(DEADLINE, trying).await.with_context(|| format!("{channel} takes no message since the router was killed"))?
+}

@@ -1,0 +1,11 @@
+//! All services together, seen from outside. One binary, so that it links once.
+
+mod binaries;
+mod client;
+mod delivery;
+mod demo_page;
+mod process;
+mod protocol;
+mod sdks;
+mod system;
+mod tools;

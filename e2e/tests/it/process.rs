@@ -1,0 +1,95 @@
+//! The shipped binaries as processes of their own: what a newcomer and an operator start, and what a test may kill.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Until a process serves, and until one that was asked to stop has ended.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Process {
+    child: Child,
+    name: &'static str,
+    admin: SocketAddr,
+    gateway: SocketAddr,
+}
+
+impl Process {
+    /// Starts the binary `name` in `folder` on free ports, and waits until it says that it is ready.
+    pub(crate) async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        let process = Self::spawn(name, folder, arguments)?;
+        process.ready().await?;
+        Ok(process)
+    }
+
+    /// As [`Self::start`], and does not wait.
+    pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        let [gateway, admin] = free_addresses()?;
+        let child = Command::new(binary(name)?)
+            .args(arguments)
+            .current_dir(folder)
+            .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
+            .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} did not start"))?;
+        Ok(Self { child, name, admin, gateway })
+    }
+
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let url = format!("http://{}/health/ready", self.admin);
+        let serving = async {
+            while !reqwest::get(&url).await.is_ok_and(|response| response.status().is_success()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(DEADLINE, serving).await.with_context(|| format!("{} is not ready within {DEADLINE:?}", self.name))
+    }
+
+    pub(crate) fn websocket_url(&self) -> String {
+        format!("ws://{}/connection/websocket", self.gateway)
+    }
+
+    pub(crate) fn page_url(&self) -> String {
+        format!("http://{}/", self.gateway)
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
+    }
+
+    /// SIGTERM, as Kubernetes and service managers send it; how the process ended.
+    pub(crate) async fn terminate(mut self) -> Result<ExitStatus> {
+        let id = self.child.id().with_context(|| format!("{} has ended already", self.name))?;
+        let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+        ensure!(sent.success(), "kill -TERM {id}: {sent}");
+        timeout(DEADLINE, self.child.wait())
+            .await
+            .with_context(|| format!("{} did not end within {DEADLINE:?} of SIGTERM", self.name))?
+            .context("its end cannot be waited for")
+    }
+}
+
+fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("the test executable is not below target/")?;
+    let binary = folder.join(name);
+    ensure!(binary.exists(), "{} is missing: run ./test, or `cargo build --workspace --bins`", binary.display());
+    Ok(binary)
+}
+
+/// Ports that were free a moment ago; held together, so that they differ.
+fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
+    let listeners: Vec<TcpListener> =
+        (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+    addresses.try_into().ok().context("as many addresses as listeners")
+}

@@ -1,0 +1,52 @@
+//! Other people's SDKs, unchanged, against both backends.
+
+use anyhow::Result;
+
+use crate::system::System;
+use crate::tools;
+
+async fn javascript(system: &System) -> Result<()> {
+    tools::node("sdk.test.js", &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))]).await
+}
+
+async fn python(system: &System) -> Result<()> {
+    tools::python("sdk_test", &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_on_embedded() -> Result<()> {
+    let system = System::embedded().await?;
+    javascript(&system).await?;
+    system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_on_a_cluster() -> Result<()> {
+    let system = System::cluster(2, 2).await?;
+    javascript(&system).await?;
+    system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_sdk_on_embedded() -> Result<()> {
+    let system = System::embedded().await?;
+    python(&system).await?;
+    system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_sdk_on_a_cluster() -> Result<()> {
+    let system = System::cluster(2, 2).await?;
+    python(&system).await?;
+    system.stop().await
+}
+
+/// The page ships the build of the very package that the tests above run.
+#[test]
+fn the_demo_page_ships_the_tested_sdk() -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tested = std::fs::read(root.join("js/node_modules/centrifuge/dist/centrifuge.js"))?;
+    let shipped = std::fs::read(root.join("../console/vendor/centrifuge/centrifuge.js"))?;
+    assert!(tested == shipped, "console/vendor is not the dist/centrifuge.js of e2e/js/package-lock.json");
+    Ok(())
+}

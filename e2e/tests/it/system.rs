@@ -1,0 +1,94 @@
+//! Whole systems on free ports: everything in one process, or gateways and routers that meet over a real NATS.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use switchboard::{Config, Switchboard};
+use switchboard_testkit::NatsServer;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// Every node here: no tokens, any free port, and times short enough for tests to see them pass.
+const NODE: &str = r#"
+[gateway]
+insecure = true
+listen = "127.0.0.1:0"
+ping_interval = "1s"
+pong_timeout = "800ms"
+
+[admin]
+listen = "127.0.0.1:0"
+"#;
+
+/// How long a system may take until it serves.
+const READY: Duration = Duration::from_secs(30);
+
+pub(crate) struct System {
+    /// In the order they are stopped.
+    nodes: Vec<Switchboard>,
+    // Dropped after the nodes.
+    _nats: Option<NatsServer>,
+    _data: TempDir,
+}
+
+impl System {
+    /// What `cargo run` starts: all services in one process, embedded bus and log.
+    pub(crate) async fn embedded() -> Result<Self> {
+        let data = tempfile::tempdir()?;
+        let config = format!("{NODE}\n[bus]\nbackend = \"embedded\"\n[bus.embedded]\ndata = {:?}\n", data.path());
+        let node = start(&config).await?;
+        let system = Self { nodes: vec![node], _nats: None, _data: data };
+        system.ready().await?;
+        Ok(system)
+    }
+
+    /// So many gateways and routers, each a node of its own, over one nats-server with JetStream.
+    pub(crate) async fn cluster(gateways: usize, routers: usize) -> Result<Self> {
+        let data = tempfile::tempdir()?;
+        let nats = NatsServer::start().await?;
+        let mut nodes = Vec::new();
+        let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
+        for service in services {
+            let config = format!(
+                "switchboard.services = [{service:?}]\n{NODE}\n[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n",
+                nats.url()
+            );
+            nodes.push(start(&config).await?);
+        }
+        let system = Self { nodes, _nats: Some(nats), _data: data };
+        system.ready().await?;
+        Ok(system)
+    }
+
+    /// Where clients connect, one for each gateway.
+    pub(crate) fn websocket_urls(&self) -> Vec<String> {
+        self.nodes.iter().filter_map(Switchboard::websocket_url).collect()
+    }
+
+    /// Where the demo page is.
+    pub(crate) fn page_url(&self) -> Result<String> {
+        self.nodes.iter().find_map(Switchboard::demo_url).context("no gateway, so no page")
+    }
+
+    /// Until every node can serve: shards have owners, gateways their links.
+    async fn ready(&self) -> Result<()> {
+        for node in &self.nodes {
+            timeout(READY, node.ready()).await.with_context(|| format!("not ready within {READY:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// Stops every node, gateways first; each must stop cleanly.
+    pub(crate) async fn stop(self) -> Result<()> {
+        for node in self.nodes {
+            let stopped = node.stop().await;
+            ensure!(stopped.forced.is_empty(), "these had to be stopped by force: {:?}", stopped.forced);
+        }
+        Ok(())
+    }
+}
+
+async fn start(config: &str) -> Result<Switchboard> {
+    let parsed = Config::from_toml(config).with_context(|| format!("configuration:\n{config}"))?;
+    Ok(Switchboard::start(parsed).await?)
+}

@@ -1,0 +1,282 @@
+//! The `[gateway]` section.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
+use switchboard_service_kit::config::Document;
+
+use crate::origin::Origins;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// What a gateway can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Clients need no token and may do everything. Only on loopback.
+    pub insecure: bool,
+    /// Which web pages may connect.
+    pub origins: Origins,
+    /// WebSocket connections, at most.
+    pub max_connections: usize,
+    /// Connections that are plain HTTP (still), at most.
+    pub http_connections: usize,
+    /// From the opening of a WebSocket to a successful `connect`, at most.
+    pub connect_timeout: Duration,
+    /// Between two pings. Whole seconds.
+    pub ping_interval: Duration,
+    /// From a ping to its pong, at most. Shorter than `ping_interval`.
+    pub pong_timeout: Duration,
+    /// What one write to a socket may take.
+    pub write_timeout: Duration,
+    /// From a command to its answer, at most (P4).
+    pub answer_timeout: Duration,
+    /// Over how long a stopping gateway spreads the closing of its sessions.
+    pub drain_spread: Duration,
+    /// Bytes of a WebSocket message from a client, at most.
+    pub max_frame: usize,
+    /// Bytes that wait for one client, at most.
+    pub outgoing_queue: usize,
+    /// Bytes of a publication's data, at most.
+    pub publish_size: usize,
+    /// Channels of one connection, at most.
+    pub channels_per_connection: usize,
+    /// Bytes of a channel's name, at most.
+    pub channel_name_length: usize,
+    /// Requests of sessions that wait for one link.
+    pub link_queue: usize,
+    /// Frames of an owner that wait for one link.
+    pub link_inbox: usize,
+    /// Publishes of one link that wait for their answer.
+    pub link_unanswered: usize,
+}
+
+impl Config {
+    /// Reads the section.
+    pub fn read(document: &mut Document) -> Self {
+        let mut gateway = document.section("gateway");
+        let seconds = Duration::from_secs;
+        let listen = gateway.address(
+            "listen",
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            "where clients connect",
+        );
+        let insecure = gateway.boolean(
+            "insecure",
+            false,
+            "clients need no token and may do everything; for development, on a loopback address only",
+        );
+        if insecure && !listen.ip().is_loopback() {
+            gateway.fault(
+                "insecure",
+                format!("true, but {listen} can be reached from other machines, where anybody could connect"),
+                "set gateway.insecure to false, or gateway.listen to a loopback address such as 127.0.0.1:8000",
+            );
+        }
+        let allowed = gateway.list(
+            "allowed_origins",
+            &[],
+            "origins of web pages that may connect, such as \"https://app.example.com\"; `*` stands for any characters; empty: \
+             pages of the same host, and with gateway.insecure pages of this machine",
+        );
+        for origin in &allowed {
+            if origin != "*" && !origin.contains("://") {
+                gateway.fault(
+                    "allowed_origins",
+                    format!("\"{origin}\" is not an origin"),
+                    "write scheme and host, and the port if it is not the scheme's own: \"https://app.example.com\"",
+                );
+            }
+        }
+        let max_connections = gateway.integer(
+            "max_connections",
+            10_000,
+            1..=1_000_000,
+            "WebSocket connections, at most; above, new ones get HTTP 503. Each needs a file descriptor (ulimit -n)",
+        );
+        let http_connections = gateway.integer(
+            "http_connections",
+            1024,
+            1..=100_000,
+            "connections that are not WebSockets (yet), at most; above, new ones wait in the kernel's queue",
+        );
+        let connect_timeout = gateway.duration(
+            "connect_timeout",
+            seconds(10),
+            Duration::from_millis(100)..=seconds(60),
+            "from the opening of a connection to its successful `connect`; then it is closed as stale",
+        );
+        let ping_interval = gateway.duration(
+            "ping_interval",
+            seconds(25),
+            seconds(1)..=seconds(600),
+            "between two pings to a client; whole seconds",
+        );
+        if ping_interval.subsec_nanos() != 0 {
+            gateway.fault(
+                "ping_interval",
+                format!("{ping_interval:?} is not a whole number of seconds, which is all clients can be told"),
+                "set whole seconds, such as \"25s\"",
+            );
+        }
+        let pong_timeout = gateway.duration(
+            "pong_timeout",
+            seconds(8),
+            Duration::from_millis(100)..=seconds(600),
+            "within which a client answers a ping, else it is disconnected; shorter than ping_interval",
+        );
+        if pong_timeout >= ping_interval {
+            gateway.fault(
+                "pong_timeout",
+                format!("{pong_timeout:?} is not shorter than gateway.ping_interval, {ping_interval:?}"),
+                "shorten gateway.pong_timeout or lengthen gateway.ping_interval",
+            );
+        }
+        let write_timeout = gateway.duration(
+            "write_timeout",
+            seconds(1),
+            Duration::from_millis(50)..=seconds(60),
+            "what one write to a client may take, else it is disconnected",
+        );
+        let answer_timeout = gateway.duration(
+            "answer_timeout",
+            seconds(4),
+            Duration::from_millis(100)..=Duration::from_millis(4500),
+            "within which every command is answered; clients give up after 5s",
+        );
+        let drain_spread = gateway.duration(
+            "drain_spread",
+            seconds(1),
+            Duration::ZERO..=seconds(600),
+            "over how long a stopping gateway spreads the closing of its connections, so that clients do not all \
+             come back at once; shorter than shutdown.budget",
+        );
+        let max_frame = gateway.bytes(
+            "max_frame",
+            64 * KIB,
+            KIB..=4 * MIB,
+            "bytes of one WebSocket message from a client, at most; over it the connection is closed with 1009",
+        );
+        let outgoing_queue = gateway.bytes(
+            "outgoing_queue",
+            MIB,
+            64 * KIB..=256 * MIB,
+            "bytes that wait for one client, at most; over it the client is disconnected as slow",
+        );
+        let publish_size = gateway.bytes(
+            "publish_size",
+            64 * KIB,
+            // What a link puts into one frame, and so into one record of the log.
+            1..=256 * KIB,
+            "bytes of a publication's data, at most; what clients publish has to fit into max_frame too",
+        );
+        let channels_per_connection = gateway.integer(
+            "channels_per_connection",
+            128,
+            1..=65_536,
+            "channels that one connection may be subscribed to",
+        );
+        let channel_name_length = gateway.integer(
+            "channel_name_length",
+            MAX_CHANNEL_LENGTH as u64,
+            1..=MAX_CHANNEL_LENGTH as u64,
+            "bytes of a channel's name, at most",
+        );
+        let link_queue = gateway.integer(
+            "link_queue",
+            1024,
+            1..=1_048_576,
+            "requests of sessions that wait for one shard's link; above, the sessions wait",
+        );
+        let link_inbox = gateway.integer(
+            "link_inbox",
+            4096,
+            16..=1_048_576,
+            "frames of a shard's owner that wait for its link; above, the newest is lost and the link opens anew",
+        );
+        let link_unanswered = gateway.integer(
+            "link_unanswered",
+            65_536,
+            1..=4_194_304,
+            "publishes of one link that wait for their answer; above, publishers are told to slow down",
+        );
+        Self {
+            listen,
+            insecure,
+            origins: Origins::new(allowed, insecure),
+            max_connections: size(max_connections),
+            http_connections: size(http_connections),
+            connect_timeout,
+            ping_interval,
+            pong_timeout,
+            write_timeout,
+            answer_timeout,
+            drain_spread,
+            max_frame: size(max_frame),
+            outgoing_queue: size(outgoing_queue),
+            publish_size: size(publish_size),
+            channels_per_connection: size(channels_per_connection),
+            channel_name_length: size(channel_name_length),
+            link_queue: size(link_queue),
+            link_inbox: size(link_inbox),
+            link_unanswered: size(link_unanswered),
+        }
+    }
+}
+
+/// All these numbers have a range far below what the smallest address space holds.
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let mut document = Document::parse(text, []).unwrap();
+        let config = Config::read(&mut document);
+        document.finish().map(|_| config).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn defaults_are_without_fault() {
+        let config = read("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
+        assert!(!config.insecure);
+        assert_eq!(config.max_frame, 65_536);
+        assert_eq!(config.outgoing_queue, 1_048_576);
+    }
+
+    #[test]
+    fn insecure_is_for_loopback_only() {
+        assert!(read("[gateway]\ninsecure = true").unwrap().insecure);
+        assert!(read("[gateway]\ninsecure = true\nlisten = \"[::1]:0\"").is_ok());
+        for listen in ["0.0.0.0:8000", "[::]:8000", "192.0.2.1:8000"] {
+            let faults = read(&format!("[gateway]\ninsecure = true\nlisten = \"{listen}\"")).unwrap_err();
+            assert!(
+                faults.contains("gateway.insecure") && faults.contains(listen),
+                "{faults}"
+            );
+            assert!(read(&format!("[gateway]\nlisten = \"{listen}\"")).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_a_fault_of_its_own() {
+        let faults = read(
+            "[gateway]\nping_interval = \"1500ms\"\npong_timeout = \"2s\"\nallowed_origins = [\"example.com\"]",
+        )
+        .unwrap_err();
+        for key in [
+            "gateway.ping_interval",
+            "gateway.pong_timeout",
+            "gateway.allowed_origins",
+        ] {
+            assert!(faults.contains(key), "{key} in {faults}");
+        }
+    }
+}

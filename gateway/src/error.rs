@@ -1,0 +1,22 @@
+//! Why a gateway does not start.
+
+use switchboard_bus::BusError;
+use switchboard_bus::membership::MembershipError;
+use switchboard_service_kit::admin::BindError;
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address of the configuration cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system does not say where the gateway listens.
+    #[error("the address of the gateway's listener is not known")]
+    Address(#[source] std::io::Error),
+    /// The bus did not take a subscription.
+    #[error("gateway cannot listen on the bus")]
+    Bus(#[from] BusError),
+    /// See [`MembershipError`].
+    #[error("gateway cannot join the bus")]
+    Membership(#[from] MembershipError),
+}

@@ -1,0 +1,233 @@
+//! Runs one link: moves frames between the bus, the [`Link`] and the sessions, and decides nothing
+//! itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard_bus::{Bus, Subject, Subscription};
+use switchboard_proto::bus::{Delivered, Down, OwnerBeat, Refusal, Up};
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::codes::{ErrorCode, UnsubscribeCode};
+use switchboard_proto::format;
+use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
+use switchboard_service_kit::health::Component;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Channels, Link, Output, Reset, Subscriber};
+use super::replies;
+use crate::metrics::LinkMetrics;
+use crate::session::SessionHandle;
+
+/// What a session asks of a link.
+pub(super) enum Ask {
+    Subscribe { session: Arc<SessionHandle>, id: u32, channel: ChannelName },
+    Unsubscribe { session: Arc<SessionHandle>, id: Option<u32>, channel: ChannelName },
+    Publish { session: Arc<SessionHandle>, id: u32, message: Bytes },
+}
+
+impl Subscriber for Arc<SessionHandle> {
+    fn id(&self) -> u64 {
+        SessionHandle::id(self)
+    }
+}
+
+/// How many links are up; all of them: the gateway is ready.
+#[derive(Clone)]
+pub(super) struct Readiness {
+    up: Arc<AtomicUsize>,
+    all: usize,
+    health: Component,
+}
+
+impl Readiness {
+    pub(super) fn new(shards: ShardCount, health: Component) -> Self {
+        Self { up: Arc::default(), all: usize::from(shards.get()), health }
+    }
+
+    fn changed(&self, is_up: bool) {
+        let up = if is_up {
+            self.up.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            self.up.fetch_sub(1, Ordering::Relaxed) - 1
+        };
+        if up == self.all {
+            self.health.ready();
+        } else {
+            self.health.not_ready(format!("{} of {} shards have no link to an owner", self.all - up, self.all));
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct LinkActor {
+    pub(super) shard: ShardId,
+    pub(super) link: Link<Arc<SessionHandle>>,
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) asked: mpsc::Receiver<Ask>,
+    pub(super) owner_beats: mpsc::Receiver<OwnerBeat>,
+    pub(super) frames: Subscription,
+    pub(super) metrics: LinkMetrics,
+    pub(super) ready: Readiness,
+}
+
+/// Between two looks at what is due.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Requests or frames that are taken in one turn: they share one frame to the owner, and no input
+/// starves another.
+const A_TURN: usize = 256;
+
+impl LinkActor {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let begun = Instant::now();
+        let mut disruptions = self.bus.disruptions();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turn = Turn { shard: self.shard, frames: Vec::new(), metrics: self.metrics.clone() };
+        let mut was_up = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {
+                    let reset = self.link.tick(begun.elapsed(), &mut turn);
+                    self.note(reset);
+                    self.measure();
+                }
+                Ok(()) = disruptions.changed() => {
+                    let reset = self.link.disruption(begun.elapsed(), &mut turn);
+                    self.note(reset);
+                }
+                Some(beat) = self.owner_beats.recv() => {
+                    let reset = self.link.owner_beat(&beat, begun.elapsed(), &mut turn);
+                    self.note(reset);
+                }
+                frame = self.frames.next() => {
+                    let Some(frame) = frame else { return };
+                    self.down(frame.payload, begun.elapsed(), &mut turn);
+                    for _ in 1..A_TURN {
+                        let Some(frame) = self.frames.try_next() else { break };
+                        self.down(frame.payload, begun.elapsed(), &mut turn);
+                    }
+                }
+                Some(ask) = self.asked.recv() => {
+                    self.ask(ask, begun.elapsed(), &mut turn);
+                    for _ in 1..A_TURN {
+                        let Ok(ask) = self.asked.try_recv() else { break };
+                        self.ask(ask, begun.elapsed(), &mut turn);
+                    }
+                }
+            }
+            self.link.flush(begun.elapsed(), &mut turn);
+            for (router, frame) in turn.frames.drain(..) {
+                let subject = Subject::LinkUp { shard: self.shard, router };
+                // The owner sees the gap and stays silent, which resets the link.
+                if let Err(error) = self.bus.publish(subject, format::encode(&frame)).await {
+                    tracing::warn!(shard = %self.shard, %error, "frame to the owner lost");
+                }
+            }
+            if self.link.is_up() != was_up {
+                was_up = !was_up;
+                self.ready.changed(was_up);
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, now: Duration, turn: &mut Turn) {
+        match ask {
+            Ask::Subscribe { session, id, channel } => self.link.subscribe(session, id, channel, now, turn),
+            Ask::Unsubscribe { session, id, channel } => {
+                self.link.unsubscribe(session.id(), &channel);
+                session.unsubscribed(&channel);
+                if let Some(id) = id {
+                    session.reply(&replies::unsubscribed(id));
+                }
+            }
+            Ask::Publish { session, id, message } => self.link.publish(session, id, message, now, turn),
+        }
+    }
+
+    fn down(&mut self, payload: Bytes, now: Duration, turn: &mut Turn) {
+        match format::decode::<Down>(payload) {
+            Ok(frame) => {
+                let reset = self.link.down(frame, now, turn);
+                self.note(reset);
+            }
+            Err(error) => tracing::warn!(shard = %self.shard, %error, "frame from an owner dropped"),
+        }
+    }
+
+    fn note(&self, reset: Option<Reset>) {
+        if let Some(reason) = reset {
+            self.metrics.reset(reason);
+            tracing::debug!(shard = %self.shard, ?reason, "link opens anew");
+        }
+    }
+
+    fn measure(&self) {
+        self.metrics.measure(self.shard, self.link.channel_count(), self.link.unanswered_count());
+    }
+}
+
+/// What the link wants done in one turn: frames are collected, sessions are told at once.
+struct Turn {
+    shard: ShardId,
+    frames: Vec<(Incarnation, Up)>,
+    metrics: LinkMetrics,
+}
+
+impl Output<Arc<SessionHandle>> for Turn {
+    fn up(&mut self, router: Incarnation, frame: Up) {
+        self.frames.push((router, frame));
+    }
+
+    fn subscribed(
+        &mut self,
+        session: &Arc<SessionHandle>,
+        id: u32,
+        channel: &ChannelName,
+        log_epoch: &str,
+        offset: Offset,
+    ) {
+        session.subscribed(channel);
+        session.reply(&replies::subscribed(id, log_epoch, offset));
+    }
+
+    fn not_subscribed(&mut self, session: &Arc<SessionHandle>, id: u32, channel: &ChannelName, code: ErrorCode) {
+        session.unsubscribed(channel);
+        session.reply(&replies::error(id, code.into()));
+    }
+
+    fn lost(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName) {
+        session.unsubscribed(channel);
+        session.reply(&replies::unsubscribe_push(channel, UnsubscribeCode::InsufficientState));
+    }
+
+    fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Offset, Refusal>) {
+        session.reply(&match outcome {
+            Ok(_) => replies::published(id),
+            Err(refusal) => replies::error(id, replies::refused(refusal)),
+        });
+    }
+
+    fn deliver(&mut self, delivered: &Delivered, channels: &Channels<Arc<SessionHandle>>) {
+        let (channel, reply) = match replies::publication(delivered) {
+            Ok(publication) => publication,
+            Err(error) => {
+                tracing::error!(shard = %self.shard, offset = delivered.offset, %error, "undecodable message skipped");
+                return;
+            }
+        };
+        // Encoded at most once per encoding, however many receive it.
+        let shared = crate::session::SharedReply::new(reply);
+        let mut receivers = 0;
+        for session in channels.subscribers(&channel) {
+            session.push_shared(&shared);
+            receivers += 1;
+        }
+        self.metrics.delivered(receivers);
+    }
+}

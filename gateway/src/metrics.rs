@@ -1,0 +1,263 @@
+//! What a gateway counts.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::ids::ShardId;
+use switchboard_service_kit::metrics::Metrics;
+
+/// Connections, what comes in and what goes out. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct GatewayMetrics {
+    pub(crate) connections: Gauge,
+    pub(crate) connects: Counter,
+    pub(crate) frames_in: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) frames_out: Counter,
+    pub(crate) bytes_out: Counter,
+    outgoing_peak: Gauge,
+    families: Arc<Families>,
+}
+
+#[derive(Default)]
+struct Families {
+    refused: Family<RefusedLabel, Counter>,
+    disconnects: Family<DisconnectLabel, Counter>,
+    commands: Family<CommandLabel, Counter>,
+    errors: Family<ErrorLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabel {
+    reason: Refused,
+}
+
+/// Why a connection was refused before it was a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Refused {
+    /// There are as many as the configuration allows.
+    Limit,
+    /// The page's origin may not.
+    Origin,
+    /// An encoding that is not available.
+    Encoding,
+    /// Not a WebSocket handshake.
+    Handshake,
+    /// The gateway stops.
+    Stopping,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DisconnectLabel {
+    by: EndedBy,
+    /// What we closed with, one of ours or of WebSocket's own; 0 where others ended it.
+    code: u16,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum EndedBy {
+    /// We did, with a code.
+    Gateway,
+    /// The client did.
+    Client,
+    /// Nobody, it broke.
+    Network,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandLabel {
+    command: Method,
+}
+
+/// The commands of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Method {
+    Connect,
+    Subscribe,
+    Unsubscribe,
+    Publish,
+    Presence,
+    PresenceStats,
+    History,
+    Rpc,
+    Send,
+    Refresh,
+    SubRefresh,
+    Pong,
+    /// None of the above.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabel {
+    code: u32,
+}
+
+impl GatewayMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let gateway = Self::default();
+        let families = &gateway.families;
+        metrics.register("gateway", |registry| {
+            registry.register(
+                "connections",
+                "WebSocket connections now",
+                gateway.connections.clone(),
+            );
+            registry.register(
+                "connects",
+                "Clients that connected successfully",
+                gateway.connects.clone(),
+            );
+            registry.register(
+                "refused",
+                "Connections refused at the upgrade, by reason",
+                families.refused.clone(),
+            );
+            registry.register(
+                "disconnects",
+                "Ended connections, by who ended them and the code we closed with",
+                families.disconnects.clone(),
+            );
+            registry.register(
+                "commands",
+                "Commands from clients, by kind",
+                families.commands.clone(),
+            );
+            registry.register(
+                "errors",
+                "Commands that the session itself answered with an error, by code",
+                families.errors.clone(),
+            );
+            registry.register("frames_in", "Frames from clients", gateway.frames_in.clone());
+            registry.register(
+                "bytes_in",
+                "Bytes of frames from clients",
+                gateway.bytes_in.clone(),
+            );
+            registry.register("frames_out", "Frames to clients", gateway.frames_out.clone());
+            registry.register(
+                "bytes_out",
+                "Bytes of frames to clients",
+                gateway.bytes_out.clone(),
+            );
+            registry.register(
+                "outgoing_peak_bytes",
+                "The most bytes that ever waited for one client in this life of the gateway",
+                gateway.outgoing_peak.clone(),
+            );
+        });
+        gateway
+    }
+
+    pub(crate) fn refused(&self, reason: Refused) {
+        self.families.refused.get_or_create(&RefusedLabel { reason }).inc();
+    }
+
+    pub(crate) fn disconnected(&self, by: EndedBy, code: u16) {
+        self.families
+            .disconnects
+            .get_or_create(&DisconnectLabel { by, code })
+            .inc();
+    }
+
+    pub(crate) fn command(&self, command: Method) {
+        self.families
+            .commands
+            .get_or_create(&CommandLabel { command })
+            .inc();
+    }
+
+    pub(crate) fn error(&self, code: ErrorCode) {
+        let code = code.code();
+        self.families.errors.get_or_create(&ErrorLabel { code }).inc();
+    }
+
+    /// A session's queue held `bytes` at its fullest.
+    pub(crate) fn outgoing_peak(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.outgoing_peak.inner().fetch_max(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Links and what they deliver. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct LinkMetrics {
+    deliveries: Counter,
+    families: Arc<LinkFamilies>,
+}
+
+#[derive(Default)]
+struct LinkFamilies {
+    resets: Family<ResetLabel, Counter>,
+    channels: Family<ShardLabel, Gauge>,
+    unanswered: Family<ShardLabel, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResetLabel {
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShardLabel {
+    shard: u16,
+}
+
+impl LinkMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let links = Self::default();
+        metrics.register("link", |registry| {
+            registry.register(
+                "deliveries",
+                "Publications queued for clients, one for each receiver",
+                links.deliveries.clone(),
+            );
+            registry.register(
+                "resets",
+                "Openings of links, by reason",
+                links.families.resets.clone(),
+            );
+            registry.register(
+                "channels",
+                "Channels that some client is subscribed to",
+                links.families.channels.clone(),
+            );
+            registry.register(
+                "unanswered_publishes",
+                "Publishes that wait for the shard's owner",
+                links.families.unanswered.clone(),
+            );
+        });
+        links
+    }
+
+    /// A publication was queued for so many clients.
+    pub(crate) fn delivered(&self, receivers: u64) {
+        self.deliveries.inc_by(receivers);
+    }
+
+    /// A link opened anew. `reason` has to be a variant without fields, so that labels are few.
+    pub(crate) fn reset(&self, reason: impl Debug) {
+        let reason = format!("{reason:?}");
+        self.families.resets.get_or_create(&ResetLabel { reason }).inc();
+    }
+
+    /// What a shard's link holds.
+    pub(crate) fn measure(&self, shard: ShardId, channels: usize, unanswered: usize) {
+        let label = ShardLabel { shard: shard.get() };
+        let set = |family: &Family<ShardLabel, Gauge>, value: usize| {
+            family
+                .get_or_create(&label)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.families.channels, channels);
+        set(&self.families.unanswered, unanswered);
+    }
+}

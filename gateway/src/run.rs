@@ -1,0 +1,133 @@
+//! Starts a gateway: listens, joins the bus, opens its links, and drains when it stops.
+//!
+//! A stop goes from the outside in: no new connections; every session is asked to come back, spread
+//! over `gateway.drain_spread`, and is still served until its turn; the links end when the last
+//! session has.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::FutureExt as _;
+use switchboard_bus::Bus;
+use switchboard_bus::membership::Membership;
+use switchboard_proto::bus::Role;
+use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_service_kit::admin;
+use switchboard_service_kit::service::Context;
+use switchboard_service_kit::tasks::{TaskKind, Tasks};
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::gateway::Gateway;
+use crate::links::{Links, LinksConfig};
+use crate::metrics::{GatewayMetrics, LinkMetrics};
+use crate::{listener, upgrade};
+
+/// What a gateway needs of the outside.
+pub struct Deps {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// Shards of the layout.
+    pub shards: ShardCount,
+    /// Other pages on the same address, such as the demo.
+    pub extra: Router,
+}
+
+/// A gateway that runs until its context's tasks are stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// This life of the gateway.
+    pub incarnation: Incarnation,
+}
+
+/// What links get to end in once no session is left.
+const LINKS_STOP: Duration = Duration::from_secs(1);
+
+/// Starts a gateway. It is ready once its links are up.
+///
+/// # Errors
+/// [`StartError`] where it cannot listen or the bus cannot be used.
+pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+    let listener = admin::bind("gateway.listen", config.listen).await?;
+    let address = listener.local_addr().map_err(StartError::Address)?;
+    let incarnation = Incarnation::random();
+    let stop = context.tasks.stop_token();
+    let health = context.health.component("gateway");
+    let membership = Membership::join(&deps.bus, Role::Gateway, incarnation, &context.tasks).await?;
+
+    // Links are stopped by themselves, after the sessions that use them.
+    let link_context = Context {
+        tasks: context.tasks.separate(),
+        ..context.clone()
+    };
+    let link_tasks = StoppedOnDrop(link_context.tasks.clone());
+    let links_config = LinksConfig {
+        answer_timeout: config.answer_timeout,
+        queue: config.link_queue,
+        inbox: config.link_inbox,
+        unanswered: config.link_unanswered,
+    };
+    let link_metrics = LinkMetrics::register(&context.metrics);
+    let links = Links::start(
+        links_config,
+        &deps.bus,
+        deps.shards,
+        incarnation,
+        &link_context,
+        &link_metrics,
+        health,
+    )
+    .await?;
+
+    if config.insecure {
+        tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
+    } else {
+        tracing::warn!("no client can connect: there are no tokens yet, and gateway.insecure is off");
+    }
+    let http_connections = config.http_connections;
+    let metrics = GatewayMetrics::register(&context.metrics);
+    let gateway = Gateway::new(config, links, metrics, stop.clone());
+    let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
+    context.tasks.spawn(
+        "listener",
+        TaskKind::Essential,
+        listener::listen(
+            listener,
+            router,
+            http_connections,
+            context.tasks.clone(),
+            stop.clone(),
+        ),
+    );
+    context.tasks.spawn("gateway", TaskKind::Essential, async move {
+        let _member = membership;
+        let StoppedOnDrop(links) = &link_tasks;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // Named in the log by who saw it fail; this task's end passes it on.
+            _ = links.failed() => return,
+        }
+        gateway.sessions.close();
+        gateway.sessions.wait().await;
+        links.stop(LINKS_STOP).await;
+    });
+    tracing::info!(%address, path = upgrade::PATH, "gateway listens");
+    Ok(Running { address, incarnation })
+}
+
+/// Stops tasks also where nobody is left to wait for them: a start that failed, a stop by force.
+struct StoppedOnDrop(Tasks);
+
+impl Drop for StoppedOnDrop {
+    fn drop(&mut self) {
+        // The first poll tells them all.
+        self.0.stop(Duration::ZERO).now_or_never();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! One client's connection: what others know of it ([`SessionHandle`]) and the task that runs it.
+//!
+//! What must hold, each with a test:
+//! * A session that breaks, by bad input or by a panic, ends alone.
+//! * Nothing is queued for a session without bound, and nothing at all once it is closing.
+//! * A link holds a session for a channel only as long as the session knows of it, so that the
+//!   session's end finds all that has to be undone.
+
+mod close;
+mod commands;
+mod outgoing;
+mod shared_reply;
+mod subscriptions;
+mod task;
+mod timers;
+
+use std::sync::Arc;
+
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::Reply;
+use switchboard_proto::codes::DisconnectCode;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use uuid::Uuid;
+
+pub(crate) use self::shared_reply::SharedReply;
+use self::outgoing::Outgoing;
+use self::subscriptions::Subscriptions;
+pub(crate) use self::task::serve;
+
+/// How a connection's messages are encoded, for its whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Text frames.
+    Json,
+}
+
+/// A session as everybody but its own task knows it. No call waits.
+pub(crate) struct SessionHandle {
+    id: u64,
+    client: Uuid,
+    encoding: Encoding,
+    outgoing: Outgoing,
+    subscriptions: Subscriptions,
+}
+
+/// What a session's handle keeps to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes that wait to be sent, at most; over it the session is closed as slow.
+    pub(crate) outgoing: usize,
+    /// Channels, at most.
+    pub(crate) channels: usize,
+}
+
+impl SessionHandle {
+    /// `id` has to be unique in this life of the gateway.
+    pub(crate) fn new(id: u64, encoding: Encoding, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            client: Uuid::new_v4(),
+            encoding,
+            outgoing: Outgoing::new(limits.outgoing),
+            subscriptions: Subscriptions::new(limits.channels),
+        })
+    }
+
+    /// Unique in this life of the gateway.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The connection's id, as clients see it.
+    pub(crate) fn client(&self) -> Uuid {
+        self.client
+    }
+
+    /// How its messages are encoded.
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Queues an answer or a push. Over the queue's limit the session closes as slow.
+    pub(crate) fn reply(&self, reply: &Reply) {
+        if self.outgoing.closing().is_none() {
+            self.push(shared_reply::frame(reply, self.encoding));
+        }
+    }
+
+    /// Queues a push that many receive. Over the queue's limit the session closes as slow.
+    pub(crate) fn push_shared(&self, reply: &SharedReply) {
+        if self.outgoing.closing().is_none() {
+            self.push(reply.frame(self.encoding));
+        }
+    }
+
+    fn push(&self, frame: Option<Utf8Bytes>) {
+        match frame {
+            Some(frame) => self.outgoing.push(frame),
+            None => self.close(DisconnectCode::InappropriateProtocol),
+        }
+    }
+
+    /// Closes the session: what is queued is sent, unless it is slow, then a close frame. The first
+    /// code counts.
+    pub(crate) fn close(&self, code: DisconnectCode) {
+        self.outgoing.close(code);
+    }
+
+    /// The link took up subscribe command `id`. `false`: the session does not want the channel any
+    /// more, or is gone; the link must not keep it.
+    pub(crate) fn subscribed(&self, channel: &ChannelName, id: u32) -> bool {
+        self.subscriptions.subscribed(channel, id)
+    }
+
+    /// Subscribe command `id` failed.
+    pub(crate) fn refused(&self, channel: &ChannelName, id: u32) {
+        self.subscriptions.refused(channel, id);
+    }
+
+    /// A running subscription ended from our side. `false`: the client gave it up already, and need
+    /// not be told.
+    pub(crate) fn lost(&self, channel: &ChannelName) -> bool {
+        self.subscriptions.lost(channel)
+    }
+}

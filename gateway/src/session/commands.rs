@@ -1,0 +1,310 @@
+//! What a client asks for, command by command: checked here, carried out by links.
+//!
+//! A command is answered with an error where the client did something it may try otherwise, and
+//! ends the connection where it does not speak the protocol. An SDK never does the latter.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use switchboard_proto::bus::{Message, PayloadKind, Sender};
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::{
+    Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
+};
+use switchboard_proto::codes::{DisconnectCode, ErrorCode};
+use switchboard_proto::json::{self, DecodeError};
+use switchboard_service_kit::trace_context::TraceContext;
+use uuid::Uuid;
+
+use super::SessionHandle;
+use super::timers::OpenPing;
+use crate::gateway::Gateway;
+use crate::metrics::Method;
+
+/// Why a connection has to end, in words for the operator. They hold nothing of what the client
+/// sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) code: DisconnectCode,
+    pub(super) why: Cow<'static, str>,
+}
+
+fn violation(why: &'static str) -> Violation {
+    Violation {
+        code: DisconnectCode::BadRequest,
+        why: why.into(),
+    }
+}
+
+/// Who publishes: nobody has a name while there are no tokens.
+const ANONYMOUS: &str = "";
+
+/// Carries out the commands of one session.
+pub(super) struct Commands {
+    gateway: Arc<Gateway>,
+    session: Arc<SessionHandle>,
+    connected: bool,
+}
+
+impl Commands {
+    pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+        Self {
+            gateway,
+            session,
+            connected: false,
+        }
+    }
+
+    /// Whether `connect` succeeded.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Carries out the commands of a frame, in order. Waits while a link's queue is full.
+    ///
+    /// When dropped half-way, the session has to end: some of the commands are not answered.
+    pub(super) async fn frame(&mut self, frame: &str, open_ping: &OpenPing) -> Result<(), Violation> {
+        for command in json::commands(frame) {
+            match command {
+                Ok(command) => self.command(command, open_ping).await?,
+                Err(DecodeError::TooDeep { id }) if self.connected && id > 0 => {
+                    self.refuse(id, ErrorCode::BadRequest, "payload nests too deep");
+                }
+                Err(error) => {
+                    return Err(Violation {
+                        code: DisconnectCode::BadRequest,
+                        why: error.to_string().into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
+        let method = method(&command);
+        self.gateway.metrics.command(method);
+        if !self.connected && method != Method::Connect {
+            return Err(violation("command before connect"));
+        }
+        let id = command.id;
+        if id == 0 && !matches!(method, Method::Send | Method::Pong) {
+            return Err(violation("command without id"));
+        }
+        // The first that is set counts, in the order of `method`.
+        match method {
+            Method::Connect => self.connect(id, &command.connect.unwrap_or_default()),
+            Method::Subscribe => self.subscribe(id, command.subscribe.unwrap_or_default()).await,
+            Method::Unsubscribe => {
+                let channel = command.unsubscribe.unwrap_or_default().channel;
+                self.unsubscribe(id, &channel).await;
+                Ok(())
+            }
+            Method::Publish => self.publish(id, command.publish.unwrap_or_default()).await,
+            Method::Rpc => {
+                #[cfg(test)]
+                if command.rpc.is_some_and(|request| request.method == "test.panic") {
+                    panic!("asked to by a test");
+                }
+                self.refuse(id, ErrorCode::NotAvailable, "rpc is not available");
+                Ok(())
+            }
+            Method::Presence
+            | Method::PresenceStats
+            | Method::History
+            | Method::Refresh
+            | Method::SubRefresh => {
+                self.refuse(id, ErrorCode::NotAvailable, "command is not available");
+                Ok(())
+            }
+            Method::Send => Err(Violation {
+                code: DisconnectCode::NotAvailable,
+                why: "send is not available".into(),
+            }),
+            Method::Pong => match open_ping.pong() {
+                true => Ok(()),
+                false => Err(violation("pong without a ping")),
+            },
+            Method::Unknown => Err(violation("command without a request that is known")),
+        }
+    }
+
+    fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
+        if self.connected {
+            return Err(violation("second connect"));
+        }
+        // Nobody can verify a token yet, and one that is sent has to be verified.
+        if !request.token.is_empty() {
+            return Err(Violation {
+                code: DisconnectCode::InvalidToken,
+                why: "token that cannot be verified: no key is configured".into(),
+            });
+        }
+        if !self.gateway.config.insecure {
+            return Err(violation("connect without token; only gateway.insecure allows that"));
+        }
+        self.connected = true;
+        self.gateway.metrics.connects.inc();
+        let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
+        let result = ConnectResult {
+            client: self.session.client().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ping,
+            pong: true,
+            ..ConnectResult::default()
+        };
+        self.session.reply(&Reply {
+            id,
+            connect: Some(result),
+            ..Reply::default()
+        });
+        Ok(())
+    }
+
+    async fn subscribe(&self, id: u32, request: SubscribeRequest) -> Result<(), Violation> {
+        if request.channel.is_empty() {
+            return Err(violation("subscribe without channel"));
+        }
+        if !matches!(request.delta.as_str(), "" | "fossil") {
+            return Err(violation("subscribe with an unknown kind of delta"));
+        }
+        let Some(channel) = self.channel(id, &request.channel) else {
+            return Ok(());
+        };
+        if request.r#type != 0 {
+            self.refuse(
+                id,
+                ErrorCode::NotAvailable,
+                "channels other than streams are not available",
+            );
+        } else if request.tf.is_some() {
+            self.refuse(id, ErrorCode::BadRequest, "filters are not available");
+        } else if !request.token.is_empty() {
+            self.refuse(
+                id,
+                ErrorCode::PermissionDenied,
+                "token that cannot be verified: no key is configured",
+            );
+        } else {
+            match self.session.subscriptions.begin(&channel, id) {
+                Ok(()) => self.gateway.links.subscribe(&self.session, id, channel).await,
+                Err(code) => self.refuse(id, code, "subscription refused"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Always succeeds: an SDK reconnects otherwise.
+    async fn unsubscribe(&self, id: u32, channel: &str) {
+        match self.session.subscriptions.give_up(channel) {
+            // The link answers, behind what it has already queued of this channel.
+            Some(channel) => {
+                self.gateway
+                    .links
+                    .unsubscribe(&self.session, Some(id), channel)
+                    .await;
+            }
+            None => self.session.reply(&Reply {
+                id,
+                unsubscribe: Some(UnsubscribeResult {}),
+                ..Reply::default()
+            }),
+        }
+    }
+
+    async fn publish(&self, id: u32, request: PublishRequest) -> Result<(), Violation> {
+        if request.channel.is_empty() {
+            return Err(violation("publish without channel"));
+        }
+        let Some(channel) = self.channel(id, &request.channel) else {
+            return Ok(());
+        };
+        if request.r#type != 0 {
+            self.refuse(
+                id,
+                ErrorCode::NotAvailable,
+                "channels other than streams are not available",
+            );
+        } else if request.data.is_empty() {
+            self.refuse(id, ErrorCode::BadRequest, "publish without data");
+        } else if request.data.len() > self.gateway.config.publish_size {
+            self.refuse(
+                id,
+                ErrorCode::LimitExceeded,
+                "data larger than gateway.publish_size",
+            );
+        } else {
+            let trace = TraceContext::random(false);
+            let message = Message {
+                id: Uuid::now_v7().into_bytes().to_vec().into(),
+                channel: request.channel,
+                kind: PayloadKind::Json.into(),
+                payload: request.data,
+                sender: Some(Sender {
+                    user: ANONYMOUS.to_owned(),
+                    client: self.session.client().to_string(),
+                    ..Sender::default()
+                }),
+                trace: trace.to_bytes().to_vec().into(),
+                ..Message::default()
+            };
+            tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
+            self.gateway
+                .links
+                .publish(&self.session, id, &channel, &message)
+                .await;
+        }
+        Ok(())
+    }
+
+    /// The channel, or `None` where the command was refused for its name.
+    fn channel(&self, id: u32, name: &str) -> Option<ChannelName> {
+        match ChannelName::parse(name, self.gateway.config.channel_name_length) {
+            Ok(channel) => Some(channel),
+            Err(error) => {
+                tracing::debug!(client = %self.session.client(), %error, "channel name refused");
+                self.refuse(id, ErrorCode::BadRequest, "not a channel name");
+                None
+            }
+        }
+    }
+
+    fn refuse(&self, id: u32, code: ErrorCode, why: &'static str) {
+        self.gateway.metrics.error(code);
+        tracing::debug!(client = %self.session.client(), command = id, code = code.code(), why, "command refused");
+        self.session.reply(&Reply {
+            id,
+            error: Some(code.into()),
+            ..Reply::default()
+        });
+    }
+}
+
+fn method(command: &Command) -> Method {
+    match command {
+        Command { connect: Some(_), .. } => Method::Connect,
+        Command {
+            subscribe: Some(_), ..
+        } => Method::Subscribe,
+        Command {
+            unsubscribe: Some(_), ..
+        } => Method::Unsubscribe,
+        Command { publish: Some(_), .. } => Method::Publish,
+        Command { presence: Some(_), .. } => Method::Presence,
+        Command {
+            presence_stats: Some(_),
+            ..
+        } => Method::PresenceStats,
+        Command { history: Some(_), .. } => Method::History,
+        Command { rpc: Some(_), .. } => Method::Rpc,
+        Command { send: Some(_), .. } => Method::Send,
+        Command { refresh: Some(_), .. } => Method::Refresh,
+        Command {
+            sub_refresh: Some(_), ..
+        } => Method::SubRefresh,
+        Command {
+            id: 0, ping: None, ..
+        } => Method::Pong,
+        Command { .. } => Method::Unknown,
+    }
+}

@@ -1,0 +1,188 @@
+//! The queue of frames towards one client, bounded in bytes.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use switchboard_proto::codes::DisconnectCode;
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// What a frame costs in the queue besides its text, so that a million empty ones are not free.
+const FRAME_COST: usize = 64;
+
+/// See the module. Filled by anybody, emptied by the session's task alone.
+pub(super) struct Outgoing {
+    state: Mutex<State>,
+    /// Told when the queue stops being empty, and when the session closes. The task empties the
+    /// queue each time, so a queue that is not empty needs no further word.
+    changed: Notify,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct State {
+    frames: VecDeque<Utf8Bytes>,
+    bytes: usize,
+    peak: usize,
+    closing: Option<DisconnectCode>,
+}
+
+impl Outgoing {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            limit,
+        }
+    }
+
+    /// Queues a frame. Over the limit everything is dropped and the session closes as slow; a
+    /// closing one takes nothing.
+    pub(super) fn push(&self, frame: Utf8Bytes) {
+        let cost = FRAME_COST + frame.len();
+        let wake = {
+            let mut state = self.state.lock();
+            if state.closing.is_some() {
+                return;
+            }
+            if state.bytes + cost > self.limit {
+                state.closing = Some(DisconnectCode::Slow);
+                state.frames = VecDeque::new();
+                state.bytes = 0;
+                state.peak = self.limit;
+                true
+            } else {
+                state.bytes += cost;
+                state.peak = state.peak.max(state.bytes);
+                state.frames.push_back(frame);
+                state.frames.len() == 1
+            }
+        };
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The next frame.
+    pub(super) fn pop(&self) -> Option<Utf8Bytes> {
+        let mut state = self.state.lock();
+        let frame = state.frames.pop_front()?;
+        state.bytes -= FRAME_COST + frame.len();
+        if state.frames.is_empty() {
+            // A burst's memory is not kept by a connection that is quiet afterwards.
+            state.frames.shrink_to(8);
+        }
+        Some(frame)
+    }
+
+    /// Nothing is queued from here on. The first code counts.
+    pub(super) fn close(&self, code: DisconnectCode) {
+        self.state.lock().closing.get_or_insert(code);
+        self.changed.notify_one();
+    }
+
+    /// The code it closes with, if it does.
+    pub(super) fn closing(&self) -> Option<DisconnectCode> {
+        self.state.lock().closing
+    }
+
+    /// The most bytes that ever waited.
+    pub(super) fn peak(&self) -> usize {
+        self.state.lock().peak
+    }
+
+    /// Waits until there is something to do. Cancel safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn is_changed(outgoing: &Outgoing) -> bool {
+        futures_util::FutureExt::now_or_never(outgoing.changed()).is_some()
+    }
+
+    #[test]
+    fn frames_leave_in_order_and_only_the_first_wakes() {
+        let outgoing = Outgoing::new(1024);
+        assert!(!is_changed(&outgoing));
+        outgoing.push("a".into());
+        outgoing.push("b".into());
+        assert!(is_changed(&outgoing));
+        assert!(!is_changed(&outgoing));
+        assert_eq!(outgoing.pop().unwrap(), "a");
+        outgoing.push("c".into());
+        assert!(!is_changed(&outgoing), "the task is still emptying");
+        assert_eq!(outgoing.pop().unwrap(), "b");
+        assert_eq!(outgoing.pop().unwrap(), "c");
+        assert!(outgoing.pop().is_none());
+        outgoing.push("d".into());
+        assert!(is_changed(&outgoing));
+    }
+
+    #[test]
+    fn over_the_limit_it_closes_as_slow_and_drops_what_waits() {
+        let outgoing = Outgoing::new(2 * (FRAME_COST + 10));
+        outgoing.push("0123456789".into());
+        outgoing.push("0123456789".into());
+        assert_eq!(outgoing.closing(), None);
+        assert!(is_changed(&outgoing));
+        outgoing.push("".into());
+        assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
+        assert!(is_changed(&outgoing));
+        assert!(outgoing.pop().is_none());
+        outgoing.push("x".into());
+        assert!(outgoing.pop().is_none());
+        outgoing.close(DisconnectCode::Shutdown);
+        assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
+    }
+
+    #[test]
+    fn what_left_makes_room() {
+        let outgoing = Outgoing::new(FRAME_COST + 1);
+        for _ in 0..10 {
+            outgoing.push("x".into());
+            assert!(outgoing.pop().is_some());
+        }
+        assert_eq!(outgoing.closing(), None);
+        assert_eq!(outgoing.peak(), FRAME_COST + 1);
+    }
+
+    #[test]
+    fn what_waits_when_it_closes_still_leaves() {
+        let outgoing = Outgoing::new(1024);
+        outgoing.push("a".into());
+        outgoing.close(DisconnectCode::Shutdown);
+        outgoing.push("b".into());
+        assert_eq!(outgoing.pop().unwrap(), "a");
+        assert!(outgoing.pop().is_none());
+    }
+
+    /// The waking protocol under real threads: nothing stays behind in the queue.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_frame_is_forgotten() {
+        const EACH: usize = 20_000;
+        let outgoing = std::sync::Arc::new(Outgoing::new(usize::MAX));
+        let pushers: Vec<_> = (0..2)
+            .map(|_| {
+                let outgoing = std::sync::Arc::clone(&outgoing);
+                std::thread::spawn(move || (0..EACH).for_each(|_| outgoing.push("x".into())))
+            })
+            .collect();
+        let mut popped = 0;
+        while popped < 2 * EACH {
+            tokio::time::timeout(Duration::from_secs(10), outgoing.changed())
+                .await
+                .expect("woken while frames wait");
+            while outgoing.pop().is_some() {
+                popped += 1;
+            }
+        }
+        pushers.into_iter().for_each(|pusher| pusher.join().unwrap());
+    }
+}

@@ -1,0 +1,154 @@
+//! The channels of one session: which it asked for and which it has.
+//!
+//! The session's task enters and takes out channels; links say how it went. Each request carries the
+//! id of its `subscribe` command, because a client may subscribe, unsubscribe and subscribe again
+//! before the link has seen the first.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use parking_lot::Mutex;
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::codes::ErrorCode;
+
+/// See the module.
+pub(crate) struct Subscriptions {
+    channels: Mutex<HashMap<ChannelName, Subscription>>,
+    limit: usize,
+}
+
+struct Subscription {
+    /// The `subscribe` command.
+    command: u32,
+    /// The link took it up.
+    running: bool,
+}
+
+impl Subscriptions {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            channels: Mutex::default(),
+            limit,
+        }
+    }
+
+    /// Enters what the client asks for, before the link is asked.
+    pub(super) fn begin(&self, channel: &ChannelName, command: u32) -> Result<(), ErrorCode> {
+        let mut channels = self.channels.lock();
+        let full = channels.len() >= self.limit;
+        match channels.entry(channel.clone()) {
+            Entry::Occupied(_) => Err(ErrorCode::AlreadySubscribed),
+            Entry::Vacant(_) if full => Err(ErrorCode::LimitExceeded),
+            Entry::Vacant(entry) => {
+                entry.insert(Subscription {
+                    command,
+                    running: false,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// The client gives the channel up. The name, where the link has to be asked to end it.
+    pub(super) fn give_up(&self, channel: &str) -> Option<ChannelName> {
+        let (channel, _) = self.channels.lock().remove_entry(channel)?;
+        Some(channel)
+    }
+
+    pub(super) fn subscribed(&self, channel: &ChannelName, command: u32) -> bool {
+        let mut channels = self.channels.lock();
+        let asked = channels.get_mut(channel).filter(|asked| asked.command == command);
+        match asked {
+            Some(asked) => {
+                asked.running = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn refused(&self, channel: &ChannelName, command: u32) {
+        let mut channels = self.channels.lock();
+        if channels.get(channel).is_some_and(|asked| asked.command == command) {
+            channels.remove(channel);
+        }
+    }
+
+    pub(super) fn lost(&self, channel: &ChannelName) -> bool {
+        let mut channels = self.channels.lock();
+        // One that does not run yet is a later request, which the link will still answer.
+        let running = channels.get(channel).is_some_and(|asked| asked.running);
+        if running {
+            channels.remove(channel);
+        }
+        running
+    }
+
+    /// The session is over and will begin none: all channels that links have to forget.
+    pub(super) fn end(&self) -> Vec<ChannelName> {
+        std::mem::take(&mut *self.channels.lock()).into_keys().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(name: &str) -> ChannelName {
+        ChannelName::parse(name, 255).unwrap()
+    }
+
+    #[test]
+    fn a_channel_is_held_once_also_while_it_is_asked_for() {
+        let subscriptions = Subscriptions::new(2);
+        let room = room("room");
+        assert_eq!(subscriptions.begin(&room, 1), Ok(()));
+        assert_eq!(subscriptions.begin(&room, 2), Err(ErrorCode::AlreadySubscribed));
+        assert!(subscriptions.subscribed(&room, 1));
+        assert_eq!(subscriptions.begin(&room, 3), Err(ErrorCode::AlreadySubscribed));
+        assert_eq!(subscriptions.give_up("room"), Some(room.clone()));
+        assert_eq!(subscriptions.give_up("room"), None);
+        assert_eq!(subscriptions.begin(&room, 4), Ok(()));
+    }
+
+    #[test]
+    fn channels_are_bounded_and_those_that_end_make_room() {
+        let subscriptions = Subscriptions::new(2);
+        let (a, b, c) = (room("a"), room("b"), room("c"));
+        subscriptions.begin(&a, 1).unwrap();
+        subscriptions.begin(&b, 2).unwrap();
+        assert_eq!(subscriptions.begin(&c, 3), Err(ErrorCode::LimitExceeded));
+        assert_eq!(subscriptions.begin(&a, 3), Err(ErrorCode::AlreadySubscribed));
+        subscriptions.refused(&a, 1);
+        assert_eq!(subscriptions.begin(&c, 4), Ok(()));
+    }
+
+    #[test]
+    fn what_became_of_an_earlier_request_does_not_touch_the_later() {
+        let subscriptions = Subscriptions::new(2);
+        let room = room("room");
+        subscriptions.begin(&room, 1).unwrap();
+        subscriptions.give_up("room");
+        assert!(!subscriptions.subscribed(&room, 1), "the link must not keep it");
+        subscriptions.begin(&room, 3).unwrap();
+        assert!(!subscriptions.subscribed(&room, 1));
+        subscriptions.refused(&room, 1);
+        assert!(!subscriptions.lost(&room));
+        assert!(subscriptions.subscribed(&room, 3), "the later one is untouched");
+        assert!(subscriptions.lost(&room));
+        assert!(!subscriptions.lost(&room));
+    }
+
+    #[test]
+    fn the_end_finds_all_and_links_find_none() {
+        let subscriptions = Subscriptions::new(4);
+        let (a, b) = (room("a"), room("b"));
+        subscriptions.begin(&a, 1).unwrap();
+        subscriptions.begin(&b, 2).unwrap();
+        assert!(subscriptions.subscribed(&a, 1));
+        let mut channels = subscriptions.end();
+        channels.sort();
+        assert_eq!(channels, [a, b.clone()]);
+        assert!(!subscriptions.subscribed(&b, 2));
+    }
+}

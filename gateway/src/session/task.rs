@@ -1,0 +1,230 @@
+//! The task of one connection: reads, writes, keeps time, and cleans up behind itself.
+//!
+//! A command may have to wait for a full link. The session is not read meanwhile, so that a client
+//! that asks faster than its shard serves is slowed down, but it is still written to and pinged.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use switchboard_proto::codes::DisconnectCode;
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::SessionHandle;
+use super::close::{End, close};
+use super::commands::{Commands, Violation};
+use super::timers::{Due, OpenPing, Timers, Timing};
+use crate::gateway::Gateway;
+
+/// A client's socket.
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// A ping of the client protocol.
+const PING: Utf8Bytes = Utf8Bytes::from_static("{}");
+
+/// Runs a connection to its end. A panic inside ends this session with 3004, after which it is
+/// passed on to the caller, who counts it.
+pub(crate) async fn serve(gateway: Arc<Gateway>, session: Arc<SessionHandle>, mut socket: Socket) {
+    let conversation = converse(&gateway, &session, &mut socket);
+    // What a panic may have left half done belongs to this session and is thrown away: the socket is
+    // only closed after it, and the rest is behind locks that are not held across a panic's way.
+    let (end, panic) = match AssertUnwindSafe(conversation).catch_unwind().await {
+        Ok(end) => (end, None),
+        Err(panic) => (End::from(DisconnectCode::InternalServerError), Some(panic)),
+    };
+    // Links queue nothing from here on.
+    session.close(match end {
+        End::Disconnect { code, .. } => code,
+        _ => DisconnectCode::BadRequest,
+    });
+    end.note(&gateway, &session);
+    gateway.metrics.outgoing_peak(session.outgoing.peak());
+    // Neither waits for the other: a busy link must not keep a socket open.
+    let forget = async {
+        for channel in session.subscriptions.end() {
+            gateway.links.unsubscribe(&session, None, channel).await;
+        }
+    };
+    tokio::join!(close(&gateway, &session, &mut socket, &end), forget);
+    if let Some(panic) = panic {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: &mut Socket) -> End {
+    let mut commands = Commands::new(Arc::clone(gateway), Arc::clone(session));
+    let mut chores = Chores::new(Arc::clone(gateway), Arc::clone(session));
+    let open_ping = OpenPing::default();
+    loop {
+        // No order of preference: a client that is sent much must still be read, and the other way.
+        let message = tokio::select! {
+            chore = chores.next() => {
+                if let Err(end) = chores.perform(chore, socket, &open_ping, false).await {
+                    return end;
+                }
+                continue;
+            }
+            message = socket.next() => message,
+        };
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Binary(_))) => {
+                return End::from(Violation {
+                    code: DisconnectCode::BadRequest,
+                    why: "binary frame on a JSON connection".into(),
+                });
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Close(_))) | None => return End::Client,
+            Some(Err(error)) => return End::from(error),
+        };
+        gateway.metrics.frames_in.inc();
+        gateway.metrics.bytes_in.inc_by(text.len() as u64);
+        {
+            let carried_out = commands.frame(&text, &open_ping);
+            tokio::pin!(carried_out);
+            loop {
+                tokio::select! {
+                    biased;
+                    carried_out = &mut carried_out => match carried_out {
+                        Ok(()) => break,
+                        Err(violation) => return End::from(violation),
+                    },
+                    chore = chores.next() => {
+                        if let Err(end) = chores.perform(chore, socket, &open_ping, true).await {
+                            return end;
+                        }
+                    }
+                }
+            }
+        }
+        if commands.is_connected() {
+            chores.connected();
+        }
+    }
+}
+
+/// What a session does besides reading and carrying out commands.
+struct Chores {
+    gateway: Arc<Gateway>,
+    session: Arc<SessionHandle>,
+    timers: Timers,
+    /// Ends when the timers' next is due.
+    sleep: Pin<Box<Sleep>>,
+    /// Ends when the gateway stops; `None` after that.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+enum Chore {
+    Write,
+    Time,
+    Stop,
+}
+
+impl Chores {
+    fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+        let timing = Timing {
+            connect_timeout: gateway.config.connect_timeout,
+            ping_interval: gateway.config.ping_interval,
+            pong_timeout: gateway.config.pong_timeout,
+        };
+        let timers = Timers::new(timing, Instant::now());
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(timers.next())),
+            timers,
+            stop: Some(Box::pin(CancellationToken::cancelled_owned(gateway.stop.clone()))),
+            gateway,
+            session,
+        }
+    }
+
+    /// Waits until there is something to do. Cancel safe.
+    async fn next(&mut self) -> Chore {
+        let stop = async {
+            match &mut self.stop {
+                Some(stop) => stop.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.session.outgoing.changed() => Chore::Write,
+            () = &mut self.sleep => Chore::Time,
+            () = stop => Chore::Stop,
+        }
+    }
+
+    /// Does it. `busy`: a command is being carried out.
+    async fn perform(
+        &mut self,
+        chore: Chore,
+        socket: &mut Socket,
+        open_ping: &OpenPing,
+        busy: bool,
+    ) -> Result<(), End> {
+        match chore {
+            Chore::Write => {}
+            Chore::Time => match self.timers.due(Instant::now(), open_ping, busy) {
+                // Before all that waits: SDKs give up on a connection whose pings are late.
+                Some(Due::Ping) => feed(&self.gateway, socket, PING).await?,
+                Some(Due::Close(code)) => return Err(code.into()),
+                None => {}
+            },
+            Chore::Stop => {
+                self.stop = None;
+                let spread = self.gateway.config.drain_spread;
+                self.timers
+                    .leave(Instant::now() + spread.mul_f64(rand::random()));
+            }
+        }
+        self.set_alarm();
+        write(&self.gateway, &self.session, socket).await?;
+        match self.session.outgoing.closing() {
+            Some(code) => Err(code.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn connected(&mut self) {
+        self.timers.connected(Instant::now(), rand::random());
+        self.set_alarm();
+    }
+
+    fn set_alarm(&mut self) {
+        let next = self.timers.next();
+        if self.sleep.deadline() != next {
+            self.sleep.as_mut().reset(next);
+        }
+    }
+}
+
+/// Writes all that is queued, and flushes once.
+pub(super) async fn write(
+    gateway: &Gateway,
+    session: &SessionHandle,
+    socket: &mut Socket,
+) -> Result<(), End> {
+    while let Some(frame) = session.outgoing.pop() {
+        feed(gateway, socket, frame).await?;
+    }
+    match tokio::time::timeout(gateway.config.write_timeout, socket.flush()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(End::Network(error)),
+        Err(_) => Err(DisconnectCode::WriteError.into()),
+    }
+}
+
+async fn feed(gateway: &Gateway, socket: &mut Socket, frame: Utf8Bytes) -> Result<(), End> {
+    gateway.metrics.frames_out.inc();
+    gateway.metrics.bytes_out.inc_by(frame.len() as u64);
+    match tokio::time::timeout(gateway.config.write_timeout, socket.feed(Message::Text(frame))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(End::Network(error)),
+        Err(_) => Err(DisconnectCode::WriteError.into()),
+    }
+}

@@ -1,0 +1,196 @@
+//! From an HTTP request to a WebSocket session.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::gauge::Gauge;
+use serde::Deserialize;
+use switchboard_service_kit::tasks::{TaskKind, Tasks};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::gateway::Gateway;
+use crate::metrics::Refused;
+use crate::session::{self, Encoding};
+
+/// Where clients connect.
+pub(crate) const PATH: &str = "/connection/websocket";
+
+const JSON_PROTOCOL: &str = "centrifuge-json";
+const PROTOBUF_PROTOCOL: &str = "centrifuge-protobuf";
+
+/// Read at once, per connection: most clients send little.
+const READ_BUFFER: usize = 1024;
+
+/// Written at once. Our own queue is in front of it, and the socket's memory does not shrink.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// Room for a close frame and headers behind the largest message.
+const WRITE_SLACK: usize = 4096;
+
+/// The address of the other side, as an extension of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+#[derive(Clone)]
+struct Upgrades {
+    gateway: Arc<Gateway>,
+    tasks: Tasks,
+}
+
+/// The endpoint, [`PATH`]. Sessions run as tasks of `tasks`.
+pub(crate) fn router(gateway: Arc<Gateway>, tasks: Tasks) -> Router {
+    Router::new()
+        .route(PATH, get(upgrade))
+        .with_state(Upgrades { gateway, tasks })
+}
+
+/// The query parameters that matter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Parameters {
+    cf_protocol: String,
+    format: String,
+}
+
+async fn upgrade(
+    State(upgrades): State<Upgrades>,
+    Query(parameters): Query<Parameters>,
+    mut request: Request,
+) -> Response {
+    let gateway = upgrades.gateway;
+    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| *peer);
+    match accept(&gateway, &parameters, &request) {
+        Ok((response, slot)) => {
+            let upgrading = hyper::upgrade::on(&mut request);
+            let session = connection(gateway, upgrading, peer, slot);
+            upgrades.tasks.spawn("session", TaskKind::Replaceable, session);
+            response
+        }
+        Err(refusal) => {
+            gateway.metrics.refused(refusal.reason);
+            tracing::info!(?peer, status = refusal.status.as_u16(), why = refusal.why, "connection refused");
+            (refusal.status, refusal.why).into_response()
+        }
+    }
+}
+
+/// Why a request is not upgraded, in words for whoever sent it.
+struct Refusal {
+    reason: Refused,
+    status: StatusCode,
+    why: &'static str,
+}
+
+fn accept(
+    gateway: &Gateway,
+    parameters: &Parameters,
+    request: &Request,
+) -> Result<(Response, OwnedSemaphorePermit), Refusal> {
+    let refuse = |reason, status, why| Refusal { reason, status, why };
+    if gateway.stop.is_cancelled() {
+        let why = "this gateway is stopping; connect again to reach another";
+        return Err(refuse(Refused::Stopping, StatusCode::SERVICE_UNAVAILABLE, why));
+    }
+    let headers = request.headers();
+    let host = text(headers, &header::HOST);
+    let allowed = match headers.get(header::ORIGIN) {
+        None => true,
+        Some(origin) => origin
+            .to_str()
+            .is_ok_and(|origin| gateway.config.origins.allow(origin, host)),
+    };
+    if !allowed {
+        let why = "pages of this origin may not connect; see gateway.allowed_origins";
+        return Err(refuse(Refused::Origin, StatusCode::FORBIDDEN, why));
+    }
+    let offered = |protocol| {
+        headers
+            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|offered| offered.trim() == protocol)
+    };
+    let asks_for_protobuf =
+        parameters.cf_protocol == "protobuf" || parameters.format == "protobuf" || offered(PROTOBUF_PROTOCOL);
+    if asks_for_protobuf {
+        let why = "the Protobuf encoding is not available; connect with JSON";
+        return Err(refuse(Refused::Encoding, StatusCode::BAD_REQUEST, why));
+    }
+    let Ok(mut response) = create_response_with_body(request, Body::empty) else {
+        let why = "not a WebSocket handshake";
+        return Err(refuse(Refused::Handshake, StatusCode::BAD_REQUEST, why));
+    };
+    if offered(JSON_PROTOCOL) {
+        response.headers_mut().insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(JSON_PROTOCOL),
+        );
+    }
+    let Ok(slot) = Arc::clone(&gateway.slots).try_acquire_owned() else {
+        let why = "too many connections; see gateway.max_connections";
+        return Err(refuse(Refused::Limit, StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    Ok((response, slot))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// One WebSocket's life.
+async fn connection(
+    gateway: Arc<Gateway>,
+    upgrading: OnUpgrade,
+    peer: Option<SocketAddr>,
+    slot: OwnedSemaphorePermit,
+) {
+    let _slot = slot;
+    let _in_drain = gateway.sessions.token();
+    let _counted = Counted::new(&gateway.metrics.connections);
+    let upgraded = match upgrading.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(?peer, %error, "connection broke during the upgrade");
+            return;
+        }
+    };
+    let largest = gateway.config.max_frame;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER + gateway.config.outgoing_queue + WRITE_SLACK)
+        .max_message_size(Some(largest))
+        .max_frame_size(Some(largest));
+    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let handle = gateway.new_session(Encoding::Json);
+    tracing::debug!(client = %handle.client(), ?peer, "connection opened");
+    session::serve(gateway, handle, socket).await;
+}
+
+/// Counts something as there for as long as it lives, however it ends.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

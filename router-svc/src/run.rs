@@ -1,0 +1,213 @@
+//! Starts a router: joins the bus, follows who owns what, and runs the shards it should own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchboard_bus::membership::{Membership, MembershipError, MembershipSettings};
+use switchboard_bus::{Bus, BusError, Log, Pattern, Subscription};
+use switchboard_proto::bus::{OwnerBeat, Role};
+use switchboard_proto::format;
+use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
+use switchboard_service_kit::health::Component;
+use switchboard_service_kit::service::Context;
+use switchboard_service_kit::tasks::TaskKind;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::metrics::RouterMetrics;
+use crate::ownership::{Decision, Ownerships, Patience};
+use crate::shard::{Limits, Shard, ShardEnd, ShardSettings};
+
+/// What a router needs of the outside.
+#[derive(Clone)]
+pub struct Deps {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// The log, whose layout was checked.
+    pub log: Arc<dyn Log>,
+    /// Shards of the layout.
+    pub shards: ShardCount,
+}
+
+/// A router that runs until its context's tasks are stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct Running {
+    /// This life of the router.
+    pub incarnation: Incarnation,
+}
+
+/// Why a router did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bus did not take a subscription.
+    #[error("router cannot listen on the bus")]
+    Bus(#[from] BusError),
+    /// The bus did not take the membership.
+    #[error("router cannot join the bus")]
+    Join(#[source] MembershipError),
+}
+
+/// Between two looks at who should own what.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Owner beats that may wait; a lost one is repeated by the next.
+const BEATS: usize = 4096;
+
+/// Starts a router. It claims its shards in the background and reports ready once every shard that
+/// is its to own has an owner.
+///
+/// # Errors
+/// [`StartError`] where the bus cannot be used.
+pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+    let incarnation = Incarnation::random();
+    let metrics = RouterMetrics::register(&context.metrics);
+    // Before joining: who is a member is handed shards by a beat.
+    let beats = deps.bus.subscribe(Pattern::AllOwnerBeats, BEATS).await?;
+    let stop = context.tasks.stop_token();
+    let settings = MembershipSettings::default();
+    let tracker = context.tasks.tracker();
+    let bus = Arc::clone(&deps.bus);
+    let membership = Membership::join(bus, Role::Router, incarnation, settings, &tracker, stop.clone())
+        .await
+        .map_err(StartError::Join)?;
+    let silence = if deps.bus.is_private() { Duration::ZERO } else { config.owner_silence };
+    let patience =
+        Patience { silence, pause: Duration::from_millis(200), pause_max: Duration::from_secs(5) };
+    let router = Router {
+        incarnation,
+        settings: ShardSettings {
+            limits: Limits {
+                batch_bytes: config.batch_bytes,
+                queue_bytes: config.queue_bytes,
+                links: config.links,
+                link_silence: Duration::from_secs(10),
+                beat: Duration::from_secs(1),
+            },
+            owner_beat: config.owner_beat,
+            inbox: config.inbox,
+            release: config.release,
+        },
+        ownerships: Ownerships::new(incarnation, deps.shards, patience),
+        health: context.health.component("router"),
+        deps,
+        metrics,
+        actors: JoinSet::new(),
+        shards: HashMap::new(),
+        begun: Instant::now(),
+    };
+    context.tasks.spawn("router", TaskKind::Essential, router.run(membership, beats, stop));
+    Ok(Running { incarnation })
+}
+
+struct Router {
+    incarnation: Incarnation,
+    settings: ShardSettings,
+    ownerships: Ownerships,
+    health: Component,
+    deps: Deps,
+    metrics: RouterMetrics,
+    actors: JoinSet<Result<(), ShardEnd>>,
+    shards: HashMap<Id, (ShardId, CancellationToken)>,
+    begun: Instant,
+}
+
+impl Router {
+    async fn run(mut self, mut membership: Membership, mut beats: Subscription, stop: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = look.tick() => {}
+                () = membership.changed() => {}
+                beat = beats.next() => match beat {
+                    Some(beat) => match format::decode::<OwnerBeat>(beat.payload) {
+                        Ok(beat) => self.ownerships.beat(&beat, self.begun.elapsed()),
+                        Err(error) => tracing::warn!(%error, "owner beat dropped"),
+                    },
+                    None => break,
+                },
+                Some(ended) = self.actors.join_next_with_id() => self.ended(ended),
+            }
+            let routers = membership.of_role(Role::Router);
+            for decision in self.ownerships.decide(&routers, self.begun.elapsed()) {
+                self.carry_out(decision);
+            }
+            self.report();
+        }
+        self.health.not_ready("stopping");
+        for (_, token) in self.shards.values() {
+            token.cancel();
+        }
+        while let Some(ended) = self.actors.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        match decision {
+            Decision::Claim(shard) => {
+                let token = CancellationToken::new();
+                let actor = Shard {
+                    shard,
+                    shards: self.deps.shards,
+                    router: self.incarnation,
+                    bus: Arc::clone(&self.deps.bus),
+                    log: Arc::clone(&self.deps.log),
+                    settings: self.settings,
+                    metrics: self.metrics.clone(),
+                };
+                let task = self.actors.spawn(actor.run(token.clone()));
+                self.shards.insert(task.id(), (shard, token));
+            }
+            Decision::Release(shard) => {
+                tracing::info!(%shard, "handing the shard to another router");
+                self.cancel(shard);
+            }
+            Decision::Abandon(shard) => {
+                tracing::warn!(%shard, "another router owns the shard under a higher epoch");
+                self.cancel(shard);
+            }
+        }
+    }
+
+    fn cancel(&self, shard: ShardId) {
+        for (_, token) in self.shards.values().filter(|(running, _)| *running == shard) {
+            token.cancel();
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Result<(), ShardEnd>), tokio::task::JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((shard, _)) = self.shards.remove(&id) else { return };
+        let failed = match ended {
+            Ok((_, Ok(()))) => false,
+            Ok((_, Err(end))) => {
+                tracing::warn!(%shard, reason = %end, "shard no longer owned here");
+                true
+            }
+            Err(panic) => {
+                tracing::error!(%shard, %panic, "shard's actor panicked, it will be started again");
+                true
+            }
+        };
+        if failed {
+            self.metrics.ownerships_lost.inc();
+        }
+        self.ownerships.ended(shard, failed, self.begun.elapsed());
+    }
+
+    /// Ready: no shard is without an owner that shows life.
+    fn report(&self) {
+        match self.ownerships.without_owner(self.begun.elapsed()) {
+            0 => self.health.ready(),
+            shards => self.health.not_ready(format!("{shards} shards have no owner")),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! An append that is settled: stored, refused for certain, or somebody else's place (L1).
+//!
+//! The log's own answer is not enough: an unanswered append may be stored, and "wrong last
+//! sequence" may mean that our own earlier try is. Only the record read at that place decides.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard_bus::{AppendError, Log};
+use switchboard_proto::ids::{Sequence, ShardId};
+
+/// How an append ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Stored, at this place.
+    Stored(Sequence),
+    /// Certainly not stored; the log stands as before.
+    Refused(String),
+    /// Another record has the place: somebody else owns the shard.
+    Deposed,
+}
+
+/// Between two tries, doubling.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Appends `record` behind `expected`, again and again with the same bytes until it is settled; no
+/// end to that, for giving up would leave open whether it is stored.
+///
+/// Not cancel safe: when dropped, the record may be stored or not.
+pub(crate) async fn append(log: &dyn Log, shard: ShardId, expected: Sequence, record: Bytes) -> Settled {
+    let place = expected.next();
+    let mut pause = PAUSE;
+    let mut first = true;
+    loop {
+        match log.append(shard, expected, record.clone()).await {
+            Ok(sequence) => return Settled::Stored(sequence),
+            // After an unanswered try a refusal speaks of this try alone.
+            Err(error @ (AppendError::Refused(_) | AppendError::TooLarge { .. })) if first => {
+                return Settled::Refused(error.to_string());
+            }
+            Err(AppendError::WrongLast { .. }) => {
+                if let Some(settled) = look(log, shard, place, &record).await {
+                    return settled;
+                }
+            }
+            Err(error) => tracing::warn!(%shard, %place, %error, "append not settled, trying again"),
+        }
+        first = false;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Whose record stands at `place`; `None` while that cannot be told.
+async fn look(log: &dyn Log, shard: ShardId, place: Sequence, ours: &Bytes) -> Option<Settled> {
+    match log.get(shard, place).await {
+        // The bytes hold owner epoch, incarnation and append number: nobody else writes the same.
+        Ok(Some(found)) if found == ours => Some(Settled::Stored(place)),
+        Ok(Some(_)) => Some(Settled::Deposed),
+        // Not there yet, or purged, and only another owner purges what we have not settled.
+        Ok(None) => match log.info(shard).await {
+            Ok(info) if info.first > place => Some(Settled::Deposed),
+            Ok(_) | Err(_) => None,
+        },
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use switchboard_bus::{LogError, LogInfo, RecordStream};
+    use switchboard_proto::bus::Layout;
+    use switchboard_proto::ids::LogEpoch;
+
+    use super::*;
+
+    /// A log whose answers are written beforehand; what it holds is real.
+    struct Scripted {
+        answers: Mutex<Vec<Result<(), AppendError>>>,
+        records: Mutex<Vec<Bytes>>,
+        first: u64,
+        /// Whether a try that is answered with an error is stored all the same.
+        stores_unanswered: bool,
+        tries: Mutex<u32>,
+    }
+
+    impl Scripted {
+        fn new(answers: Vec<Result<(), AppendError>>, records: &[&'static str]) -> Self {
+            Self {
+                answers: Mutex::new(answers.into_iter().rev().collect()),
+                records: Mutex::new(records.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()),
+                first: 1,
+                stores_unanswered: false,
+                tries: Mutex::new(0),
+            }
+        }
+    }
+
+    #[async_trait]
+    impl Log for Scripted {
+        async fn append(&self, _: ShardId, expected: Sequence, record: Bytes) -> Result<Sequence, AppendError> {
+            *self.tries.lock().unwrap() += 1;
+            let mut records = self.records.lock().unwrap();
+            let answer = self.answers.lock().unwrap().pop().expect("more tries than answers");
+            let fits = records.len() as u64 == expected.0;
+            if fits && (answer.is_ok() || self.stores_unanswered) {
+                records.push(record);
+            }
+            answer.map(|()| expected.next())
+        }
+
+        async fn info(&self, _: ShardId) -> Result<LogInfo, LogError> {
+            let last = Sequence(self.records.lock().unwrap().len() as u64);
+            let epoch = LogEpoch { ordinal: 1, random: 1 };
+            Ok(LogInfo { epoch, first: Sequence(self.first), last, bytes: 0, max_bytes: None })
+        }
+
+        async fn get(&self, _: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+            let index = usize::try_from(sequence.0 - 1).unwrap();
+            Ok(self.records.lock().unwrap().get(index).filter(|_| sequence.0 >= self.first).cloned())
+        }
+
+        async fn read(&self, shard: ShardId, _: Sequence) -> Result<RecordStream, LogError> {
+            Err(LogError::Missing(shard))
+        }
+
+        async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        async fn layout(&self) -> Result<Option<Layout>, LogError> {
+            Ok(None)
+        }
+
+        async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
+            Ok(wanted.clone())
+        }
+
+        fn max_record(&self) -> usize {
+            usize::MAX
+        }
+    }
+
+    fn unknown() -> Result<(), AppendError> {
+        Err(AppendError::Unknown("no answer".to_owned()))
+    }
+
+    fn wrong_last() -> Result<(), AppendError> {
+        Err(AppendError::WrongLast { expected: Sequence(1) })
+    }
+
+    async fn append_ours(log: &Scripted) -> Settled {
+        append(log, ShardId::new(0).unwrap(), Sequence(1), Bytes::from_static(b"ours")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn l1_unanswered_but_stored_is_recognised_not_doubled() {
+        let mut log = Scripted::new(vec![unknown(), wrong_last()], &["fence"]);
+        log.stores_unanswered = true;
+        assert_eq!(append_ours(&log).await, Settled::Stored(Sequence(2)));
+        assert_eq!(log.records.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn l1_unanswered_and_lost_is_appended_again() {
+        let log = Scripted::new(vec![unknown(), unknown(), Ok(())], &["fence"]);
+        assert_eq!(append_ours(&log).await, Settled::Stored(Sequence(2)));
+        assert_eq!(*log.tries.lock().unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn l1_anothers_record_deposes() {
+        let log = Scripted::new(vec![wrong_last()], &["fence", "theirs"]);
+        assert_eq!(append_ours(&log).await, Settled::Deposed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn l1_purged_place_deposes() {
+        let mut log = Scripted::new(vec![wrong_last()], &["fence", "theirs", "theirs"]);
+        log.first = 3;
+        assert_eq!(append_ours(&log).await, Settled::Deposed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn l1_wrong_last_without_a_record_proves_nothing() {
+        let log = Scripted::new(vec![wrong_last(), wrong_last(), Ok(())], &["fence"]);
+        assert_eq!(append_ours(&log).await, Settled::Stored(Sequence(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusal_is_certain_on_a_first_try_only() {
+        let full = || Err(AppendError::Refused("full".to_owned()));
+        let log = Scripted::new(vec![full()], &["fence"]);
+        assert!(matches!(append_ours(&log).await, Settled::Refused(_)));
+        let log = Scripted::new(vec![unknown(), full(), Ok(())], &["fence"]);
+        assert_eq!(append_ours(&log).await, Settled::Stored(Sequence(2)));
+    }
+}

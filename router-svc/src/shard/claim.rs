@@ -1,0 +1,62 @@
+//! Claiming a shard is appending a fence record (O1).
+
+use switchboard_bus::{Log, LogError};
+use switchboard_proto::bus::{Fence, Record, record};
+use switchboard_proto::format::{self, FormatError};
+use switchboard_proto::ids::{Incarnation, OwnerEpoch, ShardCount, ShardId};
+
+use super::appender::{Settled, append};
+use super::owner::Ownership;
+
+/// Why a claim did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClaimError {
+    /// Somebody else appended first.
+    #[error("another router claimed the shard")]
+    Lost,
+    /// The log has no room for a fence.
+    #[error("log refused the fence record: {0}")]
+    Refused(String),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The last record is none that this release may follow.
+    #[error("last record of the log is not readable")]
+    Format(#[source] FormatError),
+}
+
+/// Takes the shard over, whoever had it.
+///
+/// Not cancel safe: when dropped, the fence may be stored or not, which deposes the older owner and
+/// makes nobody the new one until the next claim.
+pub(crate) async fn claim(
+    log: &dyn Log,
+    shard: ShardId,
+    shards: ShardCount,
+    router: Incarnation,
+    time_us: u64,
+) -> Result<Ownership, ClaimError> {
+    let info = log.info(shard).await?;
+    if let Some(last) = log.get(shard, info.last).await? {
+        // A newer release's log is not continued by an older one.
+        format::decode::<Record>(last).map_err(ClaimError::Format)?;
+    }
+    let place = info.last.next();
+    let fence = format::encode(&Record {
+        owner_epoch: place.0,
+        sequence: place.0,
+        owner: router.to_bytes(),
+        append_number: 1,
+        time_us,
+        body: Some(record::Body::Fence(Fence {})),
+    });
+    match append(log, shard, info.last, fence).await {
+        Settled::Stored(sequence) if sequence == place => {
+            Ok(Ownership { shard, shards, router, log_epoch: info.epoch, owner_epoch: OwnerEpoch(sequence.0) })
+        }
+        // A fence at another place is void (L2); the next claim writes a valid one.
+        Settled::Stored(_) | Settled::Deposed => Err(ClaimError::Lost),
+        Settled::Refused(why) => Err(ClaimError::Refused(why)),
+    }
+}
+

@@ -1,0 +1,204 @@
+//! Starts the services in the order of what they need, and stops them in the reverse.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use switchboard_bus::config::{Backends, OpenError};
+use switchboard_service_kit::admin::{self, BindError};
+use switchboard_service_kit::service::Context;
+use switchboard_service_kit::tasks::{TaskFailure, Tasks};
+
+use crate::config::{Config, Service};
+
+/// A running system. Dropping it does not stop it; [`Switchboard::stop`] does.
+#[derive(Debug)]
+pub struct Switchboard {
+    context: Context,
+    /// In the order in which they are stopped: whoever holds clients first, whoever others need last.
+    groups: Vec<Tasks>,
+    /// The operators' endpoint, stopped after everything else.
+    aside: Tasks,
+    gateway: Option<SocketAddr>,
+    admin: SocketAddr,
+    data: Option<PathBuf>,
+    budget: Duration,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// Tasks that did not end by themselves within `shutdown.budget`.
+    pub forced: Vec<&'static str>,
+}
+
+/// Why a system did not start. Each says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Bus or log cannot be used.
+    #[error(transparent)]
+    Backends(#[from] OpenError),
+    /// See [`BindError`].
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// See [`switchboard_gateway::StartError`].
+    #[error(transparent)]
+    Gateway(#[from] switchboard_gateway::StartError),
+    /// See [`switchboard_router_svc::StartError`].
+    #[error(transparent)]
+    Router(#[from] switchboard_router_svc::StartError),
+    /// See [`switchboard_persistence_svc::StartError`].
+    #[error(transparent)]
+    Persistence(#[from] switchboard_persistence_svc::StartError),
+    /// See [`switchboard_presence_svc::StartError`].
+    #[error(transparent)]
+    Presence(#[from] switchboard_presence_svc::StartError),
+    /// See [`switchboard_notify_svc::StartError`].
+    #[error(transparent)]
+    Notify(#[from] switchboard_notify_svc::StartError),
+}
+
+impl Switchboard {
+    /// Opens the backends and starts the configured services. Returns as soon as everything
+    /// listens; [`Switchboard::ready`] waits until messages can cross.
+    ///
+    /// # Errors
+    /// [`StartError`]; whatever was started before it is stopped again.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let backends = config.bus.open("switchboard").await?;
+        Self::start_on(config, &backends).await
+    }
+
+    /// As [`Switchboard::start`], on backends that are open already: several systems in one process
+    /// may share the embedded ones.
+    ///
+    /// # Errors
+    /// As [`Switchboard::start`].
+    pub async fn start_on(config: Config, backends: &Backends) -> Result<Self, StartError> {
+        let context = Context::new();
+        let aside = context.tasks.separate();
+        let listener = admin::bind("admin.listen", config.node.admin.listen).await?;
+        let admin = listener.local_addr().map_err(|source| BindError {
+            key: "admin.listen",
+            address: config.node.admin.listen,
+            source,
+        })?;
+        let mut system = Self {
+            groups: Vec::new(),
+            gateway: None,
+            admin,
+            data: config.bus.data_folder(),
+            budget: config.node.shutdown_budget,
+            context,
+            aside,
+        };
+        let router = admin::router(system.context.health.clone(), system.context.metrics.clone());
+        admin::serve(listener, router, &system.aside).await;
+        match system.start_services(config, backends).await {
+            Ok(()) => Ok(system),
+            Err(error) => {
+                system.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_services(&mut self, config: Config, backends: &Backends) -> Result<(), StartError> {
+        let runs = |service| config.services.contains(&service);
+        if runs(Service::Router) {
+            let deps = switchboard_router_svc::Deps {
+                bus: backends.bus.clone(),
+                log: backends.log.clone(),
+                shards: backends.shards,
+            };
+            let context = self.service();
+            switchboard_router_svc::start(config.router, deps, context).await?;
+        }
+        if runs(Service::Persistence) {
+            let deps = switchboard_persistence_svc::Deps { bus: backends.bus.clone() };
+            switchboard_persistence_svc::start(config.persistence, deps, self.service()).await?;
+        }
+        if runs(Service::Presence) {
+            let deps = switchboard_presence_svc::Deps { bus: backends.bus.clone() };
+            switchboard_presence_svc::start(config.presence, deps, self.service()).await?;
+        }
+        if runs(Service::Notify) {
+            let deps = switchboard_notify_svc::Deps { bus: backends.bus.clone() };
+            switchboard_notify_svc::start(config.notify, deps, self.service()).await?;
+        }
+        if runs(Service::Gateway) {
+            let deps = switchboard_gateway::Deps {
+                bus: backends.bus.clone(),
+                shards: backends.shards,
+                extra: switchboard_console::router(),
+            };
+            let context = self.service();
+            let gateway = switchboard_gateway::start(config.gateway, deps, context).await?;
+            self.gateway = Some(gateway.address);
+        }
+        Ok(())
+    }
+
+    /// The context of one more service, with tasks of its own that are stopped before the others'.
+    fn service(&mut self) -> Context {
+        let tasks = self.context.tasks.separate();
+        self.groups.insert(0, tasks.clone());
+        Context { tasks, ..self.context.clone() }
+    }
+
+    /// Where clients connect; `None` without a gateway.
+    pub fn websocket_url(&self) -> Option<String> {
+        self.gateway.map(|address| format!("ws://{address}/connection/websocket"))
+    }
+
+    /// The demo page; `None` without a gateway.
+    pub fn demo_url(&self) -> Option<String> {
+        self.gateway.map(|address| format!("http://{address}/"))
+    }
+
+    /// Health and metrics, for operators.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// Where data is kept on this machine; `None`: elsewhere.
+    pub fn data_folder(&self) -> Option<&std::path::Path> {
+        self.data.as_deref()
+    }
+
+    /// Waits until every service is ready: each shard has an owner, each gateway its links. Cancel
+    /// safe.
+    pub async fn ready(&self) {
+        while !self.context.health.report().ready {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for the first failure that the system cannot go on after. Cancel safe.
+    pub async fn failed(&self) -> TaskFailure {
+        let mut failures: Vec<_> =
+            self.groups.iter().chain([&self.aside]).map(|tasks| Box::pin(tasks.failed())).collect();
+        std::future::poll_fn(|context| {
+            for failure in &mut failures {
+                if let std::task::Poll::Ready(failure) = failure.as_mut().poll(context) {
+                    return std::task::Poll::Ready(failure);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Stops: no longer ready, clients are asked to reconnect elsewhere, queues are flushed, shards
+    /// handed over. All of it takes `shutdown.budget` at most.
+    pub async fn stop(self) -> Stopped {
+        self.context.health.stop();
+        let deadline = tokio::time::Instant::now() + self.budget;
+        let mut forced = Vec::new();
+        for tasks in self.groups.iter().chain([&self.aside]) {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            forced.extend(tasks.stop(left).await.forced);
+        }
+        Stopped { forced }
+    }
+}
