@@ -3,17 +3,21 @@
 //! Every process that is not a test opens its bus and log here, so that all of them read the same
 //! keys and check the layout the same way (rule L7).
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use secrecy::SecretString;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{MAX_SHARDS, SHARD_HASH, ShardCount};
-use switchboard_service_kit::config::{Document, Section};
+use switchboard_service_kit::config::Document;
 
 use crate::embedded::{self, EmbeddedBus, EmbeddedDurability, EmbeddedLog};
 use crate::{Bus, Log, LogError, SubjectPrefix};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
 
 /// The section `[bus]` with its backend's own section.
 #[derive(Debug, Clone)]
@@ -24,7 +28,7 @@ pub struct BusConfig {
     pub prefix: SubjectPrefix,
     /// Whether a layout and logs that are missing are created at the start.
     pub create: bool,
-    /// How many shards a layout gets that is created.
+    /// How many shards there are: what a created layout gets, and what an existing one must have.
     pub shards: ShardCount,
 }
 
@@ -43,3 +47,327 @@ pub enum Backend {
     /// NATS with JetStream.
     Nats(NatsConfig),
 }
+
+/// How NATS is reached, and what its streams are created with.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// Servers, each `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// How this process proves who it is.
+    pub authentication: NatsAuthentication,
+    /// Servers that hold each record: 1, 3 or 5.
+    pub replicas: usize,
+    /// Bytes that one shard's stream takes.
+    pub max_bytes: u64,
+    /// What an acknowledged record survives.
+    pub durability: NatsDurability,
+}
+
+/// How a process proves to NATS who it is.
+#[derive(Debug, Clone)]
+pub enum NatsAuthentication {
+    /// Not at all.
+    None,
+    /// By a credentials file (user JWT and key).
+    CredentialsFile(PathBuf),
+    /// By a name and a password.
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+}
+
+/// What an acknowledged record survives in NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NatsDurability {
+    /// The death of this process, and of a minority of the replicas. Nothing is on disk.
+    Memory,
+    /// Also the restart of servers: records are on the replicas' disks, but a server acknowledges
+    /// them before they are synced, so a power cut of a majority may take the last ones.
+    Replicated,
+    /// Also a power cut of all servers, if each of them runs with `sync_interval: always`.
+    ReplicatedAndFsynced,
+}
+
+/// An open bus and log.
+#[derive(Clone)]
+pub struct Backends {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// The log, whose layout was checked.
+    pub log: Arc<dyn Log>,
+    /// The shards of the layout.
+    pub shards: ShardCount,
+}
+
+/// Why bus and log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded log.
+    #[error("cannot open the embedded log (bus.embedded.path)")]
+    Embedded(#[from] embedded::OpenError),
+    /// The log's layout cannot be read or created.
+    #[error("cannot read or create the log's layout")]
+    Log(#[from] LogError),
+    /// The log was never set up.
+    #[error("the log has no layout: set bus.create = true, or run `switchboard migrate` once")]
+    NoLayout,
+    /// The log has another number of shards.
+    #[error("bus.shards is {configured}, but the log was created with {layout}: set bus.shards = {layout}")]
+    Shards {
+        /// What is configured.
+        configured: u16,
+        /// What the layout says.
+        layout: u32,
+    },
+    /// The log places channels by another hash.
+    #[error(
+        "the log places channels by the hash {found:?}, this release knows only {SHARD_HASH:?}: \
+         run a release that knows it"
+    )]
+    Hash {
+        /// What the layout says.
+        found: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Embedded,
+    Nats,
+}
+
+impl BusConfig {
+    /// Reads `[bus]`, `[bus.embedded]` and `[bus.nats]`.
+    pub fn read(document: &mut Document) -> Self {
+        let mut bus = document.section("bus");
+        let kinds = [("embedded", Kind::Embedded), ("nats", Kind::Nats)];
+        let help = "Where messages travel and the log is: in this one process, or in NATS with JetStream.";
+        let kind = bus.choice("backend", &kinds, "embedded", help);
+        let prefix = bus.text(
+            "prefix",
+            SubjectPrefix::default().as_str(),
+            "First token of every NATS subject and stream, so that installations can share a NATS.",
+        );
+        let prefix = SubjectPrefix::new(&prefix).unwrap_or_else(|| {
+            bus.fault(
+                "prefix",
+                format!("{prefix:?} cannot be a token of a subject"),
+                "use 1 to 32 letters, digits, - and _",
+            );
+            SubjectPrefix::default()
+        });
+        let create = bus.boolean(
+            "create",
+            kind == Kind::Embedded,
+            "Create the log's layout and shards at the start if they are missing. \
+             The default is true for embedded, false for nats.",
+        );
+        let shards = bus.integer(
+            "shards",
+            if kind == Kind::Embedded { 4 } else { 16 },
+            1..=u64::from(MAX_SHARDS),
+            "Shards of the log; must be what it was created with. The default is 4 for embedded, 16 for nats.",
+        );
+        #[expect(
+            clippy::expect_used,
+            reason = "the reader above returns nothing outside these bounds"
+        )]
+        let shards = u32::try_from(shards)
+            .ok()
+            .and_then(ShardCount::new)
+            .expect("within the bounds");
+        // Both are read always, so that a file may keep the settings of the backend not in use.
+        let embedded = read_embedded(document);
+        let nats = Backend::Nats(read_nats(document));
+        let backend = if kind == Kind::Embedded { embedded } else { nats };
+        Self {
+            backend,
+            prefix,
+            create,
+            shards,
+        }
+    }
+
+    /// As [`BusConfig::read`], for a process that needs others on its bus: a backend that only one
+    /// process can use is a fault.
+    pub fn read_shared(document: &mut Document) -> Self {
+        let config = Self::read(document);
+        if matches!(config.backend, Backend::Embedded { .. }) {
+            document.section("bus").fault(
+                "backend",
+                "embedded serves one process only, and this one needs others",
+                "set \"nats\", or run all services in one process with `switchboard`",
+            );
+        }
+        config
+    }
+
+    /// Opens bus and log, and checks the log's layout, or creates it where [`BusConfig::create`] says
+    /// so. `service` names this process to the backend.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and what to do.
+    pub async fn open(&self, service: &str) -> Result<Backends, OpenError> {
+        let (bus, log): (Arc<dyn Bus>, Arc<dyn Log>) = match &self.backend {
+            Backend::Embedded {
+                path,
+                durability,
+                max_bytes,
+            } => {
+                // Blocks, but nothing can go on before it is open.
+                let log = EmbeddedLog::open_limited(path, *durability, Some(*max_bytes))?;
+                (EmbeddedBus::new(self.prefix.clone()), log)
+            }
+            Backend::Nats(_) => todo!("{service}"),
+        };
+        self.check_layout(&*log).await?;
+        Ok(Backends {
+            bus,
+            log,
+            shards: self.shards,
+        })
+    }
+
+    /// Whoever differs from the layout must not start (rule L7).
+    async fn check_layout(&self, log: &dyn Log) -> Result<(), OpenError> {
+        let layout = if self.create {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            log.create(&Layout {
+                shards: u32::from(self.shards.get()),
+                hash: SHARD_HASH.to_owned(),
+                created_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
+            })
+            .await?
+        } else {
+            log.layout().await?.ok_or(OpenError::NoLayout)?
+        };
+        if layout.hash != SHARD_HASH {
+            return Err(OpenError::Hash { found: layout.hash });
+        }
+        if layout.shards != u32::from(self.shards.get()) {
+            return Err(OpenError::Shards {
+                configured: self.shards.get(),
+                layout: layout.shards,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn read_embedded(document: &mut Document) -> Backend {
+    let mut embedded = document.section("bus.embedded");
+    let path = embedded.path("path", "./data/log", "Folder of the embedded log.");
+    let levels = [
+        ("memory", EmbeddedDurability::Memory),
+        ("synced", EmbeddedDurability::Synced),
+    ];
+    let durability = embedded.choice(
+        "durability",
+        &levels,
+        "synced",
+        "What an acknowledged message survives: the death of the process (memory), or a power cut too (synced).",
+    );
+    let help = "What one shard's log may take; when it is full, publishes are refused.";
+    let max_bytes = embedded.bytes("max_bytes", 4 * GIB, 16 * MIB..=16 * TIB, help);
+    Backend::Embedded {
+        path,
+        durability,
+        max_bytes,
+    }
+}
+
+fn read_nats(document: &mut Document) -> NatsConfig {
+    let mut nats = document.section("bus.nats");
+    let urls = nats.list(
+        "urls",
+        &["nats://127.0.0.1:4222"],
+        "NATS servers, each nats://host:port or tls://host:port.",
+    );
+    if urls.is_empty() {
+        nats.fault(
+            "urls",
+            "names no server",
+            "name at least one, such as [\"nats://127.0.0.1:4222\"]",
+        );
+    }
+    for url in &urls {
+        let known = ["nats://", "tls://"]
+            .iter()
+            .any(|scheme| url.strip_prefix(scheme).is_some_and(|host| !host.is_empty()));
+        // The password belongs into its own key, where it is never printed.
+        if !known || url.contains('@') {
+            nats.fault(
+                "urls",
+                "holds something else than nats://host:port or tls://host:port",
+                "write each server like this; user and password have keys of their own",
+            );
+        }
+    }
+    let credentials = nats.optional_text("credentials_file", "NATS credentials file (user JWT and key).");
+    let user = nats.optional_text("user", "NATS user, where there is no credentials file.");
+    let password = nats.secret("password", "Password of that user.");
+    let authentication = match (credentials, user, password) {
+        (None, None, None) => NatsAuthentication::None,
+        (Some(file), None, None) => NatsAuthentication::CredentialsFile(file.into()),
+        (None, Some(user), Some(password)) => NatsAuthentication::Password { user, password },
+        (Some(_), _, _) => {
+            let remedy = "keep either credentials_file, or user and password";
+            nats.fault("credentials_file", "given together with user or password", remedy);
+            NatsAuthentication::None
+        }
+        (None, user, _) => {
+            let (given, missing) = if user.is_some() {
+                ("user", "password")
+            } else {
+                ("password", "user")
+            };
+            nats.fault(
+                given,
+                format!("given without {missing}"),
+                format!("add {missing}, or remove {given}"),
+            );
+            NatsAuthentication::None
+        }
+    };
+    let replicas = nats.integer(
+        "replicas",
+        1,
+        1..=5,
+        "Servers that hold each record of the log: 1, 3 or 5.",
+    );
+    if replicas.is_multiple_of(2) {
+        nats.fault(
+            "replicas",
+            format!("{replicas} replicas survive no more than {}", replicas - 1),
+            "set 1, 3 or 5",
+        );
+    }
+    let help = "What one shard's stream may take on each replica; when it is full, publishes are refused.";
+    let max_bytes = nats.bytes("max_bytes", GIB, 16 * MIB..=16 * TIB, help);
+    let levels = [
+        ("memory", NatsDurability::Memory),
+        ("replicated", NatsDurability::Replicated),
+        ("replicated-and-fsynced", NatsDurability::ReplicatedAndFsynced),
+    ];
+    let durability = nats.choice(
+        "durability",
+        &levels,
+        "replicated",
+        "What an acknowledged message survives: while most replicas run (memory), on the disks of the replicas but \
+         perhaps not synced (replicated), or synced, which needs `sync_interval: always` on every server \
+         (replicated-and-fsynced).",
+    );
+    NatsConfig {
+        urls,
+        authentication,
+        replicas: usize::try_from(replicas).unwrap_or(1),
+        max_bytes,
+        durability,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! none of this crate's business.
 
 mod bus;
+pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;

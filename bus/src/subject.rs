@@ -25,6 +25,34 @@ impl SubjectPrefix {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The subject under which a shard's records are stored. Only routers may publish there
+    /// (rule L8).
+    pub(crate) fn log_subject(&self, ordinal: u32, shard: ShardId) -> String {
+        format!("{}.log.{ordinal}.{shard}", self.0)
+    }
+
+    /// The stream that stores a shard's records. The ordinal of the log epoch is part of it (rule
+    /// L5).
+    pub(crate) fn log_stream(&self, ordinal: u32, shard: ShardId) -> String {
+        format!("{}_LOG_{ordinal}_{shard}", self.0.to_ascii_uppercase())
+    }
+
+    /// The subject under which the layout record is stored.
+    pub(crate) fn layout_subject(&self) -> String {
+        format!("{}.layout", self.0)
+    }
+
+    /// The stream that stores the layout record.
+    pub(crate) fn layout_stream(&self) -> String {
+        format!("{}_LAYOUT", self.0.to_ascii_uppercase())
+    }
+
+    /// A subject that nobody ever subscribes to: a request there is answered at once by the server
+    /// itself, which so has read everything sent to it before on the same connection.
+    pub(crate) fn nobody(&self) -> String {
+        format!("{}.nobody", self.0)
+    }
 }
 
 impl Default for SubjectPrefix {
@@ -121,6 +149,16 @@ mod tests {
             format!("sb.link.down.{hex}.7")
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
+    }
+
+    #[test]
+    fn spelling_of_what_is_stored() {
+        let prefix = SubjectPrefix::new("blue-1").unwrap();
+        let shard = ShardId::new(7).unwrap();
+        assert_eq!(prefix.log_subject(2, shard), "blue-1.log.2.7");
+        assert_eq!(prefix.log_stream(2, shard), "BLUE-1_LOG_2_7");
+        assert_eq!(prefix.layout_subject(), "blue-1.layout");
+        assert_eq!(prefix.layout_stream(), "BLUE-1_LAYOUT");
     }
 
     #[test]

@@ -118,7 +118,9 @@ impl Config {
         if ping_interval.subsec_nanos() != 0 {
             gateway.fault(
                 "ping_interval",
-                format!("{ping_interval:?} is not a whole number of seconds, which is all clients can be told"),
+                format!(
+                    "{ping_interval:?} is not a whole number of seconds, which is all clients can be told"
+                ),
                 "set whole seconds, such as \"25s\"",
             );
         }
@@ -239,7 +241,10 @@ mod tests {
     fn read(text: &str) -> Result<Config, String> {
         let mut document = Document::parse(text, []).unwrap();
         let config = Config::read(&mut document);
-        document.finish().map(|_| config).map_err(|faults| faults.to_string())
+        document
+            .finish()
+            .map(|_| config)
+            .map_err(|faults| faults.to_string())
     }
 
     #[test]

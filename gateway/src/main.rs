@@ -1,1 +1,33 @@
-fn main() {}
+//! The gateway as a process of its own. See the library.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use axum::Router;
+use switchboard_bus::config::BusConfig;
+use switchboard_gateway::{Config, Deps, start};
+use switchboard_service_kit::run::{self, Program, StartFailure};
+
+const PROGRAM: Program = Program {
+    name: "switchboard-gateway",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "holds clients' connections",
+    admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001),
+    other_sections: &["switchboard", "router", "persistence", "presence", "notify"],
+};
+
+fn main() -> ExitCode {
+    run::main(
+        PROGRAM,
+        |document| (BusConfig::read(document), Config::read(document)),
+        |(bus, config), context| async move {
+            let backends = bus.open(PROGRAM.name).await?;
+            let deps = Deps {
+                bus: backends.bus,
+                shards: backends.shards,
+                extra: Router::new(),
+            };
+            start(config, deps, context).await.map_err(StartFailure::from)
+        },
+    )
+}

@@ -157,7 +157,10 @@ impl GatewayMetrics {
     }
 
     pub(crate) fn refused(&self, reason: Refused) {
-        self.families.refused.get_or_create(&RefusedLabel { reason }).inc();
+        self.families
+            .refused
+            .get_or_create(&RefusedLabel { reason })
+            .inc();
     }
 
     pub(crate) fn disconnected(&self, by: EndedBy, code: u16) {

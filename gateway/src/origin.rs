@@ -46,8 +46,14 @@ fn is_loopback(authority: &str) -> bool {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// `*` in the pattern stands for any characters, also none.
@@ -74,7 +80,10 @@ mod tests {
     use super::*;
 
     fn origins(allowed: &[&str], insecure: bool) -> Origins {
-        Origins::new(allowed.iter().map(|origin| (*origin).to_owned()).collect(), insecure)
+        Origins::new(
+            allowed.iter().map(|origin| (*origin).to_owned()).collect(),
+            insecure,
+        )
     }
 
     #[test]

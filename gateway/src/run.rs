@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use futures_util::FutureExt as _;
 use switchboard_bus::Bus;
-use switchboard_bus::membership::Membership;
+use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
 use switchboard_service_kit::admin;
@@ -57,7 +57,15 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let incarnation = Incarnation::random();
     let stop = context.tasks.stop_token();
     let health = context.health.component("gateway");
-    let membership = Membership::join(&deps.bus, Role::Gateway, incarnation, &context.tasks).await?;
+    let membership = Membership::join(
+        Arc::clone(&deps.bus),
+        Role::Gateway,
+        incarnation,
+        MembershipSettings::default(),
+        &context.tasks.tracker(),
+        stop.clone(),
+    )
+    .await?;
 
     // Links are stopped by themselves, after the sessions that use them.
     let link_context = Context {

@@ -22,8 +22,8 @@ use switchboard_proto::codes::DisconnectCode;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
-pub(crate) use self::shared_reply::SharedReply;
 use self::outgoing::Outgoing;
+pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::Subscriptions;
 pub(crate) use self::task::serve;
 

@@ -79,7 +79,12 @@ async fn upgrade(
         }
         Err(refusal) => {
             gateway.metrics.refused(refusal.reason);
-            tracing::info!(?peer, status = refusal.status.as_u16(), why = refusal.why, "connection refused");
+            tracing::info!(
+                ?peer,
+                status = refusal.status.as_u16(),
+                why = refusal.why,
+                "connection refused"
+            );
             (refusal.status, refusal.why).into_response()
         }
     }

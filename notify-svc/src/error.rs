@@ -1,11 +1,11 @@
 //! Why the service does not start.
 
-use switchboard_bus::BusError;
+use switchboard_bus::membership::MembershipError;
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The bus did not take the subscription to beats.
     #[error("notify service cannot join the bus: see that the bus of section [bus] can be reached")]
-    Join(#[source] BusError),
+    Join(#[source] MembershipError),
 }

@@ -8,7 +8,7 @@ use switchboard_persistence_svc::{Config, Deps, start};
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
-    name: "persistence",
+    name: "switchboard-persistence-svc",
     version: env!("CARGO_PKG_VERSION"),
     about: "will store and search messages; today it only joins the bus",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8003),
@@ -21,7 +21,14 @@ fn main() -> ExitCode {
         |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
             let backends = bus.open(PROGRAM.name).await?;
-            let running = start(config, Deps { bus: backends.bus.clone() }, context).await?;
+            let running = start(
+                config,
+                Deps {
+                    bus: backends.bus.clone(),
+                },
+                context,
+            )
+            .await?;
             Ok::<_, StartFailure>((running, backends))
         },
     )

@@ -37,7 +37,7 @@ pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Runn
     let health = context.health.component("persistence");
     let incarnation = Incarnation::random();
     let membership = Membership::join(
-        &deps.bus,
+        deps.bus,
         Role::Persistence,
         incarnation,
         MembershipSettings::default(),
@@ -52,5 +52,11 @@ pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Runn
     });
     health.ready();
     tracing::info!(%incarnation, "persistence service has joined the bus");
-    Ok(Running { incarnation, membership })
+    Ok(Running {
+        incarnation,
+        membership,
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,3 +40,61 @@ fn print(service: &'static str, numbers: &[(&'static str, u64)]) {
         .collect();
     tracing::info!(service, "summary {}", numbers.join(" "));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_line_each_interval_with_the_numbers_of_that_moment() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _here = tracing::subscriber::set_default(subscriber);
+        let tasks = Tasks::new(&Metrics::new());
+        let sessions = Arc::new(AtomicU64::new(3));
+        let numbers = Arc::clone(&sessions);
+        spawn(&tasks, "clock", INTERVAL, move || {
+            vec![("sessions", numbers.load(Ordering::Relaxed)), ("ticks", 9)]
+        });
+        tokio::time::sleep(INTERVAL + INTERVAL / 2).await;
+        sessions.store(4, Ordering::Relaxed);
+        tokio::time::sleep(INTERVAL).await;
+        tasks.stop(INTERVAL).await;
+
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let found: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("service=\"clock\""))
+            .collect();
+        assert_eq!(found.len(), 2, "{text}");
+        assert!(
+            found[0].contains("INFO") && found[0].contains("summary sessions=3 ticks=9"),
+            "{text}"
+        );
+        assert!(found[1].contains("summary sessions=4 ticks=9"), "{text}");
+    }
+}

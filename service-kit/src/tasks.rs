@@ -53,11 +53,17 @@ struct Inner {
     counts: Arc<Counts>,
     tracker: TaskTracker,
     stop: CancellationToken,
-    /// Drops the futures that are still there when the stop's budget is spent.
-    force: CancellationToken,
     failure: SetOnce<TaskFailure>,
-    running: Mutex<BTreeMap<u64, &'static str>>,
+    /// By a number that is never used again. Locked when a task begins, ends or is ended.
+    running: Mutex<BTreeMap<u64, Running>>,
     next_id: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: &'static str,
+    /// `None` for the moment in which the task is spawned.
+    handle: Option<AbortHandle>,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +150,6 @@ impl Tasks {
             counts,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
-            force: CancellationToken::new(),
             failure: SetOnce::new(),
             running: Mutex::default(),
             next_id: AtomicU64::new(0),
@@ -152,7 +157,8 @@ impl Tasks {
     }
 
     /// Cancelled when the stop begins. Cancelling this one reaches only its own clones and children,
-    /// not the node.
+    /// not the node. Waiting on a token takes its lock, so tasks that run often get one each rather
+    /// than share a clone.
     pub fn stop_token(&self) -> CancellationToken {
         self.0.stop.child_token()
     }
@@ -177,13 +183,10 @@ impl Tasks {
     ) -> AbortHandle {
         let tasks = self.clone();
         let entry = RunningTask::enter(self, name);
+        let id = entry.id;
         let wrapped = async move {
             let _entry = entry;
-            let ended = tokio::select! {
-                biased;
-                () = tasks.0.force.cancelled() => return,
-                ended = CatchPanic::new(future) => ended,
-            };
+            let ended = CatchPanic::new(future).await;
             let cause = match ended {
                 Ok(()) if tasks.0.stop.is_cancelled() || kind == TaskKind::Replaceable => return,
                 Ok(()) => {
@@ -197,7 +200,12 @@ impl Tasks {
                 drop(tasks.0.failure.set(TaskFailure { task: name, cause }));
             }
         };
-        self.0.tracker.spawn(wrapped).abort_handle()
+        let handle = self.0.tracker.spawn(wrapped).abort_handle();
+        // It may have ended already.
+        if let Some(running) = self.0.running.lock().get_mut(&id) {
+            running.handle = Some(handle.clone());
+        }
+        handle
     }
 
     /// Runs futures from `factory` one after the other, until the stop: after an end or a panic the
@@ -261,13 +269,19 @@ impl Tasks {
                 forced: Vec::new(),
             };
         }
-        let mut forced: Vec<&'static str> = self.0.running.lock().values().copied().collect();
+        let (mut forced, handles): (Vec<&'static str>, Vec<Option<AbortHandle>>) = self
+            .0
+            .running
+            .lock()
+            .values()
+            .map(|task| (task.name, task.handle.clone()))
+            .unzip();
         forced.resize(self.0.tracker.len().max(forced.len()), "(unnamed)");
         for task in &forced {
             self.0.counts.forced.get_or_create(&TaskLabel { task }).inc();
         }
         tracing::warn!(tasks = ?forced, budget_ms = budget.as_millis(), "tasks did not stop in time");
-        self.0.force.cancel();
+        handles.iter().flatten().for_each(AbortHandle::abort);
         // Those that do not await cannot be ended; the process's end takes them.
         drop(tokio::time::timeout(AFTER_FORCE, self.0.tracker.wait()).await);
         StopOutcome {
@@ -293,7 +307,13 @@ struct RunningTask {
 impl RunningTask {
     fn enter(tasks: &Tasks, task: &'static str) -> Self {
         let id = tasks.0.next_id.fetch_add(1, Ordering::Relaxed);
-        tasks.0.running.lock().insert(id, task);
+        tasks.0.running.lock().insert(
+            id,
+            Running {
+                name: task,
+                handle: None,
+            },
+        );
         let label = TaskLabel { task };
         tasks.0.counts.running.get_or_create(&label).inc();
         Self {

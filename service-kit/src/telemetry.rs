@@ -110,3 +110,25 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         "panic"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_init_is_fine_and_a_bad_filter_is_not() {
+        for format in [LogFormat::Json, LogFormat::Human] {
+            init(&LogConfig {
+                format,
+                filter: "error".to_owned(),
+            })
+            .unwrap();
+        }
+        let error = init(&LogConfig {
+            format: LogFormat::Human,
+            filter: "a=b=c".to_owned(),
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("\"a=b=c\""), "{error}");
+    }
+}

@@ -9,7 +9,7 @@ use switchboard_service_kit::run::chain;
 use switchboard_service_kit::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Config, Effective, StartError, Switchboard};
+use crate::{Config, Effective, Switchboard};
 
 /// A realtime communication service.
 #[derive(Debug, Parser)]
@@ -78,9 +78,10 @@ fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>)
     })
 }
 
-async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
-    let layout = config.bus.create().await.map_err(StartError::from)?;
-    println!("layout is in force: {} shards, hash {}", layout.shards, layout.hash);
+async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
+    config.bus.create = true;
+    let backends = config.bus.open("migrate").await?;
+    println!("the layout of {} shards is in force, and each has its log", backends.shards.get());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use switchboard_bus::config::{Backends, OpenError};
+use switchboard_bus::config::{Backend, Backends, OpenError};
 use switchboard_service_kit::admin::{self, BindError};
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::{TaskFailure, Tasks};
@@ -83,11 +83,15 @@ impl Switchboard {
             address: config.node.admin.listen,
             source,
         })?;
+        let data = match &config.bus.backend {
+            Backend::Embedded { path, .. } => Some(path.clone()),
+            Backend::Nats(_) => None,
+        };
         let mut system = Self {
             groups: Vec::new(),
             gateway: None,
             admin,
-            data: config.bus.data_folder(),
+            data,
             budget: config.node.shutdown_budget,
             context,
             aside,

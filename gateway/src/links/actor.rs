@@ -140,8 +140,7 @@ impl LinkActor {
         match ask {
             Ask::Subscribe { session, id, channel } => self.link.subscribe(session, id, channel, now, turn),
             Ask::Unsubscribe { session, id, channel } => {
-                self.link.unsubscribe(session.id(), &channel);
-                session.unsubscribed(&channel);
+                self.link.unsubscribe(session.id(), &channel, turn);
                 if let Some(id) = id {
                     session.reply(&replies::unsubscribed(id));
                 }
@@ -191,19 +190,21 @@ impl Output<Arc<SessionHandle>> for Turn {
         channel: &ChannelName,
         log_epoch: &str,
         offset: Offset,
-    ) {
-        session.subscribed(channel);
+    ) -> bool {
+        let wanted = session.subscribed(channel, id);
         session.reply(&replies::subscribed(id, log_epoch, offset));
+        wanted
     }
 
     fn not_subscribed(&mut self, session: &Arc<SessionHandle>, id: u32, channel: &ChannelName, code: ErrorCode) {
-        session.unsubscribed(channel);
+        session.refused(channel, id);
         session.reply(&replies::error(id, code.into()));
     }
 
     fn lost(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName) {
-        session.unsubscribed(channel);
-        session.reply(&replies::unsubscribe_push(channel, UnsubscribeCode::InsufficientState));
+        if session.lost(channel) {
+            session.reply(&replies::unsubscribe_push(channel, UnsubscribeCode::InsufficientState));
+        }
     }
 
     fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Offset, Refusal>) {

@@ -35,8 +35,16 @@ pub(crate) trait Subscriber: Clone {
 pub(crate) trait Output<S> {
     /// Send a frame to the owner.
     fn up(&mut self, router: Incarnation, frame: Up);
-    /// Command `id` succeeded: everything of `channel` after `offset` will follow.
-    fn subscribed(&mut self, session: &S, id: u32, channel: &ChannelName, log_epoch: &str, offset: Offset);
+    /// Command `id` succeeded: everything of `channel` after `offset` will follow. `false`: the
+    /// session has given the channel up meanwhile, so nothing must follow.
+    fn subscribed(
+        &mut self,
+        session: &S,
+        id: u32,
+        channel: &ChannelName,
+        log_epoch: &str,
+        offset: Offset,
+    ) -> bool;
     /// Command `id` failed.
     fn not_subscribed(&mut self, session: &S, id: u32, channel: &ChannelName, code: ErrorCode);
     /// The subscription lost its place; the session has to subscribe again.
@@ -241,8 +249,9 @@ impl<S: Subscriber> Link<S> {
                 match &self.place {
                     // Also while the link is down (R4): a reopening continues at the position.
                     Some(place) if entry.held => {
-                        out.subscribed(&session, id, &channel, &place.log_epoch, place.offset);
-                        entry.sessions.insert(session.id(), session);
+                        if out.subscribed(&session, id, &channel, &place.log_epoch, place.offset) {
+                            entry.sessions.insert(session.id(), session);
+                        }
                     }
                     Some(_) | None => {
                         entry.waiting.push(Waiting { session, id, deadline });
@@ -266,13 +275,14 @@ impl<S: Subscriber> Link<S> {
         }
     }
 
-    /// Ends a subscription, also one that still waits for its answer.
-    pub(crate) fn unsubscribe(&mut self, session: u64, channel: &ChannelName) {
+    /// Ends a subscription, also one that still waits for its answer: that is answered first.
+    pub(crate) fn unsubscribe(&mut self, session: u64, channel: &ChannelName, out: &mut impl Output<S>) {
         let Some(entry) = self.channels.0.get_mut(channel) else { return };
         entry.sessions.remove(&session);
-        let before = entry.waiting.len();
-        entry.waiting.retain(|waiting| waiting.session.id() != session);
-        self.waiting -= before - entry.waiting.len();
+        for given_up in entry.waiting.extract_if(.., |waiting| waiting.session.id() == session) {
+            self.waiting -= 1;
+            out.not_subscribed(&given_up.session, given_up.id, channel, ErrorCode::Internal);
+        }
         self.drop_if_unused(channel);
     }
 
@@ -462,8 +472,9 @@ impl<S: Subscriber> Link<S> {
             channel.held = true;
             for Waiting { session, id, .. } in channel.waiting.drain(..) {
                 self.waiting -= 1;
-                out.subscribed(&session, id, &name, &place.log_epoch, place.offset);
-                channel.sessions.insert(session.id(), session);
+                if out.subscribed(&session, id, &name, &place.log_epoch, place.offset) {
+                    channel.sessions.insert(session.id(), session);
+                }
             }
             self.drop_if_unused(&name);
         }

@@ -104,7 +104,10 @@ impl End {
         let code = self.close_frame().map_or(0, |frame| u16::from(frame.code));
         let (by, why): (EndedBy, Option<Cow<'_, str>>) = match self {
             Self::Disconnect { why, .. } => (EndedBy::Gateway, why.as_deref().map(Into::into)),
-            Self::TooLarge => (EndedBy::Gateway, Some("frame larger than gateway.max_frame".into())),
+            Self::TooLarge => (
+                EndedBy::Gateway,
+                Some("frame larger than gateway.max_frame".into()),
+            ),
             Self::NotText => (EndedBy::Gateway, Some("text frame that is not UTF-8".into())),
             Self::NotWebSocket(error) => (EndedBy::Gateway, Some(error.to_string().into())),
             Self::Client => (EndedBy::Client, None),
@@ -140,9 +143,9 @@ fn disconnect(code: DisconnectCode) -> (CloseCode, &'static str) {
 pub(super) async fn close(gateway: &Gateway, session: &SessionHandle, socket: &mut Socket, end: &End) {
     let limit = gateway.config.write_timeout;
     let Some(frame) = end.close_frame() else {
-        // Sends the answer to the client's own close frame.
+        // The answer to the client's own close frame was made when it was read.
         if matches!(end, End::Client) {
-            drop(tokio::time::timeout(limit, socket.close(None)).await);
+            drop(tokio::time::timeout(limit, socket.flush()).await);
         }
         return;
     };

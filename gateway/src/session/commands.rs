@@ -141,7 +141,9 @@ impl Commands {
             });
         }
         if !self.gateway.config.insecure {
-            return Err(violation("connect without token; only gateway.insecure allows that"));
+            return Err(violation(
+                "connect without token; only gateway.insecure allows that",
+            ));
         }
         self.connected = true;
         self.gateway.metrics.connects.inc();
@@ -290,7 +292,9 @@ fn method(command: &Command) -> Method {
             unsubscribe: Some(_), ..
         } => Method::Unsubscribe,
         Command { publish: Some(_), .. } => Method::Publish,
-        Command { presence: Some(_), .. } => Method::Presence,
+        Command {
+            presence: Some(_), ..
+        } => Method::Presence,
         Command {
             presence_stats: Some(_),
             ..

@@ -76,9 +76,6 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_have_no_json_frame() {
-        assert_eq!(
-            SharedReply::new(message(b"\"\xff\"")).frame(Encoding::Json),
-            None
-        );
+        assert_eq!(SharedReply::new(message(b"\"\xff\"")).frame(Encoding::Json), None);
     }
 }

@@ -69,7 +69,10 @@ impl Subscriptions {
 
     pub(super) fn refused(&self, channel: &ChannelName, command: u32) {
         let mut channels = self.channels.lock();
-        if channels.get(channel).is_some_and(|asked| asked.command == command) {
+        if channels
+            .get(channel)
+            .is_some_and(|asked| asked.command == command)
+        {
             channels.remove(channel);
         }
     }

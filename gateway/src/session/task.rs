@@ -178,8 +178,7 @@ impl Chores {
             Chore::Stop => {
                 self.stop = None;
                 let spread = self.gateway.config.drain_spread;
-                self.timers
-                    .leave(Instant::now() + spread.mul_f64(rand::random()));
+                self.timers.leave(Instant::now() + spread.mul_f64(rand::random()));
             }
         }
         self.set_alarm();

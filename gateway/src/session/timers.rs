@@ -50,8 +50,13 @@ pub(super) struct Timers {
 
 enum Phase {
     /// No successful `connect` yet.
-    New { stale: Instant },
-    Connected { ping: Instant, pong: Option<Instant> },
+    New {
+        stale: Instant,
+    },
+    Connected {
+        ping: Instant,
+        pong: Option<Instant>,
+    },
 }
 
 impl Timers {
@@ -68,7 +73,11 @@ impl Timers {
     /// interval, so that connections that began together do not ping together.
     pub(super) fn connected(&mut self, now: Instant, early: f64) {
         if matches!(self.phase, Phase::New { .. }) {
-            let ping = now + self.timing.ping_interval.mul_f64(1.0 - early.clamp(0.0, 1.0) / 2.0);
+            let ping = now
+                + self
+                    .timing
+                    .ping_interval
+                    .mul_f64(1.0 - early.clamp(0.0, 1.0) / 2.0);
             self.phase = Phase::Connected { ping, pong: None };
         }
     }

@@ -21,6 +21,9 @@ enum Told {
     Message { session: u64, offset: u64 },
 }
 
+/// A session that has always given up what it is told to have subscribed to.
+const GIVES_UP: u64 = 99;
+
 #[derive(Default)]
 struct Seen {
     frames: Vec<Up>,
@@ -39,9 +42,10 @@ impl Output<u64> for Seen {
         self.frames.push(frame);
     }
 
-    fn subscribed(&mut self, session: &u64, id: u32, channel: &ChannelName, log_epoch: &str, offset: Offset) {
+    fn subscribed(&mut self, session: &u64, id: u32, channel: &ChannelName, log_epoch: &str, offset: Offset) -> bool {
         let (channel, epoch) = (channel.to_string(), log_epoch.to_owned());
         self.told.push(Told::Subscribed { session: *session, id, channel, epoch, offset: offset.get() });
+        *session != GIVES_UP
     }
 
     fn not_subscribed(&mut self, session: &u64, id: u32, _: &ChannelName, code: ErrorCode) {
@@ -231,7 +235,8 @@ fn channel_dropped_and_asked_for_again_waits_for_the_later_answer() {
     let mut rig = Rig::up();
     rig.subscribe(1, 7, "a");
     let first = rig.frames()[0].number;
-    rig.link.unsubscribe(1, &name("a"));
+    rig.link.unsubscribe(1, &name("a"), &mut rig.seen);
+    assert_eq!(rig.told(), [Told::NotSubscribed { session: 1, id: 7, code: 100 }]);
     rig.subscribe(2, 8, "a");
     let again = rig.frames();
     assert_eq!(items(&again), [interest(&[], &["a"]), interest(&["a"], &[])]);
@@ -474,4 +479,16 @@ fn large_opening_is_split_into_frames_of_the_size_limit() {
     rig.opened(50);
     rig.applied(frames.len() as u64);
     assert_eq!(rig.told().len(), 100);
+}
+
+#[test]
+fn channel_given_up_meanwhile_is_answered_and_not_delivered() {
+    let mut rig = Rig::up();
+    rig.subscribe(GIVES_UP, 7, "a");
+    let number = rig.frames()[0].number;
+    rig.applied(number);
+    assert_eq!(rig.told(), [subscribed(GIVES_UP, 7, "a", 50)]);
+    rig.deliver(50, 60, &[(55, "a")]);
+    assert_eq!(rig.told(), []);
+    assert_eq!(items(&rig.frames()), [interest(&[], &["a"])], "nobody is left there");
 }

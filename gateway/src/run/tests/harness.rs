@@ -1,0 +1,167 @@
+//! A gateway of its own for each test, and a client that shows the wire as it is.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use switchboard_bus::SubjectPrefix;
+use switchboard_bus::embedded::EmbeddedBus;
+use switchboard_service_kit::config::Document;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+use super::super::*;
+
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(super) struct Node {
+    pub(super) address: SocketAddr,
+    pub(super) context: Context,
+}
+
+impl Node {
+    /// A gateway with the `[gateway]` section `keys`.
+    pub(super) async fn start(keys: &str) -> Self {
+        let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\n{keys}");
+        let mut document = Document::parse(&text, []).unwrap();
+        let config = Config::read(&mut document);
+        document.finish().unwrap();
+        let context = Context::new();
+        let deps = Deps {
+            bus: EmbeddedBus::new(SubjectPrefix::new("test").unwrap()),
+            shards: ShardCount::new(2).unwrap(),
+            extra: Router::new().route("/", axum::routing::get(async || "demo")),
+        };
+        let running = start(config, deps, context.clone()).await.unwrap();
+        Self {
+            address: running.address,
+            context,
+        }
+    }
+
+    /// One where nobody needs a token.
+    pub(super) async fn insecure(keys: &str) -> Self {
+        Self::start(&format!("insecure = true\n{keys}")).await
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("ws://{}{}", self.address, upgrade::PATH)
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        Client::open(&self.url(), &[]).await.unwrap()
+    }
+
+    /// A client whose `connect` was answered.
+    pub(super) async fn connected(&self) -> Client {
+        let mut client = self.client().await;
+        client.send(r#"{"id":1,"connect":{}}"#).await;
+        assert!(
+            client
+                .reply()
+                .await
+                .starts_with(r#"{"id":1,"connect":{"client":""#)
+        );
+        client
+    }
+
+    /// The value of the metric `line`, name with labels.
+    pub(super) fn metric(&self, line: &str) -> u64 {
+        let page = self.context.metrics.encode();
+        let value = page
+            .lines()
+            .find_map(|each| each.strip_prefix(line)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until the metric `line` is `value`.
+    pub(super) async fn until(&self, line: &str, value: u64) {
+        let reached = async {
+            while self.metric(line) != value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
+        assert!(
+            reached.is_ok(),
+            "{line} is {}, not {value}\n{}",
+            self.metric(line),
+            self.context.metrics.encode()
+        );
+    }
+}
+
+pub(super) struct Client {
+    pub(super) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    replies: VecDeque<String>,
+}
+
+impl Client {
+    pub(super) async fn open(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let config = WebSocketConfig::default().read_buffer_size(1024);
+        let opening = connect_async_with_config(request, Some(config), true);
+        let (socket, response) = tokio::time::timeout(DEADLINE, opening).await.unwrap()?;
+        let protocol = response.headers().get("sec-websocket-protocol");
+        let asked = headers.iter().find(|(name, _)| *name == "sec-websocket-protocol");
+        assert_eq!(protocol.is_some(), asked.is_some());
+        Ok(Self {
+            socket,
+            replies: VecDeque::new(),
+        })
+    }
+
+    pub(super) async fn send(&mut self, frame: &str) {
+        self.send_message(Message::text(frame)).await;
+    }
+
+    pub(super) async fn send_message(&mut self, message: Message) {
+        self.socket.send(message).await.unwrap();
+    }
+
+    async fn message(&mut self) -> Option<Result<Message, Error>> {
+        tokio::time::timeout(DEADLINE, self.socket.next())
+            .await
+            .expect("an answer in time")
+    }
+
+    /// The next reply or push, as its text.
+    pub(super) async fn reply(&mut self) -> String {
+        while self.replies.is_empty() {
+            match self.message().await {
+                Some(Ok(Message::Text(text))) => {
+                    self.replies.extend(text.split('\n').map(str::to_owned));
+                }
+                other => panic!("expected a reply: {other:?}"),
+            }
+        }
+        self.replies.pop_front().unwrap()
+    }
+
+    /// Code and reason of the close frame, behind any replies.
+    pub(super) async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.message().await {
+                Some(Ok(Message::Text(_))) => {}
+                Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                    return (code.into(), reason.to_string());
+                }
+                other => panic!("expected a close frame: {other:?}"),
+            }
+        }
+    }
+
+    /// The gateway still answers this client.
+    pub(super) async fn assert_lives(&mut self) {
+        self.send(r#"{"id":4000000000,"rpc":{"method":"any"}}"#).await;
+        let answer = r#"{"id":4000000000,"error":{"code":108,"message":"not available"}}"#;
+        assert_eq!(self.reply().await, answer);
+    }
+}
