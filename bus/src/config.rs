@@ -7,12 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use secrecy::SecretString;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{MAX_SHARDS, SHARD_HASH, ShardCount};
 use switchboard_service_kit::config::Document;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::embedded::{self, EmbeddedBus, EmbeddedDurability, EmbeddedLog};
+use crate::nats::{
+    ConnectError, NatsAuthentication, NatsBus, NatsConfig, NatsConnection, NatsDurability, NatsLog,
+    NatsLogConfig,
+};
 use crate::{Bus, Log, LogError, SubjectPrefix};
 
 const MIB: u64 = 1 << 20;
@@ -45,12 +50,12 @@ pub enum Backend {
         max_bytes: u64,
     },
     /// NATS with JetStream.
-    Nats(NatsConfig),
+    Nats(NatsSettings),
 }
 
 /// How NATS is reached, and what its streams are created with.
 #[derive(Debug, Clone)]
-pub struct NatsConfig {
+pub struct NatsSettings {
     /// Servers, each `nats://host:port` or `tls://host:port`.
     pub urls: Vec<String>,
     /// How this process proves who it is.
@@ -61,34 +66,6 @@ pub struct NatsConfig {
     pub max_bytes: u64,
     /// What an acknowledged record survives.
     pub durability: NatsDurability,
-}
-
-/// How a process proves to NATS who it is.
-#[derive(Debug, Clone)]
-pub enum NatsAuthentication {
-    /// Not at all.
-    None,
-    /// By a credentials file (user JWT and key).
-    CredentialsFile(PathBuf),
-    /// By a name and a password.
-    Password {
-        /// The name.
-        user: String,
-        /// The password.
-        password: SecretString,
-    },
-}
-
-/// What an acknowledged record survives in NATS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NatsDurability {
-    /// The death of this process, and of a minority of the replicas. Nothing is on disk.
-    Memory,
-    /// Also the restart of servers: records are on the replicas' disks, but a server acknowledges
-    /// them before they are synced, so a power cut of a majority may take the last ones.
-    Replicated,
-    /// Also a power cut of all servers, if each of them runs with `sync_interval: always`.
-    ReplicatedAndFsynced,
 }
 
 /// An open bus and log.
@@ -108,8 +85,11 @@ pub enum OpenError {
     /// The embedded log.
     #[error("cannot open the embedded log (bus.embedded.path)")]
     Embedded(#[from] embedded::OpenError),
-    /// The log's layout cannot be read or created.
-    #[error("cannot read or create the log's layout")]
+    /// NATS.
+    #[error("cannot reach NATS (bus.nats.urls)")]
+    Nats(#[from] ConnectError),
+    /// The log, or its layout, cannot be read, checked or created.
+    #[error("cannot use the log")]
     Log(#[from] LogError),
     /// The log was never set up.
     #[error("the log has no layout: set bus.create = true, or run `switchboard migrate` once")]
@@ -219,16 +199,49 @@ impl BusConfig {
             } => {
                 // Blocks, but nothing can go on before it is open.
                 let log = EmbeddedLog::open_limited(path, *durability, Some(*max_bytes))?;
+                self.check_layout(&*log).await?;
                 (EmbeddedBus::new(self.prefix.clone()), log)
             }
-            Backend::Nats(_) => todo!("{service}"),
+            Backend::Nats(settings) => {
+                let log = self.open_nats_log(settings, service).await?;
+                (self.open_nats_bus(settings, service).await?, log)
+            }
         };
-        self.check_layout(&*log).await?;
         Ok(Backends {
             bus,
             log,
             shards: self.shards,
         })
+    }
+
+    async fn open_nats_bus(&self, settings: &NatsSettings, service: &str) -> Result<Arc<NatsBus>, OpenError> {
+        let connection = NatsConnection::connect(&settings.connection(service)).await?;
+        // Each subscription's task ends when the subscription is dropped. Nothing else may end one: a
+        // service that drains still needs the bus.
+        Ok(NatsBus::new(
+            connection,
+            self.prefix.clone(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        ))
+    }
+
+    /// On a connection of its own, so that reading much of the log does not hold up the links.
+    async fn open_nats_log(&self, settings: &NatsSettings, service: &str) -> Result<Arc<NatsLog>, OpenError> {
+        let mut connection = settings.connection(service);
+        connection.name += " log";
+        let config = NatsLogConfig {
+            prefix: self.prefix.clone(),
+            replicas: settings.replicas,
+            max_bytes: settings.max_bytes,
+            durability: settings.durability,
+        };
+        let log = NatsLog::new(NatsConnection::connect(&connection).await?, config);
+        self.check_layout(&*log).await?;
+        if !self.create {
+            log.check(self.shards).await?;
+        }
+        Ok(log)
     }
 
     /// Whoever differs from the layout must not start (rule L7).
@@ -257,6 +270,12 @@ impl BusConfig {
     }
 }
 
+impl NatsSettings {
+    fn connection(&self, service: &str) -> NatsConfig {
+        NatsConfig::new(self.urls.clone(), self.authentication.clone(), service)
+    }
+}
+
 fn read_embedded(document: &mut Document) -> Backend {
     let mut embedded = document.section("bus.embedded");
     let path = embedded.path("path", "./data/log", "Folder of the embedded log.");
@@ -279,7 +298,7 @@ fn read_embedded(document: &mut Document) -> Backend {
     }
 }
 
-fn read_nats(document: &mut Document) -> NatsConfig {
+fn read_nats(document: &mut Document) -> NatsSettings {
     let mut nats = document.section("bus.nats");
     let urls = nats.list(
         "urls",
@@ -360,7 +379,7 @@ fn read_nats(document: &mut Document) -> NatsConfig {
          perhaps not synced (replicated), or synced, which needs `sync_interval: always` on every server \
          (replicated-and-fsynced).",
     );
-    NatsConfig {
+    NatsSettings {
         urls,
         authentication,
         replicas: usize::try_from(replicas).unwrap_or(1),

@@ -8,6 +8,11 @@
 mod bus;
 pub mod config;
 #[cfg(feature = "conformance")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a suite of tests, compiled for tests only"
+)]
 pub mod conformance;
 pub mod embedded;
 mod log;

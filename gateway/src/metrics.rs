@@ -216,7 +216,7 @@ struct ShardLabel {
 impl LinkMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let links = Self::default();
-        metrics.register("link", |registry| {
+        metrics.register("gateway_link", |registry| {
             registry.register(
                 "deliveries",
                 "Publications queued for clients, one for each receiver",

@@ -74,11 +74,6 @@ impl SessionHandle {
         self.client
     }
 
-    /// How its messages are encoded.
-    pub(crate) fn encoding(&self) -> Encoding {
-        self.encoding
-    }
-
     /// Queues an answer or a push. Over the queue's limit the session closes as slow.
     pub(crate) fn reply(&self, reply: &Reply) {
         if self.outgoing.closing().is_none() {

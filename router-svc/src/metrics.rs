@@ -16,6 +16,8 @@ pub(crate) struct RouterMetrics {
     pub(crate) claims: Counter,
     pub(crate) ownerships_lost: Counter,
     pub(crate) appends: Counter,
+    pub(crate) messages: Counter,
+    pub(crate) refused: Counter,
     pub(crate) bad_frames: Counter,
     shards: Arc<ShardFamilies>,
 }
@@ -53,6 +55,8 @@ impl RouterMetrics {
                 router.ownerships_lost.clone(),
             );
             registry.register("appends", "Batches appended to the log", router.appends.clone());
+            registry.register("messages", "Messages in those batches", router.messages.clone());
+            registry.register("refused_appends", "Batches that the log refused", router.refused.clone());
             registry.register("bad_frames", "Undecodable frames from gateways", router.bad_frames.clone());
             let shards = &router.shards;
             registry.register("shard_position", "Sequence of the shard's last record", shards.position.clone());

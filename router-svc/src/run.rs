@@ -11,6 +11,7 @@ use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
+use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::TaskKind;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -98,6 +99,15 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         shards: HashMap::new(),
         begun: Instant::now(),
     };
+    let counted = router.metrics.clone();
+    summary::spawn(&context.tasks, "router", summary::INTERVAL, move || {
+        vec![
+            ("owned_shards", u64::try_from(counted.owned_shards.get()).unwrap_or(0)),
+            ("appends", counted.appends.get()),
+            ("messages", counted.messages.get()),
+            ("ownerships_lost", counted.ownerships_lost.get()),
+        ]
+    });
     context.tasks.spawn("router", TaskKind::Essential, router.run(membership, beats, stop));
     Ok(Running { incarnation })
 }

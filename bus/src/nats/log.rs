@@ -175,7 +175,7 @@ impl Log for NatsLog {
         let last = info.state.last_sequence;
         let is_empty = info.state.messages == 0;
         Ok(LogInfo {
-            epoch: self.epoch(&info.config)?,
+            epoch: streams::epoch(&info.config)?,
             first: Sequence(if is_empty { last + 1 } else { info.state.first_sequence }),
             last: Sequence(last),
             bytes: info.state.bytes,

@@ -18,7 +18,11 @@ async fn without_arguments_it_serves_page_and_clients() -> Result<()> {
     let system = Process::start("switchboard", folder.path(), &[]).await?;
     let page = reqwest::get(system.page_url()).await?;
     assert!(page.status().is_success());
-    assert!(page.headers()["content-security-policy"].to_str()?.starts_with("default-src 'self';"));
+    assert!(
+        page.headers()["content-security-policy"]
+            .to_str()?
+            .starts_with("default-src 'self';")
+    );
     assert!(page.text().await?.contains("<h1>Switchboard</h1>"));
 
     let mut listener = Client::connect(&system.websocket_url()).await?;
@@ -50,7 +54,7 @@ async fn a_killed_system_goes_on_where_it_was() -> Result<()> {
             }
             before = Some((offset, epoch.clone()));
         }
-        system.kill().await?;
+        system.kill()?;
     }
     Ok(())
 }
@@ -68,18 +72,20 @@ async fn a_killed_router_is_replaced() -> Result<()> {
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
     let config = ["--config", "switchboard.toml"];
-    let victim = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
-    let survivor = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
-    let gateways = [
+    let mut victim = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
+    let mut survivor = Process::spawn("switchboard-router-svc", folder.path(), &config)?;
+    let mut gateways = [
         Process::spawn("switchboard-gateway", folder.path(), &config)?,
         Process::spawn("switchboard-gateway", folder.path(), &config)?,
     ];
-    for process in [&victim, &survivor, &gateways[0], &gateways[1]] {
+    for process in gateways.iter_mut().chain([&mut victim, &mut survivor]) {
         process.ready().await?;
     }
 
     // So many channels that both routers own some of their shards.
-    let channels: Vec<String> = (0..CHANNELS).map(|number| format!("room:killed-{number}")).collect();
+    let channels: Vec<String> = (0..CHANNELS)
+        .map(|number| format!("room:killed-{number}"))
+        .collect();
     let mut publisher = Client::connect(&gateways[0].websocket_url()).await?;
     let mut subscriber = Client::connect(&gateways[1].websocket_url()).await?;
     for channel in &channels {
@@ -87,14 +93,16 @@ async fn a_killed_router_is_replaced() -> Result<()> {
         publisher.publish(channel, json!("before")).await?;
         assert_eq!(subscriber.publication().await?.data, json!("before"));
     }
-    victim.kill().await?;
+    victim.kill()?;
     for channel in &channels {
         publish_until_acknowledged(&mut publisher, channel, &json!("after")).await?;
     }
 
     // The subscriber is told where it lost its place (2500; an SDK subscribes again by itself), and from then on has everything.
     for channel in &channels {
-        let reply = subscriber.command("subscribe", json!({ "channel": channel })).await?;
+        let reply = subscriber
+            .command("subscribe", json!({ "channel": channel }))
+            .await?;
         let code = reply["error"]["code"].as_u64();
         assert!(matches!(code, None | Some(105)), "{channel}: {reply}");
     }
@@ -105,7 +113,11 @@ async fn a_killed_router_is_replaced() -> Result<()> {
     while !missing.is_empty() {
         let publication = subscriber.publication().await?;
         if publication.data == json!("again") {
-            assert!(missing.remove(publication.channel.as_str()), "{} twice", publication.channel);
+            assert!(
+                missing.remove(publication.channel.as_str()),
+                "{} twice",
+                publication.channel
+            );
         }
     }
     for process in gateways.into_iter().chain([survivor]) {
@@ -119,7 +131,9 @@ async fn a_killed_router_is_replaced() -> Result<()> {
 async fn publish_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<()> {
     let trying = async {
         loop {
-            let reply = client.command("publish", json!({ "channel": channel, "data": data })).await?;
+            let reply = client
+                .command("publish", json!({ "channel": channel, "data": data }))
+                .await?;
             match reply["error"]["code"].as_u64() {
                 None => return Ok(()),
                 Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -127,5 +141,7 @@ async fn publish_until_acknowledged(client: &mut Client, channel: &str, data: &V
             }
         }
     };
-    timeout(DEADLINE, trying).await.with_context(|| format!("{channel} takes no message since the router was killed"))?
+    timeout(DEADLINE, trying)
+        .await
+        .with_context(|| format!("{channel} takes no message since the router was killed"))?
 }

@@ -1,10 +1,10 @@
 //! A client that speaks the JSON protocol itself, for what no SDK shows: the order of frames, commands that SDKs refuse to send, and
 //! what comes after an unsubscribe.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// What a frame held behind the message that was asked for.
     arrived: VecDeque<Event>,
+    /// Replies that came while something else was awaited, by command.
+    replies: HashMap<u64, Value>,
     /// Publications that came while something else was awaited, in order.
     publications: VecDeque<Publication>,
     /// Subscriptions that the server ended, with its code.
@@ -50,10 +52,13 @@ pub(crate) struct Client {
 impl Client {
     /// A WebSocket, and nothing sent yet.
     pub(crate) async fn open(url: &str) -> Result<Self> {
-        let (socket, _) = timeout(DEADLINE, connect_async(url)).await.context("open timed out")??;
+        let (socket, _) = timeout(DEADLINE, connect_async(url))
+            .await
+            .context("open timed out")??;
         Ok(Self {
             socket,
             arrived: VecDeque::new(),
+            replies: HashMap::new(),
             publications: VecDeque::new(),
             ended: Vec::new(),
             last_id: 0,
@@ -65,19 +70,26 @@ impl Client {
     pub(crate) async fn connect(url: &str) -> Result<Self> {
         let mut client = Self::open(url).await?;
         let reply = client.command("connect", json!({})).await?;
-        client.id = reply["connect"]["client"].as_str().context("the connect reply names no client")?.to_owned();
+        client.id = reply["connect"]["client"]
+            .as_str()
+            .context("the connect reply names no client")?
+            .to_owned();
         Ok(client)
     }
 
     /// One WebSocket text message, as it is.
     pub(crate) async fn send_frame(&mut self, frame: impl Into<String>) -> Result<()> {
-        timeout(DEADLINE, self.socket.send(Message::text(frame.into()))).await.context("send timed out")??;
+        timeout(DEADLINE, self.socket.send(Message::text(frame.into())))
+            .await
+            .context("send timed out")??;
         Ok(())
     }
 
     /// The next event. Pings are not answered here.
     pub(crate) async fn event(&mut self) -> Result<Event> {
-        timeout(DEADLINE, self.next_event()).await.context("nothing came in time")?
+        timeout(DEADLINE, self.next_event())
+            .await
+            .context("nothing came in time")?
     }
 
     async fn next_event(&mut self) -> Result<Event> {
@@ -91,7 +103,9 @@ impl Client {
                         self.arrived.push_back(parse(line)?);
                     }
                 }
-                Some(Ok(Message::Close(close))) => return Ok(Event::Closed(close.map(|close| close.code.into()))),
+                Some(Ok(Message::Close(close))) => {
+                    return Ok(Event::Closed(close.map(|close| close.code.into())));
+                }
                 Some(Ok(other)) => bail!("expected a text message, got {other:?}"),
                 Some(Err(_)) | None => return Ok(Event::Closed(None)),
             }
@@ -112,22 +126,25 @@ impl Client {
     pub(crate) async fn send(&mut self, name: &str, request: Value) -> Result<u64> {
         self.last_id += 1;
         let id = self.last_id;
-        self.send_frame(json!({ "id": id, name: request }).to_string()).await?;
+        self.send_frame(json!({ "id": id, name: request }).to_string())
+            .await?;
         Ok(id)
     }
 
-    /// Waits for the reply with this id. Publications that come before are kept.
+    /// Waits for the reply with this id. What comes before is kept: publications, and replies to other commands, which may come in
+    /// any order.
     pub(crate) async fn reply(&mut self, id: u64) -> Result<Value> {
         let awaited = async {
             loop {
-                match self.other_than_ping().await? {
-                    Event::Reply(reply) if reply["id"] == id => return Ok(reply),
-                    Event::Push(push) => self.keep(&push)?,
-                    other => bail!("expected the reply to command {id}, got {other:?}"),
+                if let Some(reply) = self.replies.remove(&id) {
+                    return Ok(reply);
                 }
+                self.keep_next().await?;
             }
         };
-        timeout(DEADLINE, awaited).await.with_context(|| format!("no reply to command {id} in time"))?
+        timeout(DEADLINE, awaited)
+            .await
+            .with_context(|| format!("no reply to command {id} in time"))?
     }
 
     /// Sends one command and waits for its reply, which may be an error.
@@ -150,34 +167,48 @@ impl Client {
     }
 
     pub(crate) async fn publish(&mut self, channel: &str, data: Value) -> Result<()> {
-        self.must("publish", json!({ "channel": channel, "data": data })).await.map(drop)
+        self.must("publish", json!({ "channel": channel, "data": data }))
+            .await
+            .map(drop)
     }
 
     /// The next publication of any channel.
     pub(crate) async fn publication(&mut self) -> Result<Publication> {
-        if let Some(publication) = self.publications.pop_front() {
-            return Ok(publication);
-        }
         let awaited = async {
-            while self.publications.is_empty() {
-                match self.other_than_ping().await? {
-                    Event::Push(push) => self.keep(&push)?,
-                    other => bail!("expected a publication, got {other:?}"),
+            loop {
+                if let Some(publication) = self.publications.pop_front() {
+                    return Ok(publication);
                 }
+                self.keep_next().await?;
             }
-            self.publications.pop_front().context("one was kept")
         };
-        timeout(DEADLINE, awaited).await.context("no publication in time")?
+        timeout(DEADLINE, awaited)
+            .await
+            .context("no publication in time")?
     }
 
-    fn keep(&mut self, push: &Value) -> Result<()> {
-        match push.get("unsubscribe") {
-            Some(unsubscribe) => {
-                let text = || format!("not an unsubscribe push: {push}");
-                let channel = push["channel"].as_str().with_context(text)?;
-                self.ended.push((channel.to_owned(), unsubscribe["code"].as_u64().with_context(text)?));
+    /// Takes the next event that is not a ping, and keeps it for whoever asks.
+    async fn keep_next(&mut self) -> Result<()> {
+        match self.other_than_ping().await? {
+            Event::Reply(reply) => {
+                let id = reply["id"]
+                    .as_u64()
+                    .with_context(|| format!("a reply without id: {reply}"))?;
+                let earlier = self.replies.insert(id, reply);
+                ensure!(earlier.is_none(), "a second reply to command {id}");
             }
-            None => self.publications.push_back(publication(push)?),
+            Event::Push(push) => match push.get("unsubscribe") {
+                Some(unsubscribe) => {
+                    let text = || format!("not an unsubscribe push: {push}");
+                    let channel = push["channel"].as_str().with_context(text)?;
+                    self.ended.push((
+                        channel.to_owned(),
+                        unsubscribe["code"].as_u64().with_context(text)?,
+                    ));
+                }
+                None => self.publications.push_back(publication(&push)?),
+            },
+            other => bail!("the connection ended: {other:?}"),
         }
         Ok(())
     }
@@ -199,7 +230,9 @@ impl Client {
 
 fn parse(line: &str) -> Result<Event> {
     let message: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:?}"))?;
-    let fields = message.as_object().with_context(|| format!("not an object: {line}"))?;
+    let fields = message
+        .as_object()
+        .with_context(|| format!("not an object: {line}"))?;
     Ok(match message.get("push") {
         _ if fields.is_empty() => Event::Ping,
         Some(push) => Event::Push(push.clone()),

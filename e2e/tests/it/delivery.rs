@@ -18,10 +18,17 @@ type Received = BTreeMap<String, Vec<(u64, Value)>>;
 
 /// Reads until the last message of each of `channels` has come.
 async fn read_to_the_end(client: &mut Client, channels: &[String]) -> Result<Received> {
-    let mut received: Received = channels.iter().map(|channel| (channel.clone(), Vec::new())).collect();
+    let mut received: Received = channels
+        .iter()
+        .map(|channel| (channel.clone(), Vec::new()))
+        .collect();
     let mut open = channels.len();
     while open > 0 {
-        let Publication { channel, offset, data } = client.publication().await?;
+        let Publication {
+            channel,
+            offset,
+            data,
+        } = client.publication().await?;
         if data == LAST {
             open -= 1;
         }
@@ -34,7 +41,10 @@ async fn read_to_the_end(client: &mut Client, channels: &[String]) -> Result<Rec
 }
 
 fn assert_growing(messages: &[(u64, Value)]) {
-    assert!(messages.is_sorted_by(|a, b| a.0 < b.0), "offsets do not grow: {messages:?}");
+    assert!(
+        messages.is_sorted_by(|a, b| a.0 < b.0),
+        "offsets do not grow: {messages:?}"
+    );
 }
 
 /// 200 clients, each in two of ten channels, 20 of them publishing all at once without waiting for answers.
@@ -53,7 +63,10 @@ async fn everything_once_and_in_order(system: &System) -> Result<()> {
         let url = urls[number % urls.len()].clone();
         // Two different ones, and other pairs for neighbours.
         let first = number % CHANNELS;
-        let channels = [name(first), name((first + 1 + number / CHANNELS % (CHANNELS - 1)) % CHANNELS)];
+        let channels = [
+            name(first),
+            name((first + 1 + number / CHANNELS % (CHANNELS - 1)) % CHANNELS),
+        ];
         let subscribed = Arc::clone(&subscribed);
         subscribers.spawn(async move {
             let mut client = Client::connect(&url).await?;
@@ -77,11 +90,18 @@ async fn everything_once_and_in_order(system: &System) -> Result<()> {
             for number in 0..EACH {
                 for channel in 0..CHANNELS {
                     let data = json!({ "publisher": publisher, "number": number });
-                    ids.push(client.send("publish", json!({ "channel": name(channel), "data": data })).await?);
+                    ids.push(
+                        client
+                            .send("publish", json!({ "channel": name(channel), "data": data }))
+                            .await?,
+                    );
                 }
             }
             for id in ids {
-                let reply = client.reply(id).await.with_context(|| format!("publisher {publisher}"))?;
+                let reply = client
+                    .reply(id)
+                    .await
+                    .with_context(|| format!("publisher {publisher}"))?;
                 ensure!(reply["publish"].is_object(), "publisher {publisher}: {reply}");
             }
             Ok(())
@@ -103,8 +123,13 @@ async fn everything_once_and_in_order(system: &System) -> Result<()> {
     while let Some(received) = subscribers.join_next().await {
         for (channel, messages) in received?? {
             readers += 1;
-            let same = reference.entry(channel.clone()).or_insert_with(|| messages.clone());
-            assert_eq!(*same, messages, "two subscribers of {channel} were given different things");
+            let same = reference
+                .entry(channel.clone())
+                .or_insert_with(|| messages.clone());
+            assert_eq!(
+                *same, messages,
+                "two subscribers of {channel} were given different things"
+            );
         }
     }
     assert_eq!((readers, reference.len()), (2 * CLIENTS, CHANNELS));
@@ -161,15 +186,25 @@ async fn nothing_slips_between_reply_and_first_message(system: &System) -> Resul
     while let Some(received) = subscribers.join_next().await {
         let (from, messages) = received??;
         assert_growing(&messages);
-        assert!(messages.first().is_none_or(|(offset, _)| *offset > from), "older than the reply's {from}: {messages:?}");
+        assert!(
+            messages.first().is_none_or(|(offset, _)| *offset > from),
+            "older than the reply's {from}: {messages:?}"
+        );
         let mut numbers: Vec<u64> = messages.iter().filter_map(|(_, data)| data.as_u64()).collect();
-        assert_eq!(messages.len(), numbers.len() + 1, "something else came: {messages:?}");
+        assert_eq!(
+            messages.len(),
+            numbers.len() + 1,
+            "something else came: {messages:?}"
+        );
         let first = numbers.first().copied().unwrap_or(published + 1);
         let expected: Vec<u64> = (first..=published).collect();
         assert_eq!(numbers, expected, "a hole or a repeat after the first message");
         in_the_middle += usize::from(first > 1 && numbers.pop().is_some());
     }
-    assert!(in_the_middle > SUBSCRIBERS / 2, "only {in_the_middle} subscribed while the channel was busy");
+    assert!(
+        in_the_middle > SUBSCRIBERS / 2,
+        "only {in_the_middle} subscribed while the channel was busy"
+    );
     Ok(())
 }
 
@@ -193,7 +228,9 @@ async fn an_unsubscribed_channel_is_silent(system: &System) -> Result<()> {
         // Behind the witness's copy, on the visitor's own connection: anything under way has come.
         visitor.subscribe("room:elsewhere").await?;
         assert_eq!(visitor.kept(), 0, "a message came after the unsubscribe reply");
-        visitor.must("unsubscribe", json!({ "channel": "room:elsewhere" })).await?;
+        visitor
+            .must("unsubscribe", json!({ "channel": "room:elsewhere" }))
+            .await?;
     }
     Ok(())
 }

@@ -14,7 +14,10 @@ async fn two_tabs_talk() -> Result<()> {
         ("SWITCHBOARD_PAGE", system.page_url()?),
         ("SWITCHBOARD_SCREENSHOTS", screenshots.display().to_string()),
     ];
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     tools::node("demo.test.js", &environment).await?;
     system.stop().await
 }

@@ -1,6 +1,7 @@
 //! All services together, seen from outside. One binary, so that it links once.
 
 mod binaries;
+mod child;
 mod client;
 mod delivery;
 mod demo_page;

@@ -2,18 +2,19 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use anyhow::{Context, Result, bail, ensure};
+use switchboard_testkit::wait_until;
+
+use crate::child::Guarded;
 
 /// Until a process serves, and until one that was asked to stop has ended.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Process {
-    child: Child,
+    child: Guarded,
     name: &'static str,
     admin: SocketAddr,
     gateway: SocketAddr,
@@ -22,7 +23,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary `name` in `folder` on free ports, and waits until it says that it is ready.
     pub(crate) async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        let process = Self::spawn(name, folder, arguments)?;
+        let mut process = Self::spawn(name, folder, arguments)?;
         process.ready().await?;
         Ok(process)
     }
@@ -30,26 +31,36 @@ impl Process {
     /// As [`Self::start`], and does not wait.
     pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let [gateway, admin] = free_addresses()?;
-        let child = Command::new(binary(name)?)
+        let mut command = Command::new(binary(name)?);
+        command
             .args(arguments)
             .current_dir(folder)
             .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
-            .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string())
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("{name} did not start"))?;
-        Ok(Self { child, name, admin, gateway })
+            .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+        Ok(Self {
+            child: Guarded::spawn(&mut command)?,
+            name,
+            admin,
+            gateway,
+        })
     }
 
-    pub(crate) async fn ready(&self) -> Result<()> {
+    pub(crate) async fn ready(&mut self) -> Result<()> {
         let url = format!("http://{}/health/ready", self.admin);
-        let serving = async {
-            while !reqwest::get(&url).await.is_ok_and(|response| response.status().is_success()) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let child = &mut self.child;
+        let answered = async || {
+            !child.runs()
+                || reqwest::get(&url)
+                    .await
+                    .is_ok_and(|response| response.status().is_success())
         };
-        timeout(DEADLINE, serving).await.with_context(|| format!("{} is not ready within {DEADLINE:?}", self.name))
+        wait_until(DEADLINE, answered)
+            .await
+            .with_context(|| format!("{} is not ready", self.name))?;
+        if !self.child.runs() {
+            bail!("{} ended, and what it said is above", self.name);
+        }
+        Ok(())
     }
 
     pub(crate) fn websocket_url(&self) -> String {
@@ -61,35 +72,50 @@ impl Process {
     }
 
     /// `kill -9`.
-    pub(crate) async fn kill(mut self) -> Result<()> {
-        self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child
+            .kill()
+            .with_context(|| format!("{} cannot be killed", self.name))
     }
 
     /// SIGTERM, as Kubernetes and service managers send it; how the process ended.
     pub(crate) async fn terminate(mut self) -> Result<ExitStatus> {
-        let id = self.child.id().with_context(|| format!("{} has ended already", self.name))?;
-        let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+        let id = self.child.id();
+        let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
         ensure!(sent.success(), "kill -TERM {id}: {sent}");
-        timeout(DEADLINE, self.child.wait())
+        self.child
+            .ended(DEADLINE)
             .await
-            .with_context(|| format!("{} did not end within {DEADLINE:?} of SIGTERM", self.name))?
-            .context("its end cannot be waited for")
+            .with_context(|| format!("{} after SIGTERM", self.name))
     }
 }
 
 fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("the test executable is not below target/")?;
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .context("the test executable is not below target/")?;
     let binary = folder.join(name);
-    ensure!(binary.exists(), "{} is missing: run ./test, or `cargo build --workspace --bins`", binary.display());
+    ensure!(
+        binary.exists(),
+        "{} is missing: run ./test, or `cargo build --workspace --bins`",
+        binary.display()
+    );
     Ok(binary)
 }
 
 /// Ports that were free a moment ago; held together, so that they differ.
 fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
-    let listeners: Vec<TcpListener> =
-        (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> =
-        listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
-    addresses.try_into().ok().context("as many addresses as listeners")
+    let listeners: Vec<TcpListener> = (0..COUNT)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()?;
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<std::io::Result<_>>()?;
+    addresses
+        .try_into()
+        .ok()
+        .context("as many addresses as listeners")
 }

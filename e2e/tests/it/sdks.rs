@@ -6,11 +6,19 @@ use crate::system::System;
 use crate::tools;
 
 async fn javascript(system: &System) -> Result<()> {
-    tools::node("sdk.test.js", &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))]).await
+    tools::node(
+        "sdk.test.js",
+        &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))],
+    )
+    .await
 }
 
 async fn python(system: &System) -> Result<()> {
-    tools::python("sdk_test", &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))]).await
+    tools::python(
+        "sdk_test",
+        &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))],
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,6 +55,9 @@ fn the_demo_page_ships_the_tested_sdk() -> Result<()> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let tested = std::fs::read(root.join("js/node_modules/centrifuge/dist/centrifuge.js"))?;
     let shipped = std::fs::read(root.join("../console/vendor/centrifuge/centrifuge.js"))?;
-    assert!(tested == shipped, "console/vendor is not the dist/centrifuge.js of e2e/js/package-lock.json");
+    assert!(
+        tested == shipped,
+        "console/vendor is not the dist/centrifuge.js of e2e/js/package-lock.json"
+    );
     Ok(())
 }

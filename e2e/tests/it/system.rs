@@ -15,6 +15,7 @@ insecure = true
 listen = "127.0.0.1:0"
 ping_interval = "1s"
 pong_timeout = "800ms"
+drain_spread = "100ms"
 
 [admin]
 listen = "127.0.0.1:0"
@@ -35,9 +36,16 @@ impl System {
     /// What `cargo run` starts: all services in one process, embedded bus and log.
     pub(crate) async fn embedded() -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let config = format!("{NODE}\n[bus]\nbackend = \"embedded\"\n[bus.embedded]\ndata = {:?}\n", data.path());
+        let config = format!(
+            "{NODE}\n[bus]\nbackend = \"embedded\"\n[bus.embedded]\npath = {:?}\n",
+            data.path()
+        );
         let node = start(&config).await?;
-        let system = Self { nodes: vec![node], _nats: None, _data: data };
+        let system = Self {
+            nodes: vec![node],
+            _nats: None,
+            _data: data,
+        };
         system.ready().await?;
         Ok(system)
     }
@@ -55,7 +63,11 @@ impl System {
             );
             nodes.push(start(&config).await?);
         }
-        let system = Self { nodes, _nats: Some(nats), _data: data };
+        let system = Self {
+            nodes,
+            _nats: Some(nats),
+            _data: data,
+        };
         system.ready().await?;
         Ok(system)
     }
@@ -67,13 +79,18 @@ impl System {
 
     /// Where the demo page is.
     pub(crate) fn page_url(&self) -> Result<String> {
-        self.nodes.iter().find_map(Switchboard::demo_url).context("no gateway, so no page")
+        self.nodes
+            .iter()
+            .find_map(Switchboard::demo_url)
+            .context("no gateway, so no page")
     }
 
     /// Until every node can serve: shards have owners, gateways their links.
     async fn ready(&self) -> Result<()> {
         for node in &self.nodes {
-            timeout(READY, node.ready()).await.with_context(|| format!("not ready within {READY:?}"))?;
+            timeout(READY, node.ready())
+                .await
+                .with_context(|| format!("not ready within {READY:?}"))?;
         }
         Ok(())
     }
@@ -82,7 +99,11 @@ impl System {
     pub(crate) async fn stop(self) -> Result<()> {
         for node in self.nodes {
             let stopped = node.stop().await;
-            ensure!(stopped.forced.is_empty(), "these had to be stopped by force: {:?}", stopped.forced);
+            ensure!(
+                stopped.forced.is_empty(),
+                "these had to be stopped by force: {:?}",
+                stopped.forced
+            );
         }
         Ok(())
     }

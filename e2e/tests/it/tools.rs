@@ -1,12 +1,12 @@
 //! Runs the test scripts of other languages, with the versions that `install-tools` installed.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tokio::process::Command;
-use tokio::time::timeout;
+use anyhow::{Context, Result, ensure};
+
+use crate::child::Guarded;
 
 /// For a whole script.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -18,7 +18,10 @@ fn folder(name: &str) -> PathBuf {
 /// Where pictures of pages go: beside the test executables, so below `target/`.
 pub(crate) fn screenshots() -> Result<PathBuf> {
     let executable = std::env::current_exe()?;
-    let target = executable.ancestors().nth(3).context("the test executable is not below target/")?;
+    let target = executable
+        .ancestors()
+        .nth(3)
+        .context("the test executable is not below target/")?;
     Ok(target.join("screenshots"))
 }
 
@@ -34,28 +37,36 @@ pub(crate) async fn python(module: &str, environment: &[(&str, &str)]) -> Result
     let python = folder("../.tools/python-sdk/bin/python");
     installed(&python)?;
     run(
-        Command::new(python).args(["-B", "-m", "unittest", "-v", module]).current_dir(folder("python")),
+        Command::new(python)
+            .args(["-B", "-m", "unittest", "-v", module])
+            .current_dir(folder("python")),
         environment,
     )
     .await
 }
 
 fn installed(file: &Path) -> Result<()> {
-    ensure!(file.exists(), "{} is missing: run ./test, or e2e/install-tools, once", file.display());
+    ensure!(
+        file.exists(),
+        "{} is missing: run ./test, or e2e/install-tools, once",
+        file.display()
+    );
     Ok(())
 }
 
+/// Runs a command and prints what it printed.
 async fn run(command: &mut Command, environment: &[(&str, &str)]) -> Result<()> {
-    command.envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
-    let shown = format!("{:?}", command.as_std());
-    let output = timeout(DEADLINE, command.output())
-        .await
-        .with_context(|| format!("{shown} did not end within {DEADLINE:?}"))?
-        .with_context(|| format!("{shown} did not start"))?;
-    println!("{}", String::from_utf8_lossy(&output.stdout));
-    println!("{}", String::from_utf8_lossy(&output.stderr));
-    if !output.status.success() {
-        bail!("{shown}: {}; its output is above", output.status);
+    let folder = tempfile::tempdir()?;
+    let outputs = [folder.path().join("stdout"), folder.path().join("stderr")];
+    command
+        .envs(environment.iter().copied())
+        .stdout(std::fs::File::create(&outputs[0])?)
+        .stderr(std::fs::File::create(&outputs[1])?);
+    let ended = Guarded::spawn(command)?.ended(DEADLINE).await;
+    for output in &outputs {
+        println!("{}", String::from_utf8_lossy(&std::fs::read(output)?));
     }
+    let status = ended.with_context(|| format!("{command:?}: its output is above"))?;
+    ensure!(status.success(), "{command:?}: {status}; its output is above");
     Ok(())
 }

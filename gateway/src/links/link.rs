@@ -340,11 +340,15 @@ impl<S: Subscriber> Link<S> {
         let current = (frame.ordinal, frame.owner_epoch) == owner.rank()
             && frame.open == self.open
             && frame.shard == u32::from(self.shard.get());
-        // What an earlier opening or a deposed owner still has on the way concerns nobody.
-        if !current || self.phase == Phase::Down || frame.number <= self.down_number {
+        // What an earlier opening or a deposed owner still has on the way concerns nobody. What an
+        // owner sent before it gave up does, also where its last beat came first.
+        if !current || frame.number <= self.down_number {
             return None;
         }
         if frame.number != self.down_number + 1 {
+            if self.phase == Phase::Down {
+                return None;
+            }
             self.reset(now, out);
             return Some(Reset::Gap);
         }
@@ -352,11 +356,15 @@ impl<S: Subscriber> Link<S> {
         self.heard = now;
         for item in frame.items.into_iter().filter_map(|item| item.item) {
             match item {
-                down_item::Item::Opened(opened) => self.opened(opened, owner, out),
+                down_item::Item::Opened(opened) if self.phase != Phase::Down => self.opened(opened, owner, out),
+                down_item::Item::Opened(_) => {}
                 down_item::Item::Applied(applied) => self.applied(applied.up_number, out),
                 down_item::Item::Answer(answer) => self.answer(answer, out),
                 down_item::Item::Delivery(delivery) => {
                     if !self.delivery(delivery, owner, out) {
+                        if self.phase == Phase::Down {
+                            return None;
+                        }
                         self.reset(now, out);
                         return Some(Reset::Gap);
                     }

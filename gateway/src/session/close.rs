@@ -16,7 +16,7 @@ use super::task::{Socket, write};
 use crate::gateway::Gateway;
 use crate::metrics::EndedBy;
 
-/// How long a client gets to answer our close frame.
+/// How long a client gets to take what is still queued and to answer our close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// The same while the gateway stops.
@@ -156,11 +156,7 @@ pub(super) async fn close(gateway: &Gateway, session: &SessionHandle, socket: &m
             ..
         }
     );
-    if unwritable || write(gateway, session, socket).await.is_err() {
-        return;
-    }
-    let sent = tokio::time::timeout(limit, socket.send(Message::Close(Some(frame)))).await;
-    if !matches!(sent, Ok(Ok(()))) {
+    if unwritable {
         return;
     }
     let wait = if gateway.stop.is_cancelled() {
@@ -168,8 +164,14 @@ pub(super) async fn close(gateway: &Gateway, session: &SessionHandle, socket: &m
     } else {
         CLOSE_WAIT
     };
-    // Whether the client answers or not, the socket is closed next.
-    drop(tokio::time::timeout(wait, answer(socket, end.is_readable())).await);
+    let farewell = async {
+        while let Ok(false) = write(gateway, session, socket).await {}
+        if let Ok(Ok(())) = tokio::time::timeout(limit, socket.send(Message::Close(Some(frame)))).await {
+            answer(socket, end.is_readable()).await;
+        }
+    };
+    // Whether it succeeds or not, the socket is closed next.
+    drop(tokio::time::timeout(wait, farewell).await);
 }
 
 /// Until the client closes its side. Closing a socket with unread bytes would tear our close frame

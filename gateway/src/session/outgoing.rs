@@ -14,7 +14,7 @@ const FRAME_COST: usize = 64;
 pub(super) struct Outgoing {
     state: Mutex<State>,
     /// Told when the queue stops being empty, and when the session closes. The task empties the
-    /// queue each time, so a queue that is not empty needs no further word.
+    /// queue each time, or calls `come_back`, so a queue that is not empty needs no further word.
     changed: Notify,
     limit: usize,
 }
@@ -78,6 +78,11 @@ impl Outgoing {
     /// Nothing is queued from here on. The first code counts.
     pub(super) fn close(&self, code: DisconnectCode) {
         self.state.lock().closing.get_or_insert(code);
+        self.changed.notify_one();
+    }
+
+    /// [`Outgoing::changed`] ends once more: the queue was left before it was empty.
+    pub(super) fn come_back(&self) {
         self.changed.notify_one();
     }
 

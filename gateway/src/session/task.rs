@@ -28,6 +28,10 @@ pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 /// A ping of the client protocol.
 const PING: Utf8Bytes = Utf8Bytes::from_static("{}");
 
+/// Bytes that are written before the session looks at its other work: a slow client's full queue
+/// must delay neither its pings nor its commands for long.
+const A_TURN: usize = 64 * 1024;
+
 /// Runs a connection to its end. A panic inside ends this session with 3004, after which it is
 /// passed on to the caller, who counts it.
 pub(crate) async fn serve(gateway: Arc<Gateway>, session: Arc<SessionHandle>, mut socket: Socket) {
@@ -182,7 +186,9 @@ impl Chores {
             }
         }
         self.set_alarm();
-        write(&self.gateway, &self.session, socket).await?;
+        if !write(&self.gateway, &self.session, socket).await? {
+            self.session.outgoing.come_back();
+        }
         match self.session.outgoing.closing() {
             Some(code) => Err(code.into()),
             None => Ok(()),
@@ -202,17 +208,24 @@ impl Chores {
     }
 }
 
-/// Writes all that is queued, and flushes once.
+/// Writes what is queued, about [`A_TURN`] bytes at most, and flushes once. `true`: all of it.
 pub(super) async fn write(
     gateway: &Gateway,
     session: &SessionHandle,
     socket: &mut Socket,
-) -> Result<(), End> {
+) -> Result<bool, End> {
+    let mut written = 0;
+    let mut all = true;
     while let Some(frame) = session.outgoing.pop() {
+        written += frame.len();
         feed(gateway, socket, frame).await?;
+        if written >= A_TURN {
+            all = false;
+            break;
+        }
     }
     match tokio::time::timeout(gateway.config.write_timeout, socket.flush()).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(all),
         Ok(Err(error)) => Err(End::Network(error)),
         Err(_) => Err(DisconnectCode::WriteError.into()),
     }

@@ -98,6 +98,10 @@ impl Shard {
         self.metrics.owned_shards.inc();
         let result = self.own(is, &mut frames, &stop).await;
         self.metrics.owned_shards.dec();
+        if matches!(result, Err(ShardEnd::Deposed)) {
+            // There is an owner: nobody else should claim.
+            return result;
+        }
         // Gateways stop sending here, and the successor need not wait for silence.
         let released = self.beat(is, true).await;
         tracing::info!(shard = %self.shard, owner_epoch = %is.owner_epoch, "shard released");
@@ -124,11 +128,13 @@ impl Shard {
                     appending = None;
                     match settled {
                         Settled::Stored(sequence) => {
-                            owner.stored(sequence)?;
+                            let messages = owner.stored(sequence)?;
                             self.metrics.appends.inc();
+                            self.metrics.messages.inc_by(messages as u64);
                         }
                         Settled::Refused(why) => {
                             tracing::error!(shard = %self.shard, why, "log refuses messages");
+                            self.metrics.refused.inc();
                             owner.refused();
                         }
                         Settled::Deposed => return Err(ShardEnd::Deposed),

@@ -213,11 +213,12 @@ impl Owner {
         self.links.push_to(gateway, open, down_item::Item::Answer(answer));
     }
 
-    /// The log settled the append in flight: it is stored, at `sequence`.
+    /// The log settled the append in flight: it is stored, at `sequence`. Returns how many messages
+    /// it held.
     ///
     /// # Errors
     /// [`StepDown`] where that is not the place it was written for; nothing was answered then.
-    pub(crate) fn stored(&mut self, sequence: Sequence) -> Result<(), StepDown> {
+    pub(crate) fn stored(&mut self, sequence: Sequence) -> Result<usize, StepDown> {
         let expected = self.last.next();
         if sequence != expected {
             return Err(StepDown::Misplaced { expected, stored: sequence });
@@ -234,7 +235,7 @@ impl Owner {
             .enumerate()
             .map(|(index, queued)| (Offset::new(sequence, index), queued.channel.as_ref(), &queued.message));
         self.links.deliver(messages, position);
-        Ok(())
+        Ok(batch.len())
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.

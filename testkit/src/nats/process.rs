@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::monitor;
-use crate::wait_until;
+/// Between two looks at a process that starts or ends.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The ports of one server.
 #[derive(Debug, Clone, Copy)]
@@ -134,15 +135,19 @@ impl Process {
     /// Waits until it serves, or is gone.
     pub(super) async fn ready(&mut self, deadline: Duration) -> Result<()> {
         let port = self.ports.monitor;
-        let mut is_gone = false;
-        let waited = wait_until(deadline, async || {
-            is_gone = !self.is_running();
-            is_gone || monitor::is_healthy(port).await
+        let waited = tokio::time::timeout(deadline, async {
+            while self.is_running() {
+                if monitor::is_healthy(port).await {
+                    return true;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            false
         });
         let waited = waited.await;
-        if is_gone || waited.is_err() {
+        if !matches!(waited, Ok(true)) {
             let output = std::fs::read_to_string(self.output()).unwrap_or_default();
-            let what = if is_gone { "ended" } else { "is not ready" };
+            let what = if waited.is_ok() { "ended" } else { "is not ready" };
             bail!("nats-server {what}; it printed:\n{output}");
         }
         Ok(())
@@ -154,7 +159,12 @@ impl Process {
 
     pub(super) async fn stop(&mut self, deadline: Duration) -> Result<()> {
         self.signal("TERM")?;
-        wait_until(deadline, async || !self.is_running()).await.context("nats-server does not stop")?;
+        let ended = tokio::time::timeout(deadline, async {
+            while self.is_running() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        ended.await.context("nats-server does not stop")?;
         self.child = None;
         Ok(())
     }

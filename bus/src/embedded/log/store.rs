@@ -1,8 +1,11 @@
 //! How the log lies in its folder.
 //!
+//! The file [`FORMAT_FILE`] names the format of the rest, as a line of text, so that it can be read
+//! whatever the rest has become. It is written last when a folder is made: what it promises and is
+//! not there was lost. The rest is the store's:
+//!
 //! | keyspace | key | value |
 //! | --- | --- | --- |
-//! | `meta` | `format` | one byte, [`STORE_FORMAT`] |
 //! | `meta` | `layout` | the layout record, behind its own format byte |
 //! | `meta` | `epoch/<shard>` | the log epoch, as text |
 //! | `meta` | `start/<shard>` | first sequence and the bytes of all records before it |
@@ -12,7 +15,8 @@
 //! reading it. A keyspace per shard keeps keys ascending, so that compaction hardly rewrites; its
 //! name carries the ordinal, so that a log made anew shares nothing with the old one (rule L5).
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +32,10 @@ use super::EmbeddedDurability;
 use crate::log::LogError;
 
 /// The newest layout of the folder that this release reads, and the one it writes.
-const STORE_FORMAT: u8 = 1;
+const STORE_FORMAT: u64 = 1;
+
+/// See above.
+const FORMAT_FILE: &str = "switchboard-log-format";
 
 /// Memory for one shard's records that are in the journal but not yet in a table.
 const MEMTABLE_BYTES: u64 = 8 << 20;
@@ -273,12 +280,21 @@ impl Store {
             path: dir.to_owned(),
             source,
         })?;
+        let is_new = !has_format(dir)?;
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
             .worker_threads(WORKERS)
             .open()
             .map_err(failed)?;
+        let broken = |reason: String| OpenError::Damaged {
+            path: dir.to_owned(),
+            reason,
+        };
+        // The store itself would go on with an empty folder.
+        if !is_new && !database.keyspace_exists("meta") {
+            return Err(broken("its keyspaces are gone".to_owned()));
+        }
         let meta = database
             .keyspace("meta", || KeyspaceCreateOptions::default().max_memtable_size(1 << 20))
             .map_err(failed)?;
@@ -293,13 +309,15 @@ impl Store {
             layout: RwLock::default(),
             shards: RwLock::default(),
         };
-        store.check_format(dir)?;
-        let Some(layout) = store.get("layout").map_err(failed)? else {
+        let layout = store.get("layout").map_err(failed)?;
+        if is_new {
+            if layout.is_some() {
+                return Err(broken(format!("its file {FORMAT_FILE} is gone")));
+            }
+            note_format(dir).map_err(|source| OpenError::of_io(dir.to_owned(), source))?;
+        }
+        let Some(layout) = layout else {
             return Ok((store, Vec::new()));
-        };
-        let broken = |reason: String| OpenError::Damaged {
-            path: dir.to_owned(),
-            reason,
         };
         let layout: Layout = match format::decode(layout.into()) {
             Ok(layout) => layout,
@@ -316,30 +334,6 @@ impl Store {
             .map_err(|error| broken(error.to_string()))?;
         *store.layout.write() = Some(layout);
         Ok((store, writers))
-    }
-
-    fn check_format(&self, dir: &Path) -> Result<(), OpenError> {
-        let failed = |error| OpenError::of(dir, error);
-        match self.get("format").map_err(failed)?.as_deref() {
-            Some([STORE_FORMAT]) => Ok(()),
-            Some([newer]) if *newer > STORE_FORMAT => Err(OpenError::Newer {
-                path: dir.to_owned(),
-                found: format!("format {newer}"),
-            }),
-            Some(_) => Err(OpenError::Damaged {
-                path: dir.to_owned(),
-                reason: "unknown format".to_owned(),
-            }),
-            None if self.database.keyspace_count() > 1 => Err(OpenError::Damaged {
-                path: dir.to_owned(),
-                reason: "no format is noted".to_owned(),
-            }),
-            None => {
-                let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-                batch.insert(&self.meta, "format", [STORE_FORMAT]);
-                batch.commit().map_err(failed)
-            }
-        }
     }
 
     fn get(&self, key: &str) -> fjall::Result<Option<Slice>> {
@@ -451,6 +445,38 @@ impl Store {
     }
 }
 
+/// Whether the folder was made already, by a release whose format this one reads.
+fn has_format(dir: &Path) -> Result<bool, OpenError> {
+    let path = dir.to_owned();
+    let text = match std::fs::read(dir.join(FORMAT_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(OpenError::of_io(path, error)),
+    };
+    let found = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match found {
+        Some(found) if found == STORE_FORMAT => Ok(true),
+        Some(found) if found > STORE_FORMAT => Err(OpenError::Newer {
+            path,
+            found: format!("format {found}"),
+        }),
+        _ => Err(OpenError::Damaged {
+            path,
+            reason: format!("its file {FORMAT_FILE} holds no format"),
+        }),
+    }
+}
+
+/// Notes the format, whole or not at all.
+fn note_format(dir: &Path) -> std::io::Result<()> {
+    let unfinished = dir.join(format!("{FORMAT_FILE}.new"));
+    let mut file = File::create(&unfinished)?;
+    writeln!(file, "{STORE_FORMAT}")?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, dir.join(FORMAT_FILE))?;
+    File::open(dir)?.sync_all()
+}
+
 fn keyspace_name(shard: ShardId, epoch: LogEpoch) -> String {
     format!("log-{}-{shard}", epoch.ordinal)
 }
@@ -494,4 +520,95 @@ pub(super) fn damaged(error: fjall::Error) -> LogError {
 
 pub(super) fn unavailable(error: fjall::Error) -> LogError {
     LogError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &Path) -> Result<(Store, Vec<Writer>), OpenError> {
+        Store::open(folder, EmbeddedDurability::Memory, None)
+    }
+
+    fn layout() -> Layout {
+        Layout {
+            shards: 2,
+            hash: "none".to_owned(),
+            created_us: 1,
+        }
+    }
+
+    /// A folder whose `meta` holds `value` at `key`.
+    fn folder_with(key: &str, value: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path()).unwrap();
+        store.create(&layout()).unwrap();
+        store.meta.insert(key, value).unwrap();
+        folder
+    }
+
+    fn refusal(folder: &tempfile::TempDir) -> OpenError {
+        open(folder.path()).err().unwrap()
+    }
+
+    #[test]
+    fn newer_release_is_refused_and_named() {
+        let newer_layout = folder_with("layout", &[format::FORMAT + 1, 1, 2, 3]);
+        let newer_store = folder_with("other", &[]);
+        std::fs::write(newer_store.path().join(FORMAT_FILE), "2\n").unwrap();
+        for (folder, found) in [(newer_layout, "layout format 2"), (newer_store, "format 2")] {
+            let error = refusal(&folder);
+            assert!(matches!(error, OpenError::Newer { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains(found) && text.contains("start that release"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_damage() {
+        let undecodable = [format::FORMAT, 0xff];
+        for (key, value) in [
+            ("layout", &undecodable[..]),
+            ("epoch/1", b"first"),
+            ("start/0", &[9; 16]),
+            ("start/0", &[9; 3]),
+        ] {
+            let error = refusal(&folder_with(key, value));
+            assert!(matches!(error, OpenError::Damaged { .. }), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_damage_and_not_a_new_log() {
+        let folder = folder_with("other", &[]);
+        std::fs::write(folder.path().join(FORMAT_FILE), "old").unwrap();
+        assert!(refusal(&folder).to_string().contains("holds no format"));
+        std::fs::remove_file(folder.path().join(FORMAT_FILE)).unwrap();
+        assert!(refusal(&folder).to_string().contains("is gone"));
+        let folder = folder_with("other", &[]);
+        std::fs::remove_dir_all(folder.path().join("keyspaces")).unwrap();
+        assert!(refusal(&folder).to_string().contains("are gone"));
+    }
+
+    #[test]
+    fn creation_that_was_cut_off_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path()).unwrap();
+        let epoch = LogEpoch {
+            ordinal: 1,
+            random: 7,
+        };
+        store.keyspace(ShardId::new(0).unwrap(), epoch).unwrap();
+        drop(store);
+        let (store, writers) = open(folder.path()).unwrap();
+        assert!(writers.is_empty() && store.layout().is_none());
+        assert_eq!(store.create(&layout()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn joined_is_split_again() {
+        let value = Slice::from(joined(7, b"record"));
+        assert_eq!(split(value).unwrap(), (7, Bytes::from_static(b"record")));
+        assert!(split(Slice::from(&b"short"[..])).is_err());
+    }
 }

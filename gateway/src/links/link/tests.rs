@@ -457,10 +457,19 @@ fn owner_that_gives_up_is_sent_nothing_more() {
         owner_epoch: 5,
         released: true,
     };
+    rig.publish(1, 6);
+    rig.frames();
     rig.link.owner_beat(&beat, rig.now, &mut rig.seen);
     rig.publish(1, 7);
     rig.subscribe(1, 8, "a");
     assert_eq!(rig.frames(), []);
+    assert!(!rig.link.is_up());
+    // Its last answers and deliveries may come behind its last beat.
+    let outcome = Some(answer::Outcome::Offset(64));
+    rig.down(vec![down_item::Item::Answer(Answer { series: 0, number: 1, outcome })]);
+    assert_eq!(rig.told(), [Told::Answered { session: 1, id: 6, outcome: Ok(64) }]);
+    rig.down_number += 1;
+    assert_eq!(rig.deliver(50, 60, &[]), None, "nobody is there to open anew with");
     assert!(!rig.link.is_up());
 }
 

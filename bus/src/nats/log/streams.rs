@@ -1,0 +1,250 @@
+//! The streams: what they are created with, and what an existing one must have.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, StorageType,
+};
+use switchboard_proto::bus::Layout;
+use switchboard_proto::format::{self, FormatError};
+use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
+use tokio::time::Instant;
+
+use super::{MANAGEMENT, NatsDurability, NatsLog};
+use crate::log::LogError;
+use crate::nats::connection::chain;
+
+/// The life of the logs that this release creates and uses.
+pub(super) const ORDINAL: u32 = 1;
+
+/// Where a stream's metadata holds its log epoch.
+const EPOCH_KEY: &str = "switchboard-log-epoch";
+
+/// Bytes of the layout's stream: one small record.
+const LAYOUT_BYTES: i64 = 64 << 10;
+
+/// Between two looks at a layout that somebody else is creating.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl NatsLog {
+    /// What the leader of a shard's stream says of it.
+    pub(super) async fn stream_info(&self, shard: ShardId) -> Result<Info, LogError> {
+        let subject = format!("STREAM.INFO.{}", self.stream(shard));
+        match self.records.request(subject, &()).await {
+            Ok(Response::Ok(info)) => Ok(info),
+            Ok(Response::Err { error }) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Err(LogError::Missing(shard))
+            }
+            Ok(Response::Err { error }) => Err(LogError::Unavailable(error.to_string())),
+            Err(error) => Err(LogError::Unavailable(without_jetstream(chain(&error)))),
+        }
+    }
+
+    pub(super) async fn check_stream(&self, shard: ShardId) -> Result<(), LogError> {
+        let info = self.stream_info(shard).await?;
+        self.compare(shard, &info.config)
+    }
+
+    /// Whether an existing stream keeps what the log promises.
+    fn compare(&self, shard: ShardId, found: &Config) -> Result<(), LogError> {
+        let wanted = self.log_config(shard, String::new());
+        let differs = |what: String| {
+            Err(LogError::Damaged(format!(
+                "stream {} {what}: change the stream (`nats stream edit`) or the configuration",
+                found.name
+            )))
+        };
+        epoch(found)?;
+        if found.subjects != wanted.subjects {
+            return differs(format!("stores {:?}, not {:?}", found.subjects, wanted.subjects));
+        }
+        if found.discard != wanted.discard {
+            return differs("forgets its oldest records when it is full".to_owned());
+        }
+        if found.retention != wanted.retention {
+            return differs("forgets records that were read".to_owned());
+        }
+        if !found.max_age.is_zero() || found.max_messages > 0 || found.max_messages_per_subject > 0 {
+            return differs("has a limit other than its bytes".to_owned());
+        }
+        if found.storage != wanted.storage {
+            let (found, wanted) = (storage(found.storage), storage(wanted.storage));
+            return differs(format!("keeps records {found}, configured is {wanted}"));
+        }
+        if found.num_replicas != wanted.num_replicas {
+            let (found, wanted) = (found.num_replicas, wanted.num_replicas);
+            return differs(format!("has {found} replicas, configured are {wanted}"));
+        }
+        Ok(())
+    }
+
+    fn log_config(&self, shard: ShardId, epoch: String) -> Config {
+        Config {
+            name: self.stream(shard),
+            subjects: vec![self.config.prefix.log_subject(ORDINAL, shard)],
+            description: Some(format!("Switchboard's log of shard {shard}")),
+            max_bytes: i64::try_from(self.config.max_bytes).unwrap_or(i64::MAX),
+            metadata: HashMap::from([(EPOCH_KEY.to_owned(), epoch)]),
+            ..self.any_config()
+        }
+    }
+
+    fn layout_config(&self) -> Config {
+        Config {
+            name: self.config.prefix.layout_stream(),
+            subjects: vec![self.config.prefix.layout_subject()],
+            description: Some("Switchboard's layout of logs: one record, created once".to_owned()),
+            max_bytes: LAYOUT_BYTES,
+            ..self.any_config()
+        }
+    }
+
+    /// What all streams have: they refuse when full and forget nothing by themselves (rule L4).
+    fn any_config(&self) -> Config {
+        Config {
+            discard: DiscardPolicy::New,
+            retention: RetentionPolicy::Limits,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            storage: match self.config.durability {
+                NatsDurability::Memory => StorageType::Memory,
+                NatsDurability::Replicated | NatsDurability::ReplicatedAndFsynced => StorageType::File,
+            },
+            num_replicas: self.config.replicas,
+            // A stored record is never changed; purging the oldest stays possible.
+            deny_delete: true,
+            ..Config::default()
+        }
+    }
+
+    pub(super) async fn stored_layout(&self) -> Result<Option<Layout>, LogError> {
+        let name = self.config.prefix.layout_stream();
+        let stream = self.records.get_stream_no_info(&name).await;
+        let stream = stream.map_err(|error| LogError::Unavailable(chain(&error)))?;
+        let subject = self.config.prefix.layout_subject();
+        let record = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(record) => record,
+            Err(error) => {
+                return match error.kind() {
+                    LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                    LastRawMessageErrorKind::JetStream(error)
+                        if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        Ok(None)
+                    }
+                    _ => Err(LogError::Unavailable(without_jetstream(chain(&error)))),
+                };
+            }
+        };
+        match format::decode(record.payload) {
+            Ok(layout) => Ok(Some(layout)),
+            Err(error @ FormatError::Newer { .. }) => Err(LogError::Damaged(format!("layout: {error}"))),
+            Err(error) => Err(LogError::Damaged(format!("layout record in stream {name}: {error}"))),
+        }
+    }
+
+    pub(super) async fn create_streams(&self, wanted: &Layout) -> Result<Layout, LogError> {
+        let layout = self.create_layout(wanted).await?;
+        let shards = ShardCount::new(layout.shards)
+            .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))?;
+        for shard in shards.iter() {
+            match self.stream_info(shard).await {
+                Ok(info) => self.compare(shard, &info.config)?,
+                Err(LogError::Missing(_)) => {
+                    let epoch = LogEpoch {
+                        ordinal: ORDINAL,
+                        random: rand::random(),
+                    };
+                    self.create_stream(self.log_config(shard, epoch.to_string())).await?;
+                    self.check_stream(shard).await?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(layout)
+    }
+
+    /// The layout in force: the one that is there, or `wanted`, stored by the first to say so.
+    async fn create_layout(&self, wanted: &Layout) -> Result<Layout, LogError> {
+        if let Some(layout) = self.stored_layout().await? {
+            return Ok(layout);
+        }
+        self.create_stream(self.layout_config()).await?;
+        let deadline = Instant::now() + MANAGEMENT;
+        loop {
+            let record = PublishMessage::build()
+                .payload(format::encode(wanted))
+                .expected_last_subject_sequence(0);
+            let subject = self.config.prefix.layout_subject();
+            let stored = match self.records.send_publish(subject, record).await {
+                Ok(sent) => sent.await,
+                Err(error) => Err(error),
+            };
+            // Whatever the answer: what is in force is what can be read. A refusal may come before
+            // the other's record is readable, an error although ours is stored.
+            if let Some(layout) = self.stored_layout().await? {
+                return Ok(layout);
+            }
+            if Instant::now() > deadline {
+                let reason = match stored {
+                    Ok(_) => "stored, but cannot be read".to_owned(),
+                    Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                        "somebody else's cannot be read".to_owned()
+                    }
+                    Err(error) => chain(&error),
+                };
+                return Err(LogError::Unavailable(format!("layout record: {reason}")));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Creates a stream, unless there is one by that name.
+    async fn create_stream(&self, config: Config) -> Result<(), LogError> {
+        let name = config.name.clone();
+        match self.management.create_stream(config).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                // Somebody else was quicker; the random part of the epoch differs.
+                CreateStreamErrorKind::JetStream(error)
+                    if error.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+                {
+                    Ok(())
+                }
+                _ => Err(LogError::Unavailable(format!("stream {name} not created: {}", chain(&error)))),
+            },
+        }
+    }
+}
+
+/// The log epoch in a stream's metadata.
+pub(super) fn epoch(config: &Config) -> Result<LogEpoch, LogError> {
+    let epoch = config.metadata.get(EPOCH_KEY).and_then(|text| text.parse().ok());
+    epoch.ok_or_else(|| {
+        LogError::Damaged(format!(
+            "stream {} has no log epoch in its metadata ({EPOCH_KEY}): it was not made by `switchboard migrate`",
+            config.name
+        ))
+    })
+}
+
+fn storage(storage: StorageType) -> &'static str {
+    match storage {
+        StorageType::File => "on disk",
+        StorageType::Memory => "in memory",
+    }
+}
+
+/// What a server without JetStream says, with what to do about it.
+fn without_jetstream(text: String) -> String {
+    if text.contains("no responders") {
+        format!("{text}; does the NATS server run with JetStream (`-js`), and may this user ask it?")
+    } else {
+        text
+    }
+}
