@@ -93,10 +93,7 @@ pub struct Subscription {
 
 impl Subscription {
     /// `ends_with` is dropped with the subscription.
-    pub(crate) fn new(
-        messages: mpsc::Receiver<BusMessage>,
-        ends_with: impl Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn new(messages: mpsc::Receiver<BusMessage>, ends_with: impl Send + Sync + 'static) -> Self {
         Self {
             messages,
             _ends_with: Box::new(ends_with),

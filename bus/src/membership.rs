@@ -304,12 +304,17 @@ mod tests {
             interval_ms: 300,
             ..MemberBeat::default()
         };
-        bus.publish(Subject::MemberBeat, format::encode(&beat)).await.unwrap();
+        bus.publish(Subject::MemberBeat, format::encode(&beat))
+            .await
+            .unwrap();
         until(&one, 2).await;
         let before = Instant::now();
         until(&one, 1).await;
         let after = before.elapsed();
-        assert!((Duration::from_millis(1200)..Duration::from_millis(1800)).contains(&after), "{after:?}");
+        assert!(
+            (Duration::from_millis(1200)..Duration::from_millis(1800)).contains(&after),
+            "{after:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,7 +322,9 @@ mod tests {
         let bus = EmbeddedBus::new(SubjectPrefix::default());
         let mut one = join(&bus, Role::Router, 1).await;
         for payload in [&[format::FORMAT + 1, 1, 2][..], &[], &[1, 0xff]] {
-            bus.publish(Subject::MemberBeat, Bytes::copy_from_slice(payload)).await.unwrap();
+            bus.publish(Subject::MemberBeat, Bytes::copy_from_slice(payload))
+                .await
+                .unwrap();
         }
         let two = join(&bus, Role::Router, 2).await;
         until(&two, 2).await;

@@ -24,6 +24,7 @@
 
 mod effective;
 mod fault;
+mod given;
 mod nearest;
 mod section;
 mod source;

@@ -43,7 +43,13 @@ impl NatsServer {
         let mut failure = None;
         for _ in 0..TRIES {
             let folder = tempfile::tempdir().context("no temporary folder")?;
-            let mut process = Process::new("n1", folder.path().to_owned(), Ports::free()?, configuration, None)?;
+            let mut process = Process::new(
+                "n1",
+                folder.path().to_owned(),
+                Ports::free()?,
+                configuration,
+                None,
+            )?;
             match process.start(READY).await {
                 Ok(()) => {
                     return Ok(Self {
@@ -136,7 +142,9 @@ impl NatsCluster {
 
     async fn try_start(nodes: usize) -> Result<Self> {
         let folder = tempfile::tempdir().context("no temporary folder")?;
-        let ports = (0..nodes).map(|_| Ports::free()).collect::<Result<Vec<Ports>>>()?;
+        let ports = (0..nodes)
+            .map(|_| Ports::free())
+            .collect::<Result<Vec<Ports>>>()?;
         let mut processes = Vec::new();
         for (number, own) in (1..).zip(&ports) {
             let name = format!("n{number}");
@@ -218,6 +226,8 @@ impl NatsCluster {
     }
 
     fn node_mut(&mut self, node: usize) -> Result<&mut Process> {
-        self.nodes.get_mut(node).with_context(|| format!("no node {node}"))
+        self.nodes
+            .get_mut(node)
+            .with_context(|| format!("no node {node}"))
     }
 }

@@ -30,7 +30,10 @@ async fn server_goes_and_comes_back_where_it_was() {
 
 #[tokio::test]
 async fn wrong_configuration_is_told() {
-    let error = NatsServer::start_with("nonsense: 1").await.unwrap_err().to_string();
+    let error = NatsServer::start_with("nonsense: 1")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("nonsense"), "{error}");
 }
 
@@ -41,6 +44,8 @@ async fn cluster_survives_a_node() {
     let urls = cluster.urls();
     assert!(!accepts(&urls[0]).await && accepts(&urls[1]).await);
     cluster.restart(0).await.unwrap();
-    wait_until(Duration::from_secs(10), async || accepts(&urls[0]).await).await.unwrap();
+    wait_until(Duration::from_secs(10), async || accepts(&urls[0]).await)
+        .await
+        .unwrap();
     assert_eq!(cluster.stream_leader("NONE").await, None);
 }

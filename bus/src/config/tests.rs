@@ -1,3 +1,5 @@
+use switchboard_testkit::NatsServer;
+
 use super::*;
 
 fn read(text: &str) -> Result<BusConfig, String> {
@@ -171,4 +173,63 @@ async fn who_differs_from_the_layout_does_not_start() {
         matches!(&refused, OpenError::Hash { found } if found == "md5"),
         "{refused}"
     );
+}
+
+fn nats_at(server: &NatsServer, bus: &str, nats: &str) -> BusConfig {
+    let text = format!(
+        "[bus]\nbackend = 'nats'\nshards = 2\n{bus}\n[bus.nats]\nurls = ['{}']\n{nats}",
+        server.url()
+    );
+    read(&text).unwrap()
+}
+
+/// L7.
+#[tokio::test]
+async fn nats_is_opened_as_configured() {
+    let server = NatsServer::start().await.unwrap();
+    let memory = "durability = 'memory'\nmax_bytes = '16MiB'";
+    let refused = nats_at(&server, "", memory).open("test").await.err().unwrap();
+    assert!(matches!(refused, OpenError::NoLayout), "{refused}");
+    nats_at(&server, "create = true", memory)
+        .open("first")
+        .await
+        .unwrap();
+    nats_at(&server, "", memory).open("second").await.unwrap();
+    let refused = nats_at(&server, "", "durability = 'replicated'")
+        .open("test")
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(refused, OpenError::Log(_)), "{refused}");
+    let mut other = nats_at(&server, "", memory);
+    other.shards = ShardCount::new(3).unwrap();
+    let refused = other.open("test").await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            OpenError::Shards {
+                configured: 3,
+                layout: 2
+            }
+        ),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn nats_is_told_who_we_are() {
+    let server = NatsServer::start_with("authorization { users = [{ user: me, password: hush }] }").await;
+    let server = server.unwrap();
+    let right = "user = 'me'\npassword = 'hush'\ndurability = 'memory'\nmax_bytes = '16MiB'";
+    nats_at(&server, "create = true", right)
+        .open("test")
+        .await
+        .unwrap();
+    for wrong in ["", "user = 'me'\npassword = 'loud'"] {
+        let refused = nats_at(&server, "", wrong).open("test").await.err().unwrap();
+        assert!(
+            matches!(refused, OpenError::Nats(ConnectError::Refused { .. })),
+            "{refused:?}"
+        );
+    }
 }

@@ -23,7 +23,10 @@ fn down(gateway: u128) -> Subject {
 }
 
 async fn next(subscription: &mut Subscription) -> Bytes {
-    soon("a message", subscription.next()).await.expect("the bus is open").payload
+    soon("a message", subscription.next())
+        .await
+        .expect("the bus is open")
+        .payload
 }
 
 /// Each publisher's messages arrive in its order, at a subscriber of its own process, too.
@@ -31,8 +34,12 @@ pub async fn messages_keep_their_publishers_order(fixture: &impl BusFixture) {
     let (one, two) = (fixture.connect().await, fixture.connect().await);
     let mut subscription = one.subscribe(Pattern::Exactly(BEAT), 1000).await.unwrap();
     for count in 0..200 {
-        one.publish(BEAT, Bytes::from(format!("one {count}"))).await.unwrap();
-        two.publish(BEAT, Bytes::from(format!("two {count}"))).await.unwrap();
+        one.publish(BEAT, Bytes::from(format!("one {count}")))
+            .await
+            .unwrap();
+        two.publish(BEAT, Bytes::from(format!("two {count}")))
+            .await
+            .unwrap();
     }
     let mut counts = HashMap::from([("one".to_owned(), 0), ("two".to_owned(), 0)]);
     for _ in 0..400 {
@@ -67,7 +74,9 @@ pub async fn full_queue_drops_the_newest_and_tells(fixture: &impl BusFixture) {
     for count in 0..10 {
         two.publish(BEAT, number(count)).await.unwrap();
     }
-    soon("drops", disruptions.wait_for(|count| *count >= before + 6)).await.unwrap();
+    soon("drops", disruptions.wait_for(|count| *count >= before + 6))
+        .await
+        .unwrap();
     for count in 0..10 {
         assert_eq!(next(&mut large).await, number(count));
     }
@@ -148,7 +157,9 @@ pub async fn request_is_answered(fixture: &impl BusFixture) {
         let first = requests.next().await.unwrap();
         let second = requests.next().await.unwrap();
         for request in [second, first] {
-            one.reply(request.reply.as_deref().unwrap(), request.payload).await.unwrap();
+            one.reply(request.reply.as_deref().unwrap(), request.payload)
+                .await
+                .unwrap();
         }
     };
     let ask = |count| two.request(BEAT, number(count), Duration::from_secs(10));
@@ -181,8 +192,12 @@ pub async fn late_answer_is_lost_without_harm(fixture: &impl BusFixture) {
     assert!(matches!(late, Err(RequestError::TimedOut(_))), "{late:?}");
     let serve = async {
         let (late, second) = (requests.next().await.unwrap(), requests.next().await.unwrap());
-        bus.reply(late.reply.as_deref().unwrap(), number(1)).await.unwrap();
-        bus.reply(second.reply.as_deref().unwrap(), number(2)).await.unwrap();
+        bus.reply(late.reply.as_deref().unwrap(), number(1))
+            .await
+            .unwrap();
+        bus.reply(second.reply.as_deref().unwrap(), number(2))
+            .await
+            .unwrap();
     };
     let ask = bus.request(BEAT, Bytes::new(), Duration::from_secs(10));
     let (answer, ()) = soon("the answer", async { tokio::join!(ask, serve) }).await;

@@ -25,14 +25,18 @@ async fn created(fixture: &mut impl LogFixture, shards: u32) -> Arc<dyn Log> {
 /// Appends `count` records after `last`, each named after its place.
 async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
     for place in last..last + count {
-        let stored = log.append(shard, Sequence(place), record(format!("record {}", place + 1))).await;
+        let stored = log
+            .append(shard, Sequence(place), record(format!("record {}", place + 1)))
+            .await;
         assert_eq!(stored.unwrap(), Sequence(place + 1));
     }
 }
 
 /// The next record, which must be named after its place.
 async fn next(records: &mut RecordStream) -> u64 {
-    let next = soon("a record", records.next()).await.expect("readers do not end");
+    let next = soon("a record", records.next())
+        .await
+        .expect("readers do not end");
     let next = next.unwrap();
     assert_eq!(next.record, format!("record {}", next.sequence));
     next.sequence.0
@@ -44,9 +48,18 @@ pub async fn nothing_is_there_before_it_is_created(fixture: &mut impl LogFixture
     let missing = shard(0);
     assert_eq!(log.layout().await.unwrap(), None);
     assert!(matches!(log.info(missing).await, Err(LogError::Missing(_))));
-    assert!(matches!(log.get(missing, Sequence(1)).await, Err(LogError::Missing(_))));
-    assert!(matches!(log.purge(missing, Sequence(9)).await, Err(LogError::Missing(_))));
-    assert!(matches!(log.read(missing, Sequence(1)).await, Err(LogError::Missing(_))));
+    assert!(matches!(
+        log.get(missing, Sequence(1)).await,
+        Err(LogError::Missing(_))
+    ));
+    assert!(matches!(
+        log.purge(missing, Sequence(9)).await,
+        Err(LogError::Missing(_))
+    ));
+    assert!(matches!(
+        log.read(missing, Sequence(1)).await,
+        Err(LogError::Missing(_))
+    ));
     let appended = log.append(missing, Sequence(0), record("x")).await;
     assert!(matches!(appended, Err(AppendError::Unknown(_))), "{appended:?}");
     log.create(&layout(1)).await.unwrap();
@@ -163,15 +176,24 @@ pub async fn many_writers_at_once_lose_nothing(fixture: &mut impl LogFixture) {
 pub async fn bounds_are_told(fixture: &mut impl LogFixture) {
     let log = created(fixture, 1).await;
     let empty = log.info(shard(0)).await.unwrap();
-    assert_eq!((empty.first, empty.last, empty.bytes), (Sequence(1), Sequence(0), 0));
+    assert_eq!(
+        (empty.first, empty.last, empty.bytes),
+        (Sequence(1), Sequence(0), 0)
+    );
     assert_eq!(empty.max_bytes, Some(MAX_BYTES));
     fill(&*log, shard(0), 0, 10).await;
     let full = log.info(shard(0)).await.unwrap();
-    assert_eq!((full.first, full.last, full.epoch), (Sequence(1), Sequence(10), empty.epoch));
+    assert_eq!(
+        (full.first, full.last, full.epoch),
+        (Sequence(1), Sequence(10), empty.epoch)
+    );
     log.purge(shard(0), Sequence(6)).await.unwrap();
     let purged = log.info(shard(0)).await.unwrap();
     assert_eq!((purged.first, purged.last), (Sequence(6), Sequence(10)));
-    assert!(0 < purged.bytes && purged.bytes < full.bytes, "{purged:?} {full:?}");
+    assert!(
+        0 < purged.bytes && purged.bytes < full.bytes,
+        "{purged:?} {full:?}"
+    );
 }
 
 /// A record is found at its place; nothing is found before, beyond, or where it was purged.
@@ -234,7 +256,9 @@ pub async fn reader_overtaken_by_a_purge_is_told(fixture: &mut impl LogFixture) 
     // More than a reader may hold.
     let large = Bytes::from(vec![7; 64 << 10]);
     for place in 0..400 {
-        log.append(shard(0), Sequence(place), large.clone()).await.unwrap();
+        log.append(shard(0), Sequence(place), large.clone())
+            .await
+            .unwrap();
     }
     let mut records = log.read(shard(0), Sequence(1)).await.unwrap();
     let first = soon("a record", records.next()).await.unwrap().unwrap();
@@ -278,7 +302,10 @@ pub async fn purge_keeps_the_last_record(fixture: &mut impl LogFixture) {
         let first = if beyond == 2 { 3 } else { 5 };
         assert_eq!(bounds().await, (first, 5), "purge to {beyond}");
     }
-    assert_eq!(log.get(shard(0), Sequence(5)).await.unwrap(), Some(record("record 5")));
+    assert_eq!(
+        log.get(shard(0), Sequence(5)).await.unwrap(),
+        Some(record("record 5"))
+    );
     fill(&*log, shard(0), 5, 1).await;
 }
 
@@ -286,17 +313,28 @@ pub async fn purge_keeps_the_last_record(fixture: &mut impl LogFixture) {
 pub async fn too_large_record_is_refused_before_anything(fixture: &mut impl LogFixture) {
     let log = created(fixture, 1).await;
     let limit = log.max_record();
-    let refused = log.append(shard(0), Sequence(0), Bytes::from(vec![0; limit + 1])).await;
+    let refused = log
+        .append(shard(0), Sequence(0), Bytes::from(vec![0; limit + 1]))
+        .await;
     assert!(
         matches!(refused, Err(AppendError::TooLarge { size, limit: told }) if size == limit + 1 && told == limit),
         "{refused:?}"
     );
     assert_eq!(log.info(shard(0)).await.unwrap().last, Sequence(0));
     let largest = Bytes::from(vec![1; limit]);
-    assert_eq!(log.append(shard(0), Sequence(0), largest.clone()).await.unwrap(), Sequence(1));
-    assert_eq!(log.get(shard(0), Sequence(1)).await.unwrap(), Some(largest.clone()));
+    assert_eq!(
+        log.append(shard(0), Sequence(0), largest.clone()).await.unwrap(),
+        Sequence(1)
+    );
+    assert_eq!(
+        log.get(shard(0), Sequence(1)).await.unwrap(),
+        Some(largest.clone())
+    );
     let mut records = log.read(shard(0), Sequence(1)).await.unwrap();
-    assert_eq!(soon("the record", records.next()).await.unwrap().unwrap().record, largest);
+    assert_eq!(
+        soon("the record", records.next()).await.unwrap().unwrap().record,
+        largest
+    );
 }
 
 /// L3: a full log refuses for certain, uses up no sequence, and goes on once it was purged.

@@ -305,7 +305,9 @@ mod tests {
         let mut beats = bus.subscribe(Pattern::AllOwnerBeats, 8).await.unwrap();
         for number in [0, 7] {
             let shard = ShardId::new(number).unwrap();
-            bus.publish(Subject::OwnerBeat { shard }, Bytes::new()).await.unwrap();
+            bus.publish(Subject::OwnerBeat { shard }, Bytes::new())
+                .await
+                .unwrap();
         }
         bus.publish(BEAT, Bytes::new()).await.unwrap();
         assert!(beats.try_next().is_some() && beats.try_next().is_some());

@@ -23,7 +23,11 @@ pub fn owners(shards: ShardCount, routers: &[Incarnation]) -> Vec<Option<Incarna
     let most = count.div_ceil(routers.len().max(1));
     let mut pairs: Vec<(u64, u16, Incarnation)> = Vec::with_capacity(count * routers.len());
     for router in &routers {
-        pairs.extend(shards.iter().map(|shard| (score(shard.get(), *router), shard.get(), *router)));
+        pairs.extend(
+            shards
+                .iter()
+                .map(|shard| (score(shard.get(), *router), shard.get(), *router)),
+        );
     }
     pairs.sort_unstable_by(|one, other| other.cmp(one));
     let mut loads: HashMap<Incarnation, usize> = HashMap::new();
@@ -54,7 +58,9 @@ mod tests {
 
     fn routers(count: u128) -> Vec<Incarnation> {
         // Far apart, as random ids are.
-        (1..=count).map(|n| Incarnation::from_u128(n * 0x9e37_79b9_7f4a_7c15_f39c)).collect()
+        (1..=count)
+            .map(|n| Incarnation::from_u128(n * 0x9e37_79b9_7f4a_7c15_f39c))
+            .collect()
     }
 
     fn shards(count: u32) -> ShardCount {
@@ -68,13 +74,22 @@ mod tests {
 
     #[test]
     fn load_is_even_and_complete() {
-        for (count, routers) in [(16, routers(1)), (16, routers(3)), (64, routers(5)), (2, routers(5))] {
+        for (count, routers) in [
+            (16, routers(1)),
+            (16, routers(3)),
+            (64, routers(5)),
+            (2, routers(5)),
+        ] {
             let most = (count as usize).div_ceil(routers.len());
             let owners = owners(shards(count), &routers);
             assert!(owners.iter().all(Option::is_some));
             for router in &routers {
                 let load = owners.iter().filter(|owner| **owner == Some(*router)).count();
-                assert!(load <= most, "{load} of {count} shards with {} routers", routers.len());
+                assert!(
+                    load <= most,
+                    "{load} of {count} shards with {} routers",
+                    routers.len()
+                );
             }
         }
     }

@@ -57,9 +57,10 @@ impl MembershipTable {
 
     /// Takes in what somebody said at `now`. A beat that makes no sense is ignored.
     pub fn on_beat(&mut self, beat: &MemberBeat, now: Duration) {
-        let (Ok(role), Ok(incarnation)) =
-            (Role::try_from(beat.role), Incarnation::try_from(beat.incarnation.as_ref()))
-        else {
+        let (Ok(role), Ok(incarnation)) = (
+            Role::try_from(beat.role),
+            Incarnation::try_from(beat.incarnation.as_ref()),
+        ) else {
             return;
         };
         let is_me = role == self.me.role && incarnation == self.me.incarnation;

@@ -78,7 +78,12 @@ impl NatsBus {
     /// says only that it was written to the socket.)
     async fn confirm(&self) -> Result<(), BusError> {
         let request = Request::new().timeout(Some(CONFIRMATION));
-        match self.connection.client().send_request(self.prefix.nobody(), request).await {
+        match self
+            .connection
+            .client()
+            .send_request(self.prefix.nobody(), request)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
             Err(error) => Err(BusError::Unreachable(format!(
@@ -138,7 +143,8 @@ impl Bus for NatsBus {
     async fn subscribe(&self, pattern: Pattern, capacity: usize) -> Result<Subscription, BusError> {
         let subject = pattern.to_text(&self.prefix);
         let subscriber = self.connection.client().subscribe(subject).await;
-        self.start(subscriber.map_err(|_| BusError::Closed)?, capacity).await
+        self.start(subscriber.map_err(|_| BusError::Closed)?, capacity)
+            .await
     }
 
     async fn subscribe_group(
@@ -148,8 +154,13 @@ impl Bus for NatsBus {
         capacity: usize,
     ) -> Result<Subscription, BusError> {
         let subject = pattern.to_text(&self.prefix);
-        let subscriber = self.connection.client().queue_subscribe(subject, group.to_string()).await;
-        self.start(subscriber.map_err(|_| BusError::Closed)?, capacity).await
+        let subscriber = self
+            .connection
+            .client()
+            .queue_subscribe(subject, group.to_string())
+            .await;
+        self.start(subscriber.map_err(|_| BusError::Closed)?, capacity)
+            .await
     }
 
     async fn request(

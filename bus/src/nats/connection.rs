@@ -126,10 +126,12 @@ impl NatsConnection {
     pub async fn connect(config: &NatsConfig) -> Result<Self, ConnectError> {
         let mut servers = Vec::new();
         for url in &config.urls {
-            let server: ServerAddr = url.parse().map_err(|error: std::io::Error| ConnectError::Address {
-                url: without_password(url),
-                reason: error.to_string(),
-            })?;
+            let server: ServerAddr = url
+                .parse()
+                .map_err(|error: std::io::Error| ConnectError::Address {
+                    url: without_password(url),
+                    reason: error.to_string(),
+                })?;
             servers.push(server);
         }
         let names: Vec<String> = servers
@@ -180,7 +182,10 @@ impl NatsConnection {
     }
 }
 
-async fn options(config: &NatsConfig, disruptions: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
+async fn options(
+    config: &NatsConfig,
+    disruptions: watch::Sender<u64>,
+) -> Result<ConnectOptions, ConnectError> {
     let options = match &config.authentication {
         NatsAuthentication::None => ConnectOptions::new(),
         NatsAuthentication::CredentialsFile(path) => {
@@ -209,7 +214,9 @@ async fn options(config: &NatsConfig, disruptions: watch::Sender<u64>) -> Result
         // Quickly at first, for a server that comes back; then often enough to be back soon.
         .reconnect_delay_callback(|tries| {
             let tries = u32::try_from(tries).unwrap_or(u32::MAX);
-            Duration::from_millis(50).saturating_mul(tries).min(Duration::from_millis(250))
+            Duration::from_millis(50)
+                .saturating_mul(tries)
+                .min(Duration::from_millis(250))
         })
         .event_callback(watched))
 }
@@ -293,15 +300,22 @@ mod tests {
     #[tokio::test]
     async fn missing_server_is_one_clear_error() {
         // Nobody listens on port 1.
-        let error = NatsConnection::connect(&config(&["nats://127.0.0.1:1"])).await.unwrap_err();
+        let error = NatsConnection::connect(&config(&["nats://127.0.0.1:1"]))
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, ConnectError::Unreachable { .. }), "{text}");
-        assert!(text.contains("127.0.0.1:1") && text.contains("start one"), "{text}");
+        assert!(
+            text.contains("127.0.0.1:1") && text.contains("start one"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
     async fn wrong_address_does_not_show_the_password() {
-        let error = NatsConnection::connect(&config(&["nats://me:hush@a:b:c"])).await.unwrap_err();
+        let error = NatsConnection::connect(&config(&["nats://me:hush@a:b:c"]))
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, ConnectError::Address { .. }), "{text}");
         assert!(!text.contains("hush"), "{text}");

@@ -30,8 +30,10 @@ use crate::subject::SubjectPrefix;
 /// this is how long it takes to notice that a server is gone.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The same for creating streams and consumers, and for purging: they wait for a quorum and for
-/// files.
+/// The same for a reader's consumer, which the cluster's leader has to place.
+const CONSUMER: Duration = Duration::from_secs(3);
+
+/// The same for creating streams and for purging: they wait for a quorum and for files.
 const MANAGEMENT: Duration = Duration::from_secs(10);
 
 /// Room in a message for the headers of an append. What they take is below 100 bytes.
@@ -70,7 +72,9 @@ pub struct NatsLog {
     config: Arc<NatsLogConfig>,
     /// For appends and single records.
     records: Context,
-    /// For streams and consumers.
+    /// For readers' consumers.
+    consumers: Context,
+    /// For streams.
     management: Context,
 }
 
@@ -91,6 +95,7 @@ impl NatsLog {
         };
         Arc::new(Self {
             records: context(ANSWER),
+            consumers: context(CONSUMER),
             management: context(MANAGEMENT),
             config: Arc::new(config),
             connection,
@@ -176,7 +181,11 @@ impl Log for NatsLog {
         let is_empty = info.state.messages == 0;
         Ok(LogInfo {
             epoch: streams::epoch(&info.config)?,
-            first: Sequence(if is_empty { last + 1 } else { info.state.first_sequence }),
+            first: Sequence(if is_empty {
+                last + 1
+            } else {
+                info.state.first_sequence
+            }),
             last: Sequence(last),
             bytes: info.state.bytes,
             max_bytes: u64::try_from(info.config.max_bytes).ok(),
@@ -244,10 +253,16 @@ mod tests {
     #[test]
     fn only_a_full_or_closed_stream_refuses() {
         let failed = ErrorCode::STREAM_STORE_FAILED;
-        assert!(is_refusal(failed, "maximum bytes exceeded (code 503, error code 10077)"));
+        assert!(is_refusal(
+            failed,
+            "maximum bytes exceeded (code 503, error code 10077)"
+        ));
         assert!(is_refusal(failed, "maximum messages exceeded"));
         assert!(!is_refusal(failed, "no space left on device"));
         assert!(is_refusal(ErrorCode::STREAM_SEALED, ""));
-        assert!(!is_refusal(ErrorCode::CLUSTER_NOT_AVAILABLE, "maximum bytes exceeded"));
+        assert!(!is_refusal(
+            ErrorCode::CLUSTER_NOT_AVAILABLE,
+            "maximum bytes exceeded"
+        ));
     }
 }

@@ -81,7 +81,10 @@ fn open(folder: &Path) -> Result<Arc<EmbeddedLog>, OpenError> {
 /// Every error names the folder and what to do.
 fn assert_helps(error: &OpenError, folder: &Path, remedy: &str) {
     let text = error.to_string();
-    assert!(text.contains(&folder.display().to_string()) && text.contains(remedy), "{text}");
+    assert!(
+        text.contains(&folder.display().to_string()) && text.contains(remedy),
+        "{text}"
+    );
 }
 
 #[test]
@@ -123,8 +126,13 @@ const CHILD_FOLDER: &str = "SWITCHBOARD_TEST_LOG_FOLDER";
 /// Does something only in that process: appends for ever, and prints what was acknowledged.
 #[tokio::test]
 async fn process_to_be_killed() {
-    #[expect(clippy::disallowed_methods, reason = "the parent names the folder to this process alone")]
-    let Some(folder) = std::env::var_os(CHILD_FOLDER) else { return };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the parent names the folder to this process alone"
+    )]
+    let Some(folder) = std::env::var_os(CHILD_FOLDER) else {
+        return;
+    };
     let log = open(Path::new(&folder)).unwrap();
     log.create(&layout(2)).await.unwrap();
     let mut last = Sequence(0);
@@ -175,7 +183,10 @@ async fn closed_log_ends_its_readers() {
     log.create(&layout(1)).await.unwrap();
     let mut records = log.read(shard(0), Sequence(1)).await.unwrap();
     drop(log);
-    assert!(matches!(records.next().await, Some(Err(LogError::Unavailable(_)))));
+    assert!(matches!(
+        records.next().await,
+        Some(Err(LogError::Unavailable(_)))
+    ));
     assert!(records.next().await.is_none());
     drop(records);
     open(folder.path()).unwrap();

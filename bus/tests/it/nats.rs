@@ -34,7 +34,12 @@ fn log_config(replicas: usize, max_bytes: u64) -> NatsLogConfig {
 }
 
 fn bus_on(connection: NatsConnection, stop: &CancellationToken) -> Arc<NatsBus> {
-    NatsBus::new(connection, SubjectPrefix::default(), TaskTracker::new(), stop.clone())
+    NatsBus::new(
+        connection,
+        SubjectPrefix::default(),
+        TaskTracker::new(),
+        stop.clone(),
+    )
 }
 
 struct BusOnServer(NatsServer);
@@ -93,12 +98,19 @@ async fn restarted_server_is_a_disruption() {
     let mut disruptions = bus.disruptions();
     let before = *disruptions.borrow_and_update();
     server.kill().unwrap();
-    soon("the loss", disruptions.wait_for(|count| *count > before)).await.unwrap();
+    soon("the loss", disruptions.wait_for(|count| *count > before))
+        .await
+        .unwrap();
     server.restart().await.unwrap();
     // Both the loss and the return count: messages are missed in between.
-    soon("the return", disruptions.wait_for(|count| *count >= before + 2)).await.unwrap();
+    soon("the return", disruptions.wait_for(|count| *count >= before + 2))
+        .await
+        .unwrap();
     bus.publish(BEAT, Bytes::from_static(b"again")).await.unwrap();
-    assert_eq!(soon("a message", subscription.next()).await.unwrap().payload, "again");
+    assert_eq!(
+        soon("a message", subscription.next()).await.unwrap().payload,
+        "again"
+    );
     stop.cancel();
     assert!(soon("the end", subscription.next()).await.is_none());
 }
@@ -116,7 +128,9 @@ async fn any_server_of_the_list_will_do() {
 
 #[tokio::test]
 async fn wrong_password_is_one_clear_error() {
-    let server = NatsServer::start_with("authorization { user: a, password: right }").await.unwrap();
+    let server = NatsServer::start_with("authorization { user: a, password: right }")
+        .await
+        .unwrap();
     let config = |password: &str| {
         let authentication = NatsAuthentication::Password {
             user: "a".to_owned(),
@@ -128,7 +142,10 @@ async fn wrong_password_is_one_clear_error() {
     let error = NatsConnection::connect(&config("hush")).await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, ConnectError::Refused { .. }), "{text}");
-    assert!(text.contains("127.0.0.1") && text.contains("password") && !text.contains("hush"), "{text}");
+    assert!(
+        text.contains("127.0.0.1") && text.contains("password") && !text.contains("hush"),
+        "{text}"
+    );
 }
 
 /// The limits are the server's, not what a client would guess.
@@ -198,7 +215,10 @@ async fn streams_that_differ_from_the_configuration_are_told() {
     log(config.clone()).create(&layout(2)).await.unwrap();
     log(config.clone()).check(two).await.unwrap();
     let more = log(config.clone()).check(ShardCount::new(3).unwrap()).await;
-    assert!(matches!(more, Err(LogError::Missing(missing)) if missing == shard(2)), "{more:?}");
+    assert!(
+        matches!(more, Err(LogError::Missing(missing)) if missing == shard(2)),
+        "{more:?}"
+    );
     for (config, what) in [
         (log_config(3, 1 << 20), "has 1 replicas"),
         (
@@ -210,7 +230,10 @@ async fn streams_that_differ_from_the_configuration_are_told() {
         ),
     ] {
         let checked = log(config.clone()).check(two).await.unwrap_err().to_string();
-        assert!(checked.contains("SB_LOG_1_0") && checked.contains(what), "{checked}");
+        assert!(
+            checked.contains("SB_LOG_1_0") && checked.contains(what),
+            "{checked}"
+        );
         assert!(log(config).create(&layout(2)).await.is_err());
     }
 }
@@ -262,7 +285,17 @@ async fn acknowledged_records_survive_their_leader() {
         }
     }
     assert_eq!(last, Sequence(150));
-    let mut records = log.read(shard(0), Sequence(1)).await.unwrap();
+    // The cluster may be without a leader of its own still.
+    let mut records = soon("a reader", async {
+        loop {
+            match log.read(shard(0), Sequence(1)).await {
+                Ok(records) => break records,
+                Err(LogError::Unavailable(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+    })
+    .await;
     for place in 1..=150 {
         let next = soon("a record", records.next()).await.unwrap().unwrap();
         assert_eq!((next.sequence.0, next.record), (place, name(place)));

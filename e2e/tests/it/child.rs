@@ -1,5 +1,7 @@
-//! A child process that is waited for with a deadline, and does not outlive the test.
+//! A child process that is waited for with a deadline, does not outlive the test, and whose output is the test's own.
 
+use std::fs::File;
+use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -7,25 +9,36 @@ use anyhow::{Context, Result};
 use switchboard_testkit::wait_until;
 
 #[derive(Debug)]
-pub(crate) struct Guarded(Child);
+pub(crate) struct Guarded {
+    child: Child,
+    /// Both of its outputs.
+    printed: File,
+}
 
 impl Guarded {
     /// Starts it, without an input.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        let printed = tempfile::NamedTempFile::new()?;
         let child = command
             .stdin(Stdio::null())
+            .stdout(printed.as_file().try_clone()?)
+            .stderr(printed.as_file().try_clone()?)
             .spawn()
             .with_context(|| format!("{command:?} did not start"))?;
-        Ok(Self(child))
+        // Read by a handle with a place of its own.
+        Ok(Self {
+            child,
+            printed: printed.reopen()?,
+        })
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     /// Whether it still runs.
     pub(crate) fn runs(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(None))
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Waits for its end.
@@ -33,13 +46,13 @@ impl Guarded {
         wait_until(deadline, async || !self.runs())
             .await
             .context("the process still runs")?;
-        Ok(self.0.wait()?)
+        Ok(self.child.wait()?)
     }
 
     /// `kill -9`; returns when it is gone.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
+        self.child.kill()?;
+        self.child.wait()?;
         Ok(())
     }
 }
@@ -50,5 +63,9 @@ impl Drop for Guarded {
             // Nothing is left to tell it to.
             self.kill().ok();
         }
+        // Not inherited, because what the test itself prints is shown only where it fails.
+        let mut printed = Vec::new();
+        self.printed.read_to_end(&mut printed).ok();
+        println!("{}", String::from_utf8_lossy(&printed));
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Publication};
-use crate::system::System;
+use crate::system::{Pings, System};
 
 const LAST: &str = "last";
 
@@ -237,42 +237,42 @@ async fn an_unsubscribed_channel_is_silent(system: &System) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_everything_once_and_in_order() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::Seldom).await?;
     everything_once_and_in_order(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_everything_once_and_in_order() -> Result<()> {
-    let system = System::cluster(2, 2).await?;
+    let system = System::cluster(2, 2, Pings::Seldom).await?;
     everything_once_and_in_order(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_nothing_slips_between_reply_and_first_message() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::Seldom).await?;
     nothing_slips_between_reply_and_first_message(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_nothing_slips_between_reply_and_first_message() -> Result<()> {
-    let system = System::cluster(2, 2).await?;
+    let system = System::cluster(2, 2, Pings::Seldom).await?;
     nothing_slips_between_reply_and_first_message(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_an_unsubscribed_channel_is_silent() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::Seldom).await?;
     an_unsubscribed_channel_is_silent(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_an_unsubscribed_channel_is_silent() -> Result<()> {
-    let system = System::cluster(2, 2).await?;
+    let system = System::cluster(2, 2, Pings::Seldom).await?;
     an_unsubscribed_channel_is_silent(&system).await?;
     system.stop().await
 }

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use crate::system::System;
+use crate::system::{Pings, System};
 use crate::tools;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tabs_talk() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::EverySecond).await?;
     let screenshots = tools::screenshots()?;
     let environment = [
         ("SWITCHBOARD_ENDPOINTS", system.websocket_urls().join(",")),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::system::System;
+use crate::system::{Pings, System};
 use crate::tools;
 
 async fn javascript(system: &System) -> Result<()> {
@@ -23,28 +23,28 @@ async fn python(system: &System) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn javascript_sdk_on_embedded() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::EverySecond).await?;
     javascript(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn javascript_sdk_on_a_cluster() -> Result<()> {
-    let system = System::cluster(2, 2).await?;
+    let system = System::cluster(2, 2, Pings::EverySecond).await?;
     javascript(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_sdk_on_embedded() -> Result<()> {
-    let system = System::embedded().await?;
+    let system = System::embedded(Pings::EverySecond).await?;
     python(&system).await?;
     system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_sdk_on_a_cluster() -> Result<()> {
-    let system = System::cluster(2, 2).await?;
+    let system = System::cluster(2, 2, Pings::EverySecond).await?;
     python(&system).await?;
     system.stop().await
 }

@@ -8,18 +8,35 @@ use switchboard_testkit::NatsServer;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Every node here: no tokens, any free port, and times short enough for tests to see them pass.
+/// Every node here: no tokens, any free port, quick to stop.
 const NODE: &str = r#"
+[admin]
+listen = "127.0.0.1:0"
+
 [gateway]
 insecure = true
 listen = "127.0.0.1:0"
-ping_interval = "1s"
-pong_timeout = "800ms"
 drain_spread = "100ms"
-
-[admin]
-listen = "127.0.0.1:0"
 "#;
+
+/// How often clients are pinged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pings {
+    /// As configured by default: never, within a test. For clients that do other things than read.
+    Seldom,
+    /// Often enough for a test to see some come, and one that is not answered.
+    EverySecond,
+}
+
+impl Pings {
+    /// Keys of `[gateway]`.
+    fn config(self) -> &'static str {
+        match self {
+            Self::Seldom => "",
+            Self::EverySecond => "ping_interval = \"1s\"\npong_timeout = \"800ms\"\n",
+        }
+    }
+}
 
 /// How long a system may take until it serves.
 const READY: Duration = Duration::from_secs(30);
@@ -29,44 +46,48 @@ pub(crate) struct System {
     nodes: Vec<Switchboard>,
     // Dropped after the nodes.
     _nats: Option<NatsServer>,
-    _data: TempDir,
+    _data: Option<TempDir>,
 }
 
 impl System {
     /// What `cargo run` starts: all services in one process, embedded bus and log.
-    pub(crate) async fn embedded() -> Result<Self> {
+    pub(crate) async fn embedded(pings: Pings) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let config = format!(
-            "{NODE}\n[bus]\nbackend = \"embedded\"\n[bus.embedded]\npath = {:?}\n",
+        let bus = format!(
+            "[bus]\nbackend = \"embedded\"\n[bus.embedded]\npath = {:?}\n",
             data.path()
         );
+        let config = format!("{NODE}{}{bus}", pings.config());
         let node = start(&config).await?;
         let system = Self {
             nodes: vec![node],
             _nats: None,
-            _data: data,
+            _data: Some(data),
         };
         system.ready().await?;
         Ok(system)
     }
 
     /// So many gateways and routers, each a node of its own, over one nats-server with JetStream.
-    pub(crate) async fn cluster(gateways: usize, routers: usize) -> Result<Self> {
-        let data = tempfile::tempdir()?;
+    pub(crate) async fn cluster(gateways: usize, routers: usize, pings: Pings) -> Result<Self> {
         let nats = NatsServer::start().await?;
         let mut nodes = Vec::new();
         let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
         for service in services {
-            let config = format!(
-                "switchboard.services = [{service:?}]\n{NODE}\n[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n",
+            let bus = format!(
+                "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n",
                 nats.url()
+            );
+            let config = format!(
+                "switchboard.services = [{service:?}]\n{NODE}{}{bus}",
+                pings.config()
             );
             nodes.push(start(&config).await?);
         }
         let system = Self {
             nodes,
             _nats: Some(nats),
-            _data: data,
+            _data: None,
         };
         system.ready().await?;
         Ok(system)

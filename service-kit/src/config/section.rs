@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use toml::Value;
 
+use super::given::{Given, Refusal, show_text};
 use super::nearest::nearest;
 use super::source::variable_name;
 use super::units::{format_bytes, format_duration, parse_bytes, parse_duration};
@@ -25,18 +26,6 @@ const HIDDEN: &str = "<hidden>";
 pub struct Section<'a> {
     document: &'a mut Document,
     path: &'static str,
-}
-
-/// A value as it was given: typed in the file, text in the environment.
-enum Given {
-    File(Value),
-    Environment(String),
-}
-
-/// What is wrong with a value, and what to do.
-struct Refusal {
-    problem: String,
-    remedy: String,
 }
 
 /// How a type of value is described, read and printed.
@@ -453,53 +442,6 @@ impl<'a> Section<'a> {
         });
         value
     }
-}
-
-impl Given {
-    fn as_text(&self) -> Option<&str> {
-        match self {
-            Self::File(value) => value.as_str(),
-            Self::Environment(text) => Some(text),
-        }
-    }
-
-    fn text(self) -> Result<String, Refusal> {
-        let text = self.as_text().map(str::to_owned);
-        // Says only the type: this may be a secret.
-        text.ok_or_else(|| match self {
-            Self::File(value) => Refusal::new(
-                format!("expected text, found {}", value.type_str()),
-                "put quotes around it",
-            ),
-            Self::Environment(_) => Refusal::new("expected text", "set text"),
-        })
-    }
-
-    fn expected(&self, expected: &str, remedy: &str) -> Refusal {
-        Refusal::new(format!("expected {expected}, found {}", self.shown()), remedy)
-    }
-
-    fn shown(&self) -> String {
-        match self {
-            Self::File(Value::Table(_)) => "a section".to_owned(),
-            Self::File(value) => value.to_string(),
-            Self::Environment(text) => show_text(text),
-        }
-    }
-}
-
-impl Refusal {
-    fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
-
-/// As a TOML value.
-fn show_text(text: &str) -> String {
-    Value::String(text.to_owned()).to_string()
 }
 
 fn bounds<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {

@@ -29,7 +29,9 @@ pub(super) async fn stream_leader(port: u16, stream: &str) -> Option<String> {
 async fn get(port: u16, path: &str) -> Result<String> {
     let answer = tokio::time::timeout(PATIENCE, async {
         let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+            .await?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
         std::io::Result::Ok(answer)

@@ -75,7 +75,11 @@ impl Process {
             process.store(),
         );
         if let Some(cluster) = cluster {
-            writeln!(text, "cluster {{ name: testkit, host: 127.0.0.1, port: {}", ports.cluster)?;
+            writeln!(
+                text,
+                "cluster {{ name: testkit, host: 127.0.0.1, port: {}",
+                ports.cluster
+            )?;
             writeln!(text, "  routes: [")?;
             for node in cluster {
                 writeln!(text, "    \"nats://127.0.0.1:{}\"", node.cluster)?;
@@ -127,7 +131,12 @@ impl Process {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("{} cannot be run: remove it, then ./test installs it", program.display()))?;
+            .with_context(|| {
+                format!(
+                    "{} cannot be run: remove it, then ./test installs it",
+                    program.display()
+                )
+            })?;
         self.child = Some(child);
         Ok(())
     }
@@ -194,11 +203,18 @@ impl Drop for Process {
 }
 
 /// Where the program is: as the environment says, else as `./test` installed it, else on the path.
-#[expect(clippy::disallowed_methods, reason = "a tool of the tests has no configuration file")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a tool of the tests has no configuration file"
+)]
 fn program() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("SWITCHBOARD_NATS_SERVER") {
         let named = PathBuf::from(named);
-        ensure!(named.is_file(), "SWITCHBOARD_NATS_SERVER names {}, which is no file", named.display());
+        ensure!(
+            named.is_file(),
+            "SWITCHBOARD_NATS_SERVER names {}, which is no file",
+            named.display()
+        );
         return Ok(named);
     }
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/nats-server");
@@ -207,5 +223,7 @@ fn program() -> Result<PathBuf> {
     std::iter::once(installed)
         .chain(on_path)
         .find(|program| program.is_file())
-        .context("nats-server is missing: run ./test, which installs it, or name it in SWITCHBOARD_NATS_SERVER")
+        .context(
+            "nats-server is missing: run ./test, which installs it, or name it in SWITCHBOARD_NATS_SERVER",
+        )
 }

@@ -67,9 +67,15 @@ struct Batch {
     bytes: usize,
     /// Where the logs in it begin and end once it is committed.
     staged: BTreeMap<ShardId, Extent>,
-    appends: Vec<(oneshot::Sender<Result<Sequence, AppendError>>, Result<Sequence, AppendError>)>,
+    appends: Vec<Answer>,
     /// The purge that is complete with it.
     purge: Option<oneshot::Sender<Result<(), LogError>>>,
+}
+
+/// What an append is told once the batch is committed.
+struct Answer {
+    to: oneshot::Sender<Result<Sequence, AppendError>>,
+    outcome: Result<Sequence, AppendError>,
 }
 
 impl Committer {
@@ -122,7 +128,7 @@ impl Committer {
                 answer,
             } => {
                 let outcome = self.append(shard, expected, &record, batch);
-                batch.appends.push((answer, outcome));
+                batch.appends.push(Answer { to: answer, outcome });
             }
             // Purges wait in memory, so not more of them than commands may.
             Command::Purge { answer, .. } if self.purges.len() >= BATCH_COMMANDS => {
@@ -159,7 +165,11 @@ impl Committer {
             return Err(AppendError::WrongLast { expected });
         }
         let size = record.len() as u64;
-        if self.store.max_bytes().is_some_and(|max| extent.bytes() + size > max) {
+        if self
+            .store
+            .max_bytes()
+            .is_some_and(|max| extent.bytes() + size > max)
+        {
             return Err(AppendError::Refused("maximum bytes exceeded".to_owned()));
         }
         let sequence = expected.next();
@@ -167,7 +177,9 @@ impl Committer {
         extent.bytes_end += size;
         let value = joined(extent.bytes_end, record);
         batch.bytes += value.len();
-        batch.writes.insert(&writer.records, sequence.0.to_be_bytes(), value);
+        batch
+            .writes
+            .insert(&writer.records, sequence.0.to_be_bytes(), value);
         batch.staged.insert(shard, extent);
         Ok(sequence)
     }
@@ -182,7 +194,9 @@ impl Committer {
 
     /// Adds the removal of some records of the purge whose turn it is.
     fn purge_some(&mut self, batch: &mut Batch) {
-        let Some(purge) = self.purges.pop_front() else { return };
+        let Some(purge) = self.purges.pop_front() else {
+            return;
+        };
         match self.stage_purge(&purge, batch) {
             Ok(true) => batch.purge = Some(purge.answer),
             Ok(false) => self.purges.push_front(purge),
@@ -241,13 +255,13 @@ impl Committer {
                 "the log's store refuses writes: see to disk and free space, then restart the process"
             );
         }
-        for (answer, outcome) in batch.appends {
+        for Answer { to, outcome } in batch.appends {
             let outcome = match &failure {
                 // It may be there after a restart.
                 Some(failure) => outcome.and(Err(AppendError::Unknown(failure.to_string()))),
                 None => outcome,
             };
-            answer.send(outcome).ok();
+            to.send(outcome).ok();
         }
         if let Some(answer) = batch.purge {
             answer.send(failure.map_or(Ok(()), Err)).ok();

@@ -296,7 +296,9 @@ impl Store {
             return Err(broken("its keyspaces are gone".to_owned()));
         }
         let meta = database
-            .keyspace("meta", || KeyspaceCreateOptions::default().max_memtable_size(1 << 20))
+            .keyspace("meta", || {
+                KeyspaceCreateOptions::default().max_memtable_size(1 << 20)
+            })
             .map_err(failed)?;
         let store = Self {
             database,
@@ -416,7 +418,10 @@ impl Store {
 
     fn epoch(&self, shard: ShardId) -> Result<LogEpoch, LogError> {
         let wrong = || LogError::Damaged(format!("no log epoch is noted for shard {shard}"));
-        let text = self.get(&format!("epoch/{shard}")).map_err(damaged)?.ok_or_else(wrong)?;
+        let text = self
+            .get(&format!("epoch/{shard}"))
+            .map_err(damaged)?
+            .ok_or_else(wrong)?;
         let text = std::str::from_utf8(&text).map_err(|_| wrong())?;
         text.parse().map_err(|_| wrong())
     }
@@ -453,7 +458,9 @@ fn has_format(dir: &Path) -> Result<bool, OpenError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(OpenError::of_io(path, error)),
     };
-    let found = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let found = std::str::from_utf8(&text)
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
     match found {
         Some(found) if found == STORE_FORMAT => Ok(true),
         Some(found) if found > STORE_FORMAT => Err(OpenError::Newer {
@@ -560,7 +567,10 @@ mod tests {
             let error = refusal(&folder);
             assert!(matches!(error, OpenError::Newer { .. }), "{error}");
             let text = error.to_string();
-            assert!(text.contains(found) && text.contains("start that release"), "{text}");
+            assert!(
+                text.contains(found) && text.contains("start that release"),
+                "{text}"
+            );
         }
     }
 

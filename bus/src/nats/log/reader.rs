@@ -50,7 +50,7 @@ impl NatsLog {
             ..pull::Config::default()
         };
         let stream = self.stream(shard);
-        let consumer: PullConsumer = match self.management.create_consumer_on_stream(config, &stream).await {
+        let consumer: PullConsumer = match self.consumers.create_consumer_on_stream(config, &stream).await {
             Ok(consumer) => consumer,
             Err(error) => {
                 return Err(match error.kind() {
@@ -111,7 +111,7 @@ impl Reader {
                 });
             }
             self.last = sequence;
-            // A reader that begins beyond the end is given what comes before its place, too.
+            // Not every release of the server lets a consumer begin beyond the end of its stream.
             if sequence >= self.from {
                 return Ok(RecordAt {
                     sequence: Sequence(sequence),

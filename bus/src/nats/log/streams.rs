@@ -144,7 +144,9 @@ impl NatsLog {
         match format::decode(record.payload) {
             Ok(layout) => Ok(Some(layout)),
             Err(error @ FormatError::Newer { .. }) => Err(LogError::Damaged(format!("layout: {error}"))),
-            Err(error) => Err(LogError::Damaged(format!("layout record in stream {name}: {error}"))),
+            Err(error) => Err(LogError::Damaged(format!(
+                "layout record in stream {name}: {error}"
+            ))),
         }
     }
 
@@ -160,7 +162,8 @@ impl NatsLog {
                         ordinal: ORDINAL,
                         random: rand::random(),
                     };
-                    self.create_stream(self.log_config(shard, epoch.to_string())).await?;
+                    self.create_stream(self.log_config(shard, epoch.to_string()))
+                        .await?;
                     self.check_stream(shard).await?;
                 }
                 Err(other) => return Err(other),
@@ -216,7 +219,10 @@ impl NatsLog {
                 {
                     Ok(())
                 }
-                _ => Err(LogError::Unavailable(format!("stream {name} not created: {}", chain(&error)))),
+                _ => Err(LogError::Unavailable(format!(
+                    "stream {name} not created: {}",
+                    chain(&error)
+                ))),
             },
         }
     }

@@ -143,6 +143,18 @@ async fn who_asks_for_more_than_it_takes_is_slow() {
     assert_eq!(node.metric("switchboard_gateway_outgoing_peak_bytes"), 65_536);
 }
 
+/// More than is written in one turn.
+#[tokio::test]
+async fn a_long_queue_is_written_to_its_end() {
+    let node = Node::insecure("").await;
+    let mut client = node.connected().await;
+    client.send(&vec![r#"{"id":2,"rpc":{}}"#; 3000].join("\n")).await;
+    for _ in 0..3000 {
+        assert!(client.reply().await.starts_with(r#"{"id":2,"error":"#));
+    }
+    client.assert_lives().await;
+}
+
 #[tokio::test]
 async fn who_does_not_read_blocks_nobody_and_is_let_go() {
     let node =
