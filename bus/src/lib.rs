@@ -1,7 +1,7 @@
 //! How Switchboard's processes talk and where they write: the [`Bus`], the [`Log`] and who else is
 //! there ([`membership`]), each with an embedded backend (one process) and a NATS backend.
 //!
-//! The traits' documentation is the contract; [`conformance`] tests it on both backends. Nothing of
+//! The traits' documentation is the contract; `conformance` tests it on both backends. Nothing of
 //! a backend shows in a trait, and no other crate may see `async-nats`. What a message means is
 //! none of this crate's business.
 

@@ -20,6 +20,7 @@ use switchboard_service_kit::tasks::TaskKind;
 use tokio::sync::mpsc;
 
 use self::actor::{Ask, LinkActor};
+pub(crate) use self::link::Reset;
 use self::link::{Bounds, Link, Timing};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
@@ -79,7 +80,10 @@ impl Links {
                 open_retry: Duration::from_secs(1),
                 beat: Duration::from_secs(1),
             };
-            let bounds = Bounds { frame: 256 * 1024, unanswered: config.unanswered };
+            let bounds = Bounds {
+                frame: 256 * 1024,
+                unanswered: config.unanswered,
+            };
             let actor = LinkActor {
                 shard,
                 link: Link::new(shard, gateway, timing, bounds),
@@ -90,25 +94,35 @@ impl Links {
                 metrics: metrics.clone(),
                 ready: ready.clone(),
             };
-            context.tasks.spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
+            context
+                .tasks
+                .spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
         }
         let stop = context.tasks.stop_token();
-        context.tasks.spawn("owner-beats", TaskKind::Essential, async move {
-            while let Some(Some(beat)) = stop.run_until_cancelled(beats.next()).await {
-                let beat = match format::decode::<OwnerBeat>(beat.payload) {
-                    Ok(beat) => beat,
-                    Err(error) => {
-                        tracing::warn!(%error, "owner beat dropped");
-                        continue;
+        context
+            .tasks
+            .spawn("owner-beats", TaskKind::Essential, async move {
+                while let Some(Some(beat)) = stop.run_until_cancelled(beats.next()).await {
+                    let beat = match format::decode::<OwnerBeat>(beat.payload) {
+                        Ok(beat) => beat,
+                        Err(error) => {
+                            tracing::warn!(%error, "owner beat dropped");
+                            continue;
+                        }
+                    };
+                    // A beat that finds a full queue is repeated by the next.
+                    if let Some(owner) = usize::try_from(beat.shard)
+                        .ok()
+                        .and_then(|shard| owners.get(shard))
+                    {
+                        owner.try_send(beat).ok();
                     }
-                };
-                // A beat that finds a full queue is repeated by the next.
-                if let Some(owner) = usize::try_from(beat.shard).ok().and_then(|shard| owners.get(shard)) {
-                    owner.try_send(beat).ok();
                 }
-            }
-        });
-        Ok(Self { asks: asks.into(), shards })
+            });
+        Ok(Self {
+            asks: asks.into(),
+            shards,
+        })
     }
 
     /// Subscribes `session` to `channel` and answers its command `id` (a `subscribe` result or an
@@ -117,15 +131,36 @@ impl Links {
     /// Not cancel safe: when dropped, the subscription may be asked for or not.
     pub(crate) async fn subscribe(&self, session: &Arc<SessionHandle>, id: u32, channel: ChannelName) {
         let shard = self.shard_of(&channel);
-        self.ask(shard, Ask::Subscribe { session: Arc::clone(session), id, channel }).await;
+        self.ask(
+            shard,
+            Ask::Subscribe {
+                session: Arc::clone(session),
+                id,
+                channel,
+            },
+        )
+        .await;
     }
 
     /// Ends the subscription. Answers command `id` where there is one (none: the session is going).
     ///
     /// Not cancel safe, as above.
-    pub(crate) async fn unsubscribe(&self, session: &Arc<SessionHandle>, id: Option<u32>, channel: ChannelName) {
+    pub(crate) async fn unsubscribe(
+        &self,
+        session: &Arc<SessionHandle>,
+        id: Option<u32>,
+        channel: ChannelName,
+    ) {
         let shard = self.shard_of(&channel);
-        self.ask(shard, Ask::Unsubscribe { session: Arc::clone(session), id, channel }).await;
+        self.ask(
+            shard,
+            Ask::Unsubscribe {
+                session: Arc::clone(session),
+                id,
+                channel,
+            },
+        )
+        .await;
     }
 
     /// Publishes to `channel`, which is the message's, and answers command `id` once the message is
@@ -140,7 +175,15 @@ impl Links {
         message: &Message,
     ) {
         let message = message.encode_to_vec().into();
-        self.ask(self.shard_of(channel), Ask::Publish { session: Arc::clone(session), id, message }).await;
+        self.ask(
+            self.shard_of(channel),
+            Ask::Publish {
+                session: Arc::clone(session),
+                id,
+                message,
+            },
+        )
+        .await;
     }
 
     fn shard_of(&self, channel: &ChannelName) -> ShardId {

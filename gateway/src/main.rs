@@ -19,7 +19,7 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read(document), Config::read(document)),
+        |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
             let backends = bus.open(PROGRAM.name).await?;
             let deps = Deps {

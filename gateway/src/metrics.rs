@@ -1,16 +1,17 @@
 //! What a gateway counts.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::ids::ShardId;
 use switchboard_service_kit::metrics::Metrics;
+
+use crate::links::Reset;
 
 /// Connections, what comes in and what goes out. Cheap to clone.
 #[derive(Clone, Default)]
@@ -39,7 +40,7 @@ struct RefusedLabel {
 }
 
 /// Why a connection was refused before it was a WebSocket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Refused {
     /// There are as many as the configuration allows.
     Limit,
@@ -61,7 +62,7 @@ struct DisconnectLabel {
 }
 
 /// Who ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum EndedBy {
     /// We did, with a code.
     Gateway,
@@ -77,7 +78,7 @@ struct CommandLabel {
 }
 
 /// The commands of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
     Connect,
     Subscribe,
@@ -99,6 +100,55 @@ pub(crate) enum Method {
 struct ErrorLabel {
     code: u32,
 }
+
+/// Label values in the words that the wire and the configuration use.
+macro_rules! label_values {
+    ($type:ident { $($variant:ident = $text:literal,)+ }) => {
+        impl EncodeLabelValue for $type {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+                let text = match self { $(Self::$variant => $text,)+ };
+                text.encode(encoder)
+            }
+        }
+    };
+}
+
+label_values!(Refused {
+    Limit = "limit",
+    Origin = "origin",
+    Encoding = "encoding",
+    Handshake = "handshake",
+    Stopping = "stopping",
+});
+
+label_values!(EndedBy {
+    Gateway = "gateway",
+    Client = "client",
+    Network = "network",
+});
+
+label_values!(Method {
+    Connect = "connect",
+    Subscribe = "subscribe",
+    Unsubscribe = "unsubscribe",
+    Publish = "publish",
+    Presence = "presence",
+    PresenceStats = "presence_stats",
+    History = "history",
+    Rpc = "rpc",
+    Send = "send",
+    Refresh = "refresh",
+    SubRefresh = "sub_refresh",
+    Pong = "pong",
+    Unknown = "unknown",
+});
+
+label_values!(Reset {
+    Gap = "gap",
+    NewOwner = "new_owner",
+    Silence = "silence",
+    Disruption = "disruption",
+});
 
 impl GatewayMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
@@ -205,7 +255,7 @@ struct LinkFamilies {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResetLabel {
-    reason: String,
+    reason: Reset,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -246,9 +296,8 @@ impl LinkMetrics {
         self.deliveries.inc_by(receivers);
     }
 
-    /// A link opened anew. `reason` has to be a variant without fields, so that labels are few.
-    pub(crate) fn reset(&self, reason: impl Debug) {
-        let reason = format!("{reason:?}");
+    /// A link opened anew.
+    pub(crate) fn reset(&self, reason: Reset) {
         self.families.resets.get_or_create(&ResetLabel { reason }).inc();
     }
 

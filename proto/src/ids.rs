@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn offsets_stay_exact_in_javascript() {
-        assert!(Offset::end_of(Sequence((1 << 41) - 1)).get() <= (1 << 53) - 1);
+        assert!(Offset::end_of(Sequence((1 << 41) - 1)).get() < (1 << 53));
     }
 
     /// A changed hash would send every channel to another log.

@@ -4,6 +4,8 @@
 //! file each, as the release that introduced them wrote them. A file is never changed: a new format
 //! gets new files beside the old. `WRITE_GOLDEN=1 cargo test -p switchboard-proto` adds missing ones.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -17,13 +19,21 @@ use switchboard_proto::bus::{
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a switch for whoever adds a format, no configuration"
+)]
+fn writes_missing_files() -> bool {
+    std::env::var_os("WRITE_GOLDEN").is_some()
+}
+
 /// The bytes in the file are today's encoding of `value`, and decode to it.
 fn golden<M: prost::Message + Default + PartialEq + Debug>(name: &str, value: &M) {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(format!("{name}.v1"));
     let encoded = format::encode(value);
-    if !file.exists() && std::env::var_os("WRITE_GOLDEN").is_some() {
+    if !file.exists() && writes_missing_files() {
         std::fs::write(&file, &encoded).unwrap();
     }
     let written = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

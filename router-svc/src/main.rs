@@ -18,10 +18,14 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read(document), Config::read(document)),
+        |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
             let backends = bus.open(PROGRAM.name).await?;
-            let deps = Deps { bus: backends.bus, log: backends.log, shards: backends.shards };
+            let deps = Deps {
+                bus: backends.bus,
+                log: backends.log,
+                shards: backends.shards,
+            };
             start(config, deps, context).await.map_err(StartFailure::from)
         },
     )

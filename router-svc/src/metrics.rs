@@ -47,7 +47,11 @@ impl RouterMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let router = Self::default();
         metrics.register("router", |registry| {
-            registry.register("owned_shards", "Shards owned by this router", router.owned_shards.clone());
+            registry.register(
+                "owned_shards",
+                "Shards owned by this router",
+                router.owned_shards.clone(),
+            );
             registry.register("claims", "Shards claimed", router.claims.clone());
             registry.register(
                 "ownerships_lost",
@@ -56,11 +60,27 @@ impl RouterMetrics {
             );
             registry.register("appends", "Batches appended to the log", router.appends.clone());
             registry.register("messages", "Messages in those batches", router.messages.clone());
-            registry.register("refused_appends", "Batches that the log refused", router.refused.clone());
-            registry.register("bad_frames", "Undecodable frames from gateways", router.bad_frames.clone());
+            registry.register(
+                "refused_appends",
+                "Batches that the log refused",
+                router.refused.clone(),
+            );
+            registry.register(
+                "bad_frames",
+                "Undecodable frames from gateways",
+                router.bad_frames.clone(),
+            );
             let shards = &router.shards;
-            registry.register("shard_position", "Sequence of the shard's last record", shards.position.clone());
-            registry.register("shard_links", "Gateways linked to the shard", shards.links.clone());
+            registry.register(
+                "shard_position",
+                "Sequence of the shard's last record",
+                shards.position.clone(),
+            );
+            registry.register(
+                "shard_links",
+                "Gateways linked to the shard",
+                shards.links.clone(),
+            );
             registry.register(
                 "shard_channels",
                 "Channels of the shard that some gateway is interested in",

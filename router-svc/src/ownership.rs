@@ -58,15 +58,31 @@ pub(crate) struct Ownerships {
 
 impl Ownerships {
     pub(crate) fn new(me: Incarnation, shards: ShardCount, patience: Patience) -> Self {
-        Self { me, shards, patience, seen: HashMap::new(), failed: HashMap::new(), running: HashMap::new() }
+        Self {
+            me,
+            shards,
+            patience,
+            seen: HashMap::new(),
+            failed: HashMap::new(),
+            running: HashMap::new(),
+        }
     }
 
     /// Somebody says that it owns a shard, or gives it up.
     pub(crate) fn beat(&mut self, beat: &OwnerBeat, now: Duration) {
-        let Some(shard) = ShardId::new(beat.shard) else { return };
-        let Ok(router) = Incarnation::try_from(beat.router.as_ref()) else { return };
+        let Some(shard) = ShardId::new(beat.shard) else {
+            return;
+        };
+        let Ok(router) = Incarnation::try_from(beat.router.as_ref()) else {
+            return;
+        };
         let rank = (beat.ordinal, beat.owner_epoch);
-        let seen = Seen { router, rank, at: now, released: beat.released };
+        let seen = Seen {
+            router,
+            rank,
+            at: now,
+            released: beat.released,
+        };
         // An older owner that still beats does not hide the newer one.
         if self.seen.get(&shard).is_none_or(|known| rank >= known.rank) {
             self.seen.insert(shard, seen);
@@ -84,7 +100,13 @@ impl Ownerships {
                 }
                 Some(_) | None => self.patience.pause,
             };
-            self.failed.insert(shard, Failed { pause, until: now + pause });
+            self.failed.insert(
+                shard,
+                Failed {
+                    pause,
+                    until: now + pause,
+                },
+            );
         } else {
             self.failed.remove(&shard);
         }
@@ -99,7 +121,8 @@ impl Ownerships {
             match self.running.get(&shard) {
                 Some(true) => {}
                 Some(false) => {
-                    let deposed = seen.is_some_and(|seen| seen.router != self.me && !self.is_silent(seen, now));
+                    let deposed =
+                        seen.is_some_and(|seen| seen.router != self.me && !self.is_silent(seen, now));
                     if deposed {
                         decisions.push(Decision::Abandon(shard));
                     } else if owner.is_some_and(|owner| owner != self.me) {
@@ -163,7 +186,13 @@ mod tests {
     }
 
     fn beat(shard: u32, router: Incarnation, owner_epoch: u64, released: bool) -> OwnerBeat {
-        OwnerBeat { shard, router: router.to_bytes(), ordinal: 1, owner_epoch, released }
+        OwnerBeat {
+            shard,
+            router: router.to_bytes(),
+            ordinal: 1,
+            owner_epoch,
+            released,
+        }
     }
 
     fn one_shard(me: Incarnation) -> (Ownerships, ShardId) {
@@ -177,8 +206,15 @@ mod tests {
         let shards = ShardCount::new(4).unwrap();
         let mut ownerships = Ownerships::new(me, shards, PATIENCE);
         assert_eq!(ownerships.decide(&[me], ms(1100)), []);
-        assert_eq!(ownerships.decide(&[me], ms(1200)), shards.iter().map(Decision::Claim).collect::<Vec<_>>());
-        assert_eq!(ownerships.decide(&[me], ms(1300)), [], "claims are taken as begun");
+        assert_eq!(
+            ownerships.decide(&[me], ms(1200)),
+            shards.iter().map(Decision::Claim).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            ownerships.decide(&[me], ms(1300)),
+            [],
+            "claims are taken as begun"
+        );
     }
 
     #[test]
@@ -244,7 +280,11 @@ mod tests {
         assert_eq!(ownerships.decide(&[me], ms(1200)).len(), 4);
         let released = ownerships.decide(&[me, other], ms(1300));
         assert_eq!(released.len(), 2);
-        assert!(released.iter().all(|decision| matches!(decision, Decision::Release(_))));
+        assert!(
+            released
+                .iter()
+                .all(|decision| matches!(decision, Decision::Release(_)))
+        );
         assert_eq!(ownerships.decide(&[me, other], ms(1400)), [], "told once");
     }
 }

@@ -74,9 +74,16 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let membership = Membership::join(bus, Role::Router, incarnation, settings, &tracker, stop.clone())
         .await
         .map_err(StartError::Join)?;
-    let silence = if deps.bus.is_private() { Duration::ZERO } else { config.owner_silence };
-    let patience =
-        Patience { silence, pause: Duration::from_millis(200), pause_max: Duration::from_secs(5) };
+    let silence = if deps.bus.is_private() {
+        Duration::ZERO
+    } else {
+        config.owner_silence
+    };
+    let patience = Patience {
+        silence,
+        pause: Duration::from_millis(200),
+        pause_max: Duration::from_secs(5),
+    };
     let router = Router {
         incarnation,
         settings: ShardSettings {
@@ -102,13 +109,18 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let counted = router.metrics.clone();
     summary::spawn(&context.tasks, "router", summary::INTERVAL, move || {
         vec![
-            ("owned_shards", u64::try_from(counted.owned_shards.get()).unwrap_or(0)),
+            (
+                "owned_shards",
+                u64::try_from(counted.owned_shards.get()).unwrap_or(0),
+            ),
             ("appends", counted.appends.get()),
             ("messages", counted.messages.get()),
             ("ownerships_lost", counted.ownerships_lost.get()),
         ]
     });
-    context.tasks.spawn("router", TaskKind::Essential, router.run(membership, beats, stop));
+    context
+        .tasks
+        .spawn("router", TaskKind::Essential, router.run(membership, beats, stop));
     Ok(Running { incarnation })
 }
 
@@ -195,7 +207,9 @@ impl Router {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let Some((shard, _)) = self.shards.remove(&id) else { return };
+        let Some((shard, _)) = self.shards.remove(&id) else {
+            return;
+        };
         let failed = match ended {
             Ok((_, Ok(()))) => false,
             Ok((_, Err(end))) => {

@@ -67,13 +67,17 @@ pub enum TelemetryError {
     },
 }
 
+/// What libraries tell of their ordinary work is of no use to an operator; the configured filter may
+/// name them to hear it all the same.
+const LIBRARIES: &str = "async_nats=warn,fjall=warn,lsm_tree=warn";
+
 /// Sends this process's log lines where `config` says, and panics with them. Where log lines go
 /// somewhere already, that stays as it is: the second node in a process changes nothing.
 ///
 /// # Errors
 /// [`TelemetryError::Filter`].
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|source| TelemetryError::Filter {
+    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", config.filter)).map_err(|source| TelemetryError::Filter {
         filter: config.filter.clone(),
         source,
     })?;

@@ -15,8 +15,15 @@ async fn main() -> anyhow::Result<()> {
     ))?;
     let system = switchboard::Switchboard::start(config).await?;
     system.ready().await;
-    println!("clients connect to {}", system.websocket_url().unwrap_or_default());
+    println!(
+        "clients connect to {}",
+        system.websocket_url().unwrap_or_default()
+    );
     let stopped = system.stop().await;
-    anyhow::ensure!(stopped.forced.is_empty(), "did not stop by themselves: {:?}", stopped.forced);
+    anyhow::ensure!(
+        stopped.forced.is_empty(),
+        "did not stop by themselves: {:?}",
+        stopped.forced
+    );
     Ok(())
 }

@@ -14,9 +14,11 @@ use crate::{Config, Effective, Switchboard};
 /// A realtime communication service.
 #[derive(Debug, Parser)]
 #[command(name = "switchboard", version, about)]
-#[command(after_help = "Environment variables override single keys: SWITCHBOARD__GATEWAY__LISTEN=127.0.0.1:9000 sets \
+#[command(
+    after_help = "Environment variables override single keys: SWITCHBOARD__GATEWAY__LISTEN=127.0.0.1:9000 sets \
                         gateway.listen.\nExit code: 0 done or stopped cleanly, 1 failure, 2 wrong arguments or \
-                        configuration.")]
+                        configuration."
+)]
 struct Arguments {
     /// Configuration file (TOML). Without it: all services in this process, embedded backends, loopback only, clients
     /// need no token.
@@ -81,7 +83,10 @@ fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>)
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     config.bus.create = true;
     let backends = config.bus.open("migrate").await?;
-    println!("the layout of {} shards is in force, and each has its log", backends.shards.get());
+    println!(
+        "the layout of {} shards is in force, and each has its log",
+        backends.shards.get()
+    );
     Ok(ExitCode::SUCCESS)
 }
 

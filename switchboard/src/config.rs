@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn all_faults_are_reported_at_once() {
-        let text = "switchboard.services = [\"gatway\"]\nrouter.links = 0\nbus.backend = \"kafka\"\nnonsense = 1";
+        let text =
+            "switchboard.services = [\"gatway\"]\nrouter.links = 0\nbus.backend = \"kafka\"\nnonsense = 1";
         let faults = Config::from_toml(text).unwrap_err().to_string();
         for key in ["switchboard.services", "router.links", "bus.backend", "nonsense"] {
             assert!(faults.contains(key), "{key} is missing in: {faults}");
@@ -122,9 +123,15 @@ mod tests {
     fn what_is_printed_can_be_read_again() {
         let (_, effective) = Config::load(None, []).unwrap();
         let printed = effective.to_string();
-        let again = Config::read(Document::parse(&printed, []).unwrap()).unwrap().1.to_string();
+        let again = Config::read(Document::parse(&printed, []).unwrap())
+            .unwrap()
+            .1
+            .to_string();
         let values = |text: &str| -> Vec<String> {
-            text.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect()
+            text.lines()
+                .filter(|line| !line.trim_start().starts_with('#'))
+                .map(str::to_owned)
+                .collect()
         };
         assert_eq!(values(&printed), values(&again));
     }

@@ -119,15 +119,21 @@ impl Switchboard {
             switchboard_router_svc::start(config.router, deps, context).await?;
         }
         if runs(Service::Persistence) {
-            let deps = switchboard_persistence_svc::Deps { bus: backends.bus.clone() };
+            let deps = switchboard_persistence_svc::Deps {
+                bus: backends.bus.clone(),
+            };
             switchboard_persistence_svc::start(config.persistence, deps, self.service()).await?;
         }
         if runs(Service::Presence) {
-            let deps = switchboard_presence_svc::Deps { bus: backends.bus.clone() };
+            let deps = switchboard_presence_svc::Deps {
+                bus: backends.bus.clone(),
+            };
             switchboard_presence_svc::start(config.presence, deps, self.service()).await?;
         }
         if runs(Service::Notify) {
-            let deps = switchboard_notify_svc::Deps { bus: backends.bus.clone() };
+            let deps = switchboard_notify_svc::Deps {
+                bus: backends.bus.clone(),
+            };
             switchboard_notify_svc::start(config.notify, deps, self.service()).await?;
         }
         if runs(Service::Gateway) {
@@ -147,12 +153,16 @@ impl Switchboard {
     fn service(&mut self) -> Context {
         let tasks = self.context.tasks.separate();
         self.groups.insert(0, tasks.clone());
-        Context { tasks, ..self.context.clone() }
+        Context {
+            tasks,
+            ..self.context.clone()
+        }
     }
 
     /// Where clients connect; `None` without a gateway.
     pub fn websocket_url(&self) -> Option<String> {
-        self.gateway.map(|address| format!("ws://{address}/connection/websocket"))
+        self.gateway
+            .map(|address| format!("ws://{address}/connection/websocket"))
     }
 
     /// The demo page; `None` without a gateway.
@@ -180,8 +190,12 @@ impl Switchboard {
 
     /// Waits for the first failure that the system cannot go on after. Cancel safe.
     pub async fn failed(&self) -> TaskFailure {
-        let mut failures: Vec<_> =
-            self.groups.iter().chain([&self.aside]).map(|tasks| Box::pin(tasks.failed())).collect();
+        let mut failures: Vec<_> = self
+            .groups
+            .iter()
+            .chain([&self.aside])
+            .map(|tasks| Box::pin(tasks.failed()))
+            .collect();
         std::future::poll_fn(|context| {
             for failure in &mut failures {
                 if let std::task::Poll::Ready(failure) = failure.as_mut().poll(context) {

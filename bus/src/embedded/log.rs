@@ -5,7 +5,9 @@
 //! not committed ([`reader`]). How it lies on disk is [`store`]'s business.
 
 mod committer;
+mod folder;
 mod reader;
+mod shard;
 mod store;
 
 use std::path::Path;
@@ -19,10 +21,11 @@ use switchboard_proto::ids::{Sequence, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
 use self::committer::{Command, Committer};
-use self::store::{Shard, Store};
+use self::shard::Shard;
+use self::store::Store;
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
 
-pub use self::store::OpenError;
+pub use self::folder::OpenError;
 
 /// The largest record: what a NATS server takes by default, less room for headers, so that what
 /// fits here fits there.

@@ -230,7 +230,8 @@ fn on_event(event: &Event, was_connected: &AtomicBool, disruptions: &watch::Send
         }
         Event::SlowConsumer(_) => true,
         Event::Closed => {
-            tracing::error!("connection to NATS closed for good");
+            // The ordinary end: the last handle is gone. Whoever still needs the bus sees it closed.
+            tracing::debug!("connection to NATS closed");
             true
         }
         // A permission that is missing comes this way, and nothing else tells of it.

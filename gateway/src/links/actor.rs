@@ -24,9 +24,21 @@ use crate::session::SessionHandle;
 
 /// What a session asks of a link.
 pub(super) enum Ask {
-    Subscribe { session: Arc<SessionHandle>, id: u32, channel: ChannelName },
-    Unsubscribe { session: Arc<SessionHandle>, id: Option<u32>, channel: ChannelName },
-    Publish { session: Arc<SessionHandle>, id: u32, message: Bytes },
+    Subscribe {
+        session: Arc<SessionHandle>,
+        id: u32,
+        channel: ChannelName,
+    },
+    Unsubscribe {
+        session: Arc<SessionHandle>,
+        id: Option<u32>,
+        channel: ChannelName,
+    },
+    Publish {
+        session: Arc<SessionHandle>,
+        id: u32,
+        message: Bytes,
+    },
 }
 
 impl Subscriber for Arc<SessionHandle> {
@@ -45,7 +57,11 @@ pub(super) struct Readiness {
 
 impl Readiness {
     pub(super) fn new(shards: ShardCount, health: Component) -> Self {
-        Self { up: Arc::default(), all: usize::from(shards.get()), health }
+        Self {
+            up: Arc::default(),
+            all: usize::from(shards.get()),
+            health,
+        }
     }
 
     fn changed(&self, is_up: bool) {
@@ -57,7 +73,11 @@ impl Readiness {
         if up == self.all {
             self.health.ready();
         } else {
-            self.health.not_ready(format!("{} of {} shards have no link to an owner", self.all - up, self.all));
+            self.health.not_ready(format!(
+                "{} of {} shards have no link to an owner",
+                self.all - up,
+                self.all
+            ));
         }
     }
 }
@@ -87,7 +107,11 @@ impl LinkActor {
         let mut disruptions = self.bus.disruptions();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turn = Turn { shard: self.shard, frames: Vec::new(), metrics: self.metrics.clone() };
+        let mut turn = Turn {
+            shard: self.shard,
+            frames: Vec::new(),
+            metrics: self.metrics.clone(),
+        };
         let mut was_up = false;
         loop {
             tokio::select! {
@@ -123,7 +147,10 @@ impl LinkActor {
             }
             self.link.flush(begun.elapsed(), &mut turn);
             for (router, frame) in turn.frames.drain(..) {
-                let subject = Subject::LinkUp { shard: self.shard, router };
+                let subject = Subject::LinkUp {
+                    shard: self.shard,
+                    router,
+                };
                 // The owner sees the gap and stays silent, which resets the link.
                 if let Err(error) = self.bus.publish(subject, format::encode(&frame)).await {
                     tracing::warn!(shard = %self.shard, %error, "frame to the owner lost");
@@ -167,7 +194,11 @@ impl LinkActor {
     }
 
     fn measure(&self) {
-        self.metrics.measure(self.shard, self.link.channel_count(), self.link.unanswered_count());
+        self.metrics.measure(
+            self.shard,
+            self.link.channel_count(),
+            self.link.unanswered_count(),
+        );
     }
 }
 
@@ -196,14 +227,23 @@ impl Output<Arc<SessionHandle>> for Turn {
         wanted
     }
 
-    fn not_subscribed(&mut self, session: &Arc<SessionHandle>, id: u32, channel: &ChannelName, code: ErrorCode) {
+    fn not_subscribed(
+        &mut self,
+        session: &Arc<SessionHandle>,
+        id: u32,
+        channel: &ChannelName,
+        code: ErrorCode,
+    ) {
         session.refused(channel, id);
         session.reply(&replies::error(id, code.into()));
     }
 
     fn lost(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName) {
         if session.lost(channel) {
-            session.reply(&replies::unsubscribe_push(channel, UnsubscribeCode::InsufficientState));
+            session.reply(&replies::unsubscribe_push(
+                channel,
+                UnsubscribeCode::InsufficientState,
+            ));
         }
     }
 

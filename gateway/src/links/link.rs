@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use prost::Message as _;
 use switchboard_proto::bus::{
-    Answer, Delivered, Delivery, Down, Interest, Open, OpenEnd, OwnerBeat, Position, Publish, Refusal, Series, Up,
-    UpBeat, UpItem, answer, down_item, up_item,
+    Answer, Delivered, Delivery, Down, Interest, Open, OpenEnd, OwnerBeat, Position, Publish, Refusal,
+    Series, Up, UpBeat, UpItem, answer, down_item, up_item,
 };
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
@@ -144,7 +144,10 @@ pub(crate) struct Channels<S>(HashMap<ChannelName, Channel<S>>);
 impl<S> Channels<S> {
     /// The subscribers of `channel`, none where the gateway has no interest (any more).
     pub(crate) fn subscribers(&self, channel: &str) -> impl Iterator<Item = &S> {
-        self.0.get(channel).into_iter().flat_map(|channel| channel.sessions.values())
+        self.0
+            .get(channel)
+            .into_iter()
+            .flat_map(|channel| channel.sessions.values())
     }
 
     /// Channels with interest.
@@ -254,7 +257,11 @@ impl<S: Subscriber> Link<S> {
                         }
                     }
                     Some(_) | None => {
-                        entry.waiting.push(Waiting { session, id, deadline });
+                        entry.waiting.push(Waiting {
+                            session,
+                            id,
+                            deadline,
+                        });
                         self.waiting += 1;
                     }
                 }
@@ -262,7 +269,11 @@ impl<S: Subscriber> Link<S> {
             Entry::Vacant(entry) => {
                 entry.insert(Channel {
                     sessions: HashMap::new(),
-                    waiting: vec![Waiting { session, id, deadline }],
+                    waiting: vec![Waiting {
+                        session,
+                        id,
+                        deadline,
+                    }],
                     asked: 0,
                     held: false,
                 });
@@ -277,9 +288,14 @@ impl<S: Subscriber> Link<S> {
 
     /// Ends a subscription, also one that still waits for its answer: that is answered first.
     pub(crate) fn unsubscribe(&mut self, session: u64, channel: &ChannelName, out: &mut impl Output<S>) {
-        let Some(entry) = self.channels.0.get_mut(channel) else { return };
+        let Some(entry) = self.channels.0.get_mut(channel) else {
+            return;
+        };
         entry.sessions.remove(&session);
-        for given_up in entry.waiting.extract_if(.., |waiting| waiting.session.id() == session) {
+        for given_up in entry
+            .waiting
+            .extract_if(.., |waiting| waiting.session.id() == session)
+        {
             self.waiting -= 1;
             out.not_subscribed(&given_up.session, given_up.id, channel, ErrorCode::Internal);
         }
@@ -302,21 +318,42 @@ impl<S: Subscriber> Link<S> {
         self.publish_number += 1;
         let number = self.publish_number;
         let unsent = if self.phase == Phase::Up {
-            self.push(up_item::Item::Publish(Publish { series: Series::Plain.into(), number, message }));
+            self.push(up_item::Item::Publish(Publish {
+                series: Series::Plain.into(),
+                number,
+                message,
+            }));
             None
         } else {
             Some(message)
         };
         let deadline = now + self.timing.answer;
-        self.unanswered.push_back(Unanswered { session, id, number, deadline, unsent });
+        self.unanswered.push_back(Unanswered {
+            session,
+            id,
+            number,
+            deadline,
+            unsent,
+        });
     }
 
     // ---- what the bus brings
 
     /// An owner says that it owns, or gives up.
-    pub(crate) fn owner_beat(&mut self, beat: &OwnerBeat, now: Duration, out: &mut impl Output<S>) -> Option<Reset> {
-        let Ok(router) = Incarnation::try_from(beat.router.as_ref()) else { return None };
-        let owner = Owner { router, ordinal: beat.ordinal, epoch: beat.owner_epoch };
+    pub(crate) fn owner_beat(
+        &mut self,
+        beat: &OwnerBeat,
+        now: Duration,
+        out: &mut impl Output<S>,
+    ) -> Option<Reset> {
+        let Ok(router) = Incarnation::try_from(beat.router.as_ref()) else {
+            return None;
+        };
+        let owner = Owner {
+            router,
+            ordinal: beat.ordinal,
+            epoch: beat.owner_epoch,
+        };
         if let Some(known) = self.owner {
             if beat.released && owner == known {
                 self.phase = Phase::Down;
@@ -336,7 +373,7 @@ impl<S: Subscriber> Link<S> {
 
     /// A frame from an owner.
     pub(crate) fn down(&mut self, frame: Down, now: Duration, out: &mut impl Output<S>) -> Option<Reset> {
-        let Some(owner) = self.owner else { return None };
+        let owner = self.owner?;
         let current = (frame.ordinal, frame.owner_epoch) == owner.rank()
             && frame.open == self.open
             && frame.shard == u32::from(self.shard.get());
@@ -356,7 +393,9 @@ impl<S: Subscriber> Link<S> {
         self.heard = now;
         for item in frame.items.into_iter().filter_map(|item| item.item) {
             match item {
-                down_item::Item::Opened(opened) if self.phase != Phase::Down => self.opened(opened, owner, out),
+                down_item::Item::Opened(opened) if self.phase != Phase::Down => {
+                    self.opened(opened, owner, out)
+                }
                 down_item::Item::Opened(_) => {}
                 down_item::Item::Applied(applied) => self.applied(applied.up_number, out),
                 down_item::Item::Answer(answer) => self.answer(answer, out),
@@ -394,7 +433,10 @@ impl<S: Subscriber> Link<S> {
             self.reset(now, out);
             return Some(Reset::Silence);
         }
-        if self.phase == Phase::Up && self.frame.is_none() && now.saturating_sub(self.sent) >= self.timing.beat {
+        if self.phase == Phase::Up
+            && self.frame.is_none()
+            && now.saturating_sub(self.sent) >= self.timing.beat
+        {
             self.push(up_item::Item::Beat(UpBeat {}));
         }
         None
@@ -422,7 +464,11 @@ impl<S: Subscriber> Link<S> {
         self.asked.clear();
         self.phase = Phase::Opening { since: now };
         // Whether what was sent is stored is not known, and saying it again could double it.
-        let sent = self.unanswered.iter().take_while(|publish| publish.unsent.is_none()).count();
+        let sent = self
+            .unanswered
+            .iter()
+            .take_while(|publish| publish.unsent.is_none())
+            .count();
         for publish in self.unanswered.drain(..sent) {
             out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
         }
@@ -464,7 +510,11 @@ impl<S: Subscriber> Link<S> {
         for publish in &mut publishes {
             if let Some(message) = publish.unsent.take() {
                 let number = publish.number;
-                self.push(up_item::Item::Publish(Publish { series: Series::Plain.into(), number, message }));
+                self.push(up_item::Item::Publish(Publish {
+                    series: Series::Plain.into(),
+                    number,
+                    message,
+                }));
             }
         }
         self.unanswered = publishes;
@@ -474,7 +524,12 @@ impl<S: Subscriber> Link<S> {
         let Some(place) = self.place.clone() else { return };
         while let Some((number, name)) = self.asked.pop_front_if(|(number, _)| *number <= up_number) {
             // A channel that was dropped and asked for again waits for the later answer.
-            let Some(channel) = self.channels.0.get_mut(&name).filter(|channel| channel.asked == number) else {
+            let Some(channel) = self
+                .channels
+                .0
+                .get_mut(&name)
+                .filter(|channel| channel.asked == number)
+            else {
                 continue;
             };
             channel.held = true;
@@ -490,10 +545,15 @@ impl<S: Subscriber> Link<S> {
 
     fn answer(&mut self, answer: Answer, out: &mut impl Output<S>) {
         // Numbers are sorted, so the search stays short however many wait.
-        let Ok(index) = self.unanswered.binary_search_by_key(&answer.number, |publish| publish.number) else {
+        let Ok(index) = self
+            .unanswered
+            .binary_search_by_key(&answer.number, |publish| publish.number)
+        else {
             return;
         };
-        let Some(publish) = self.unanswered.remove(index) else { return };
+        let Some(publish) = self.unanswered.remove(index) else {
+            return;
+        };
         let outcome = match answer.outcome {
             Some(answer::Outcome::Offset(offset)) => Ok(Offset::from_u64(offset)),
             Some(answer::Outcome::Refused(refusal)) => Err(refusal),
@@ -504,7 +564,9 @@ impl<S: Subscriber> Link<S> {
 
     /// `false` where something before it is missing.
     fn delivery(&mut self, delivery: Delivery, owner: Owner, out: &mut impl Output<S>) -> bool {
-        let Some(place) = &mut self.place else { return false };
+        let Some(place) = &mut self.place else {
+            return false;
+        };
         let had = place.offset;
         if Offset::from_u64(delivery.after) > had {
             return false;
@@ -548,7 +610,10 @@ impl<S: Subscriber> Link<S> {
     }
 
     fn ask(&mut self, channel: ChannelName) {
-        let item = Interest { add: vec![channel.as_str().to_owned()], remove: Vec::new() };
+        let item = Interest {
+            add: vec![channel.as_str().to_owned()],
+            remove: Vec::new(),
+        };
         let number = self.push(up_item::Item::Interest(item));
         if let Some(entry) = self.channels.0.get_mut(&channel) {
             entry.asked = number;
@@ -558,12 +623,18 @@ impl<S: Subscriber> Link<S> {
 
     /// Interest ends with the last subscriber.
     fn drop_if_unused(&mut self, channel: &ChannelName) {
-        let unused =
-            self.channels.0.get(channel).is_some_and(|entry| entry.sessions.is_empty() && entry.waiting.is_empty());
+        let unused = self
+            .channels
+            .0
+            .get(channel)
+            .is_some_and(|entry| entry.sessions.is_empty() && entry.waiting.is_empty());
         if unused {
             self.channels.0.remove(channel);
             if self.phase != Phase::Down {
-                let item = Interest { add: Vec::new(), remove: vec![channel.as_str().to_owned()] };
+                let item = Interest {
+                    add: Vec::new(),
+                    remove: vec![channel.as_str().to_owned()],
+                };
                 self.push(up_item::Item::Interest(item));
             }
         }
@@ -573,7 +644,10 @@ impl<S: Subscriber> Link<S> {
     fn push(&mut self, item: up_item::Item) -> u64 {
         let item = UpItem { item: Some(item) };
         let size = item.encoded_len() + 4;
-        let full = self.frame.as_ref().is_some_and(|(_, bytes)| bytes + size > self.bounds.frame);
+        let full = self
+            .frame
+            .as_ref()
+            .is_some_and(|(_, bytes)| bytes + size > self.bounds.frame);
         if full && let Some((frame, _)) = self.frame.take() {
             self.full_frames.push(frame);
         }
@@ -589,7 +663,10 @@ impl<S: Subscriber> Link<S> {
         });
         *bytes += size;
         let number = frame.number;
-        match (item.item, frame.items.last_mut().and_then(|last| last.item.as_mut())) {
+        match (
+            item.item,
+            frame.items.last_mut().and_then(|last| last.item.as_mut()),
+        ) {
             // Neighbouring changes of the same kind are one item; order between kinds is kept.
             (Some(up_item::Item::Interest(more)), Some(up_item::Item::Interest(last)))
                 if more.remove.is_empty() == last.remove.is_empty() =>
@@ -604,7 +681,11 @@ impl<S: Subscriber> Link<S> {
 }
 
 fn refusal(code: ErrorCode) -> Refusal {
-    Refusal { code: code.code(), message: code.words().to_owned(), temporary: code.is_temporary() }
+    Refusal {
+        code: code.code(),
+        message: code.words().to_owned(),
+        temporary: code.is_temporary(),
+    }
 }
 
 #[cfg(test)]

@@ -15,23 +15,43 @@ pub(super) fn subscribed(id: u32, log_epoch: &str, offset: Offset) -> Reply {
         offset: offset.get(),
         ..SubscribeResult::default()
     };
-    Reply { id, subscribe: Some(result), ..Reply::default() }
+    Reply {
+        id,
+        subscribe: Some(result),
+        ..Reply::default()
+    }
 }
 
 pub(super) fn unsubscribed(id: u32) -> Reply {
-    Reply { id, unsubscribe: Some(UnsubscribeResult {}), ..Reply::default() }
+    Reply {
+        id,
+        unsubscribe: Some(UnsubscribeResult {}),
+        ..Reply::default()
+    }
 }
 
 pub(super) fn published(id: u32) -> Reply {
-    Reply { id, publish: Some(PublishResult {}), ..Reply::default() }
+    Reply {
+        id,
+        publish: Some(PublishResult {}),
+        ..Reply::default()
+    }
 }
 
 pub(super) fn error(id: u32, error: Error) -> Reply {
-    Reply { id, error: Some(error), ..Reply::default() }
+    Reply {
+        id,
+        error: Some(error),
+        ..Reply::default()
+    }
 }
 
 pub(super) fn refused(refusal: Refusal) -> Error {
-    Error { code: refusal.code, message: refusal.message, temporary: refusal.temporary }
+    Error {
+        code: refusal.code,
+        message: refusal.message,
+        temporary: refusal.temporary,
+    }
 }
 
 pub(super) fn unsubscribe_push(channel: &ChannelName, code: UnsubscribeCode) -> Reply {
@@ -40,7 +60,10 @@ pub(super) fn unsubscribe_push(channel: &ChannelName, code: UnsubscribeCode) -> 
         unsubscribe: Some(code.into()),
         ..Push::default()
     };
-    Reply { push: Some(push), ..Reply::default() }
+    Reply {
+        push: Some(push),
+        ..Reply::default()
+    }
 }
 
 /// The push for a delivered message, and its channel.
@@ -59,6 +82,16 @@ pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply), pros
         tags: message.tags,
         ..Publication::default()
     };
-    let push = Push { channel: message.channel.clone(), r#pub: Some(publication), ..Push::default() };
-    Ok((message.channel, Reply { push: Some(push), ..Reply::default() }))
+    let push = Push {
+        channel: message.channel.clone(),
+        r#pub: Some(publication),
+        ..Push::default()
+    };
+    Ok((
+        message.channel,
+        Reply {
+            push: Some(push),
+            ..Reply::default()
+        },
+    ))
 }

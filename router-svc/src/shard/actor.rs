@@ -86,8 +86,14 @@ impl Shard {
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ShardEnd> {
-        let up = Subject::LinkUp { shard: self.shard, router: self.router };
-        let mut frames = self.bus.subscribe(Pattern::Exactly(up), self.settings.inbox).await?;
+        let up = Subject::LinkUp {
+            shard: self.shard,
+            router: self.router,
+        };
+        let mut frames = self
+            .bus
+            .subscribe(Pattern::Exactly(up), self.settings.inbox)
+            .await?;
         let claimed = claim(self.log.as_ref(), self.shard, self.shards, self.router, time_us());
         let is = tokio::select! {
             is = claimed => is?,
@@ -162,7 +168,9 @@ impl Shard {
             owner.flush(begun.elapsed(), time_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
-                appending = Some(Box::pin(async move { append(log.as_ref(), shard, expected, record).await }));
+                appending = Some(Box::pin(async move {
+                    append(log.as_ref(), shard, expected, record).await
+                }));
             }
             for (gateway, frame) in turn.down {
                 self.down(gateway, &frame).await?;
@@ -184,7 +192,10 @@ impl Shard {
     }
 
     async fn down(&self, gateway: Incarnation, frame: &Down) -> Result<(), ShardEnd> {
-        let subject = Subject::LinkDown { gateway, shard: self.shard };
+        let subject = Subject::LinkDown {
+            gateway,
+            shard: self.shard,
+        };
         match self.bus.publish(subject, format::encode(frame)).await {
             Ok(()) => Ok(()),
             Err(BusError::Closed) => Err(BusError::Closed.into()),

@@ -92,7 +92,12 @@ mod tests {
         fn new(answers: Vec<Result<(), AppendError>>, records: &[&'static str]) -> Self {
             Self {
                 answers: Mutex::new(answers.into_iter().rev().collect()),
-                records: Mutex::new(records.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()),
+                records: Mutex::new(
+                    records
+                        .iter()
+                        .map(|text| Bytes::from_static(text.as_bytes()))
+                        .collect(),
+                ),
                 first: 1,
                 stores_unanswered: false,
                 tries: Mutex::new(0),
@@ -102,10 +107,20 @@ mod tests {
 
     #[async_trait]
     impl Log for Scripted {
-        async fn append(&self, _: ShardId, expected: Sequence, record: Bytes) -> Result<Sequence, AppendError> {
+        async fn append(
+            &self,
+            _: ShardId,
+            expected: Sequence,
+            record: Bytes,
+        ) -> Result<Sequence, AppendError> {
             *self.tries.lock().unwrap() += 1;
             let mut records = self.records.lock().unwrap();
-            let answer = self.answers.lock().unwrap().pop().expect("more tries than answers");
+            let answer = self
+                .answers
+                .lock()
+                .unwrap()
+                .pop()
+                .expect("more tries than answers");
             let fits = records.len() as u64 == expected.0;
             if fits && (answer.is_ok() || self.stores_unanswered) {
                 records.push(record);
@@ -115,13 +130,28 @@ mod tests {
 
         async fn info(&self, _: ShardId) -> Result<LogInfo, LogError> {
             let last = Sequence(self.records.lock().unwrap().len() as u64);
-            let epoch = LogEpoch { ordinal: 1, random: 1 };
-            Ok(LogInfo { epoch, first: Sequence(self.first), last, bytes: 0, max_bytes: None })
+            let epoch = LogEpoch {
+                ordinal: 1,
+                random: 1,
+            };
+            Ok(LogInfo {
+                epoch,
+                first: Sequence(self.first),
+                last,
+                bytes: 0,
+                max_bytes: None,
+            })
         }
 
         async fn get(&self, _: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
             let index = usize::try_from(sequence.0 - 1).unwrap();
-            Ok(self.records.lock().unwrap().get(index).filter(|_| sequence.0 >= self.first).cloned())
+            Ok(self
+                .records
+                .lock()
+                .unwrap()
+                .get(index)
+                .filter(|_| sequence.0 >= self.first)
+                .cloned())
         }
 
         async fn read(&self, shard: ShardId, _: Sequence) -> Result<RecordStream, LogError> {
@@ -150,11 +180,19 @@ mod tests {
     }
 
     fn wrong_last() -> Result<(), AppendError> {
-        Err(AppendError::WrongLast { expected: Sequence(1) })
+        Err(AppendError::WrongLast {
+            expected: Sequence(1),
+        })
     }
 
     async fn append_ours(log: &Scripted) -> Settled {
-        append(log, ShardId::new(0).unwrap(), Sequence(1), Bytes::from_static(b"ours")).await
+        append(
+            log,
+            ShardId::new(0).unwrap(),
+            Sequence(1),
+            Bytes::from_static(b"ours"),
+        )
+        .await
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,12 +51,15 @@ pub(crate) async fn claim(
         body: Some(record::Body::Fence(Fence {})),
     });
     match append(log, shard, info.last, fence).await {
-        Settled::Stored(sequence) if sequence == place => {
-            Ok(Ownership { shard, shards, router, log_epoch: info.epoch, owner_epoch: OwnerEpoch(sequence.0) })
-        }
+        Settled::Stored(sequence) if sequence == place => Ok(Ownership {
+            shard,
+            shards,
+            router,
+            log_epoch: info.epoch,
+            owner_epoch: OwnerEpoch(sequence.0),
+        }),
         // A fence at another place is void (L2); the next claim writes a valid one.
         Settled::Stored(_) | Settled::Deposed => Err(ClaimError::Lost),
         Settled::Refused(why) => Err(ClaimError::Refused(why)),
     }
 }
-

@@ -53,7 +53,13 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(is: Ownership, limit: usize) -> Self {
-        Self { is, limit, links: HashMap::new(), interest: HashMap::new(), unflushed: Vec::new() }
+        Self {
+            is,
+            limit,
+            links: HashMap::new(),
+            interest: HashMap::new(),
+            unflushed: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -81,7 +87,11 @@ impl Links {
     }
 
     fn open(&mut self, head: FrameHead, now: Duration) -> bool {
-        if self.links.get(&head.gateway).is_some_and(|link| head.open <= link.open) {
+        if self
+            .links
+            .get(&head.gateway)
+            .is_some_and(|link| head.open <= link.open)
+        {
             return false;
         }
         self.close(head.gateway);
@@ -105,7 +115,9 @@ impl Links {
     }
 
     fn close(&mut self, gateway: Incarnation) {
-        let Some(link) = self.links.remove(&gateway) else { return };
+        let Some(link) = self.links.remove(&gateway) else {
+            return;
+        };
         for channel in &link.channels {
             forget(&mut self.interest, channel, gateway);
         }
@@ -114,14 +126,24 @@ impl Links {
     /// The channel set is complete; everything behind `position` will be delivered.
     pub(crate) fn opened(&mut self, gateway: Incarnation, position: Offset) {
         let log_epoch = self.is.log_epoch.to_string();
-        let Some(link) = self.links.get_mut(&gateway) else { return };
+        let Some(link) = self.links.get_mut(&gateway) else {
+            return;
+        };
         link.live = true;
         link.up_to = position;
-        self.push(gateway, down_item::Item::Opened(Opened { log_epoch, position: position.get() }));
+        self.push(
+            gateway,
+            down_item::Item::Opened(Opened {
+                log_epoch,
+                position: position.get(),
+            }),
+        );
     }
 
     pub(crate) fn add_interest(&mut self, gateway: Incarnation, channel: &str) {
-        let Some(link) = self.links.get_mut(&gateway) else { return };
+        let Some(link) = self.links.get_mut(&gateway) else {
+            return;
+        };
         let channel: Arc<str> = match self.interest.get_key_value(channel) {
             Some((known, _)) => Arc::clone(known),
             None => channel.into(),
@@ -132,7 +154,9 @@ impl Links {
     }
 
     pub(crate) fn remove_interest(&mut self, gateway: Incarnation, channel: &str) {
-        let Some(link) = self.links.get_mut(&gateway) else { return };
+        let Some(link) = self.links.get_mut(&gateway) else {
+            return;
+        };
         if link.channels.remove(channel) {
             forget(&mut self.interest, channel, gateway);
         }
@@ -158,27 +182,44 @@ impl Links {
         let mut receivers = Vec::new();
         for (offset, channel, message) in batch {
             for gateway in self.interest.get(channel).into_iter().flatten() {
-                let Some(link) = self.links.get_mut(gateway).filter(|link| link.live) else { continue };
+                let Some(link) = self.links.get_mut(gateway).filter(|link| link.live) else {
+                    continue;
+                };
                 if link.delivering.is_empty() {
                     receivers.push(*gateway);
                 }
-                link.delivering.push(Delivered { offset: offset.get(), message: message.clone() });
+                link.delivering.push(Delivered {
+                    offset: offset.get(),
+                    message: message.clone(),
+                });
             }
         }
         for gateway in receivers {
-            let Some(link) = self.links.get_mut(&gateway) else { continue };
+            let Some(link) = self.links.get_mut(&gateway) else {
+                continue;
+            };
             let messages = std::mem::take(&mut link.delivering);
             let after = std::mem::replace(&mut link.up_to, position);
-            let delivery = Delivery { after: after.get(), up_to: position.get(), messages };
+            let delivery = Delivery {
+                after: after.get(),
+                up_to: position.get(),
+                messages,
+            };
             self.push(gateway, down_item::Item::Delivery(delivery));
         }
     }
 
     /// "Nothing for you up to here."
     fn catch_up(&mut self, gateway: Incarnation, position: Offset) {
-        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.up_to < position) else { return };
+        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.up_to < position) else {
+            return;
+        };
         let after = std::mem::replace(&mut link.up_to, position);
-        let delivery = Delivery { after: after.get(), up_to: position.get(), messages: Vec::new() };
+        let delivery = Delivery {
+            after: after.get(),
+            up_to: position.get(),
+            messages: Vec::new(),
+        };
         self.push(gateway, down_item::Item::Delivery(delivery));
     }
 
@@ -190,7 +231,9 @@ impl Links {
     }
 
     fn push(&mut self, gateway: Incarnation, item: down_item::Item) {
-        let Some(link) = self.links.get_mut(&gateway) else { return };
+        let Some(link) = self.links.get_mut(&gateway) else {
+            return;
+        };
         if link.items.is_empty() {
             self.unflushed.push(gateway);
         }
@@ -200,7 +243,9 @@ impl Links {
     /// One frame for each link that has something.
     pub(crate) fn flush(&mut self, now: Duration, mut send: impl FnMut(Incarnation, Down)) {
         for gateway in self.unflushed.drain(..) {
-            let Some(link) = self.links.get_mut(&gateway).filter(|link| !link.items.is_empty()) else { continue };
+            let Some(link) = self.links.get_mut(&gateway).filter(|link| !link.items.is_empty()) else {
+                continue;
+            };
             link.down_number += 1;
             link.sent = now;
             let frame = Down {
@@ -218,8 +263,12 @@ impl Links {
     /// Beats to links that were sent nothing for `beat`; the end of links silent for `silence`.
     pub(crate) fn tick(&mut self, now: Duration, beat: Duration, silence: Duration, position: Offset) {
         let since = |then: Duration| now.saturating_sub(then);
-        let silent: Vec<Incarnation> =
-            self.links.iter().filter(|(_, link)| since(link.heard) >= silence).map(|(gateway, _)| *gateway).collect();
+        let silent: Vec<Incarnation> = self
+            .links
+            .iter()
+            .filter(|(_, link)| since(link.heard) >= silence)
+            .map(|(gateway, _)| *gateway)
+            .collect();
         for gateway in silent {
             self.close(gateway);
         }

@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use switchboard_proto::bus::{
-    Answer, Batch, Down, Entry, Message, Publish, Record, Refusal, Series, Up, answer, down_item, record, up_item,
+    Answer, Batch, Down, Entry, Message, Publish, Record, Refusal, Series, Up, answer, down_item, record,
+    up_item,
 };
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
@@ -132,7 +133,9 @@ impl Owner {
 
     /// A frame of a gateway.
     pub(crate) fn up(&mut self, frame: Up, now: Duration) {
-        let Ok(gateway) = Incarnation::try_from(frame.incarnation.as_ref()) else { return };
+        let Ok(gateway) = Incarnation::try_from(frame.incarnation.as_ref()) else {
+            return;
+        };
         let first = frame.items.first().and_then(|item| item.item.as_ref());
         let head = FrameHead {
             gateway,
@@ -176,7 +179,14 @@ impl Owner {
         match self.check(&publish.message) {
             Ok(channel) => {
                 self.queue_bytes += publish.message.len();
-                self.queue.push_back(Queued { gateway, open, series, number, channel, message: publish.message });
+                self.queue.push_back(Queued {
+                    gateway,
+                    open,
+                    series,
+                    number,
+                    channel,
+                    message: publish.message,
+                });
             }
             Err(code) => {
                 let outcome = answer::Outcome::Refused(Refusal {
@@ -209,7 +219,11 @@ impl Owner {
         number: u64,
         outcome: answer::Outcome,
     ) {
-        let answer = Answer { series: series.into(), number, outcome: Some(outcome) };
+        let answer = Answer {
+            series: series.into(),
+            number,
+            outcome: Some(outcome),
+        };
         self.links.push_to(gateway, open, down_item::Item::Answer(answer));
     }
 
@@ -221,7 +235,10 @@ impl Owner {
     pub(crate) fn stored(&mut self, sequence: Sequence) -> Result<usize, StepDown> {
         let expected = self.last.next();
         if sequence != expected {
-            return Err(StepDown::Misplaced { expected, stored: sequence });
+            return Err(StepDown::Misplaced {
+                expected,
+                stored: sequence,
+            });
         }
         self.last = sequence;
         let batch = self.in_flight.take().unwrap_or_default();
@@ -230,10 +247,13 @@ impl Owner {
             self.answer(queued.gateway, queued.open, queued.series, queued.number, offset);
         }
         let position = self.position();
-        let messages = batch
-            .iter()
-            .enumerate()
-            .map(|(index, queued)| (Offset::new(sequence, index), queued.channel.as_ref(), &queued.message));
+        let messages = batch.iter().enumerate().map(|(index, queued)| {
+            (
+                Offset::new(sequence, index),
+                queued.channel.as_ref(),
+                &queued.message,
+            )
+        });
         self.links.deliver(messages, position);
         Ok(batch.len())
     }
@@ -254,7 +274,8 @@ impl Owner {
     /// Time goes by: beats, silent gateways.
     pub(crate) fn tick(&mut self, now: Duration) {
         let position = self.position();
-        self.links.tick(now, self.limits.beat, self.limits.link_silence, position);
+        self.links
+            .tick(now, self.limits.beat, self.limits.link_silence, position);
     }
 
     /// Sends what was collected, and begins the next append where none is in flight.

@@ -13,7 +13,8 @@ use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{Sequence, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::store::{Extent, Store, Writer, damaged, joined, split, unavailable};
+use super::shard::{Extent, Writer, damaged, joined, split, unavailable};
+use super::store::Store;
 use crate::log::{AppendError, LogError};
 
 /// Bytes of records after which a batch is committed without looking for more.

@@ -12,7 +12,7 @@ use futures_util::stream;
 use switchboard_proto::ids::Sequence;
 
 use super::GONE;
-use super::store::Shard;
+use super::shard::Shard;
 use crate::log::{LogError, RecordAt, RecordStream};
 
 /// Bytes of records that one reader holds at most, beside the one that reaches it.

@@ -1,8 +1,6 @@
 //! How the log lies in its folder.
 //!
-//! The file [`FORMAT_FILE`] names the format of the rest, as a line of text, so that it can be read
-//! whatever the rest has become. It is written last when a folder is made: what it promises and is
-//! not there was lost. The rest is the store's:
+//! Beside the file that names the format ([`super::folder`]) there are the store's own:
 //!
 //! | keyspace | key | value |
 //! | --- | --- | --- |
@@ -15,12 +13,10 @@
 //! reading it. A keyspace per shard keeps keys ascending, so that compaction hardly rewrites; its
 //! name carries the ordinal, so that a log made anew shares nothing with the old one (rule L5).
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode, Slice};
 use parking_lot::RwLock;
 use switchboard_proto::bus::Layout;
@@ -29,18 +25,15 @@ use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
 use tokio::sync::watch;
 
 use super::EmbeddedDurability;
+use super::folder::{FORMAT_FILE, OpenError, has_format, note_format};
+use super::shard::{Extent, Shard, Shards, Writer, damaged, number, split, unavailable};
 use crate::log::LogError;
 
-/// The newest layout of the folder that this release reads, and the one it writes.
-const STORE_FORMAT: u64 = 1;
+/// Memory for records of all shards that are in the journal but not yet in a table. A shard's part
+/// is flushed when it is full, and up to four parts of a shard may wait for the disk.
+const MEMTABLES_BYTES: u64 = 128 << 20;
 
-/// See above.
-const FORMAT_FILE: &str = "switchboard-log-format";
-
-/// Memory for one shard's records that are in the journal but not yet in a table.
-const MEMTABLE_BYTES: u64 = 8 << 20;
-
-/// Journal files on disk, which also bounds all memtables together.
+/// Journal files on disk beside the one that is written.
 const JOURNAL_BYTES: u64 = 128 << 20;
 
 /// Cache for blocks of tables. The newest records are in memtables and need none.
@@ -48,104 +41,6 @@ const CACHE_BYTES: u64 = 16 << 20;
 
 /// Threads that flush and compact.
 const WORKERS: usize = 2;
-
-/// Why a log could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder cannot be created or written.
-    #[error(
-        "log folder {} cannot be written: {source}; make it writable or configure another one",
-        path.display()
-    )]
-    Unwritable {
-        /// The folder.
-        path: PathBuf,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// Another process has it open.
-    #[error(
-        "log folder {} is in use by another process; stop that one or configure another folder",
-        path.display()
-    )]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A newer release wrote it.
-    #[error(
-        "log folder {} was written by a newer release ({found}, this release reads up to {STORE_FORMAT}); \
-         start that release, or configure another folder",
-        path.display()
-    )]
-    Newer {
-        /// The folder.
-        path: PathBuf,
-        /// The format found.
-        found: String,
-    },
-    /// What is in it cannot be understood.
-    #[error(
-        "log folder {} is damaged: {reason}; restore it from a backup, or move it away to begin anew without its messages",
-        path.display()
-    )]
-    Damaged {
-        /// The folder.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
-    /// The machine refused something else.
-    #[error("log folder {} cannot be opened: {reason}", path.display())]
-    Failed {
-        /// The folder.
-        path: PathBuf,
-        /// What the operating system says.
-        reason: String,
-    },
-}
-
-impl OpenError {
-    fn of(path: &Path, error: fjall::Error) -> Self {
-        let path = path.to_owned();
-        match error {
-            fjall::Error::Locked => Self::InUse { path },
-            fjall::Error::InvalidVersion(None) => Self::Newer {
-                path,
-                found: "unknown store version".to_owned(),
-            },
-            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
-                Self::of_io(path, source)
-            }
-            other => Self::Damaged {
-                path,
-                reason: other.to_string(),
-            },
-        }
-    }
-
-    fn of_io(path: PathBuf, source: std::io::Error) -> Self {
-        match source.kind() {
-            ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::NotADirectory
-            | ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded => Self::Unwritable { path, source },
-            // A file that the store expects is missing, cut off, or there when it is to be made.
-            ErrorKind::NotFound
-            | ErrorKind::AlreadyExists
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::InvalidData => Self::Damaged {
-                path,
-                reason: source.to_string(),
-            },
-            _ => Self::Failed {
-                path,
-                reason: source.to_string(),
-            },
-        }
-    }
-}
 
 /// An open folder.
 pub(super) struct Store {
@@ -157,114 +52,12 @@ pub(super) struct Store {
     shards: RwLock<Shards>,
 }
 
-/// The shards' logs, by number. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shards(Arc<[Arc<Shard>]>);
-
-impl Shards {
-    pub(super) fn get(&self, shard: ShardId) -> Option<Arc<Shard>> {
-        self.0.get(usize::from(shard.get())).cloned()
-    }
-}
-
-/// One shard's log, as readers see it.
-pub(super) struct Shard {
-    epoch: LogEpoch,
-    records: Keyspace,
-    extent: watch::Receiver<Extent>,
-}
-
-/// One shard's log, as the committing thread sees it.
-pub(super) struct Writer {
-    pub(super) records: Keyspace,
-    /// What is committed; the thread stages changes in a copy.
-    pub(super) committed: watch::Sender<Extent>,
-}
-
-/// Where a log begins and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// The first record still there; `last + 1` where none is.
-    pub(super) first: u64,
-    /// The last record; 0 where none ever was.
-    pub(super) last: u64,
-    /// Bytes of all records before `first`.
-    pub(super) bytes_before: u64,
-    /// Bytes of all records up to `last`.
-    pub(super) bytes_end: u64,
-}
-
-impl Extent {
-    const EMPTY: Self = Self {
-        first: 1,
-        last: 0,
-        bytes_before: 0,
-        bytes_end: 0,
-    };
-
-    /// Bytes of the records that are there.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes_end.saturating_sub(self.bytes_before)
-    }
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("durability", &self.durability)
             .field("layout", &self.layout)
             .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Shard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard")
-            .field("epoch", &self.epoch)
-            .field("extent", &*self.extent.borrow())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Shard {
-    pub(super) fn epoch(&self) -> LogEpoch {
-        self.epoch
-    }
-
-    pub(super) fn extent(&self) -> Extent {
-        *self.extent.borrow()
-    }
-
-    /// Changes whenever [`Shard::extent`] does; closed with the log.
-    pub(super) fn watch(&self) -> watch::Receiver<Extent> {
-        self.extent.clone()
-    }
-
-    /// The record at `sequence`, if it is committed and there. Blocks on the disk.
-    pub(super) fn record(&self, sequence: u64) -> Result<Option<Bytes>, LogError> {
-        // The store shows a record a moment before its commit is complete.
-        if sequence > self.extent().last {
-            return Ok(None);
-        }
-        let value = self.records.get(sequence.to_be_bytes()).map_err(damaged)?;
-        value.map(|value| Ok(split(value)?.1)).transpose()
-    }
-
-    /// Records from `from` to `to`, at most about `bytes` of them but at least one. Blocks on the
-    /// disk.
-    pub(super) fn records(&self, from: u64, to: u64, bytes: usize) -> Result<Vec<(u64, Bytes)>, LogError> {
-        let mut found = Vec::new();
-        let mut taken = 0;
-        for guard in self.records.range(from.to_be_bytes()..=to.to_be_bytes()) {
-            let (key, value) = guard.into_inner().map_err(damaged)?;
-            let (_, record) = split(value)?;
-            taken += record.len();
-            found.push((number(&key)?, record));
-            if taken >= bytes {
-                break;
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -371,12 +164,13 @@ impl Store {
     /// a layout, left by a crash in here, are empty and taken as they are.
     pub(super) fn create(&self, layout: &Layout) -> Result<Vec<Writer>, LogError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-        for shard in shards_of(layout)?.iter() {
+        let count = shards_of(layout)?;
+        for shard in count.iter() {
             let epoch = LogEpoch {
                 ordinal: 1,
                 random: rand::random(),
             };
-            self.keyspace(shard, epoch).map_err(damaged)?;
+            self.keyspace(shard, count, epoch).map_err(damaged)?;
             batch.insert(&self.meta, format!("epoch/{shard}"), epoch.to_string());
         }
         batch.insert(&self.meta, "layout", format::encode(layout));
@@ -389,30 +183,29 @@ impl Store {
     fn open_shards(&self, layout: &Layout) -> Result<Vec<Writer>, LogError> {
         let mut shards = Vec::new();
         let mut writers = Vec::new();
-        for shard in shards_of(layout)?.iter() {
+        let count = shards_of(layout)?;
+        for shard in count.iter() {
             let epoch = self.epoch(shard)?;
             let name = keyspace_name(shard, epoch);
             if !self.database.keyspace_exists(&name) {
                 return Err(LogError::Damaged(format!("keyspace {name} is missing")));
             }
-            let records = self.keyspace(shard, epoch).map_err(damaged)?;
+            let records = self.keyspace(shard, count, epoch).map_err(damaged)?;
             let (committed, extent) = watch::channel(self.extent(shard, &records)?);
             writers.push(Writer {
                 records: records.clone(),
                 committed,
             });
-            shards.push(Arc::new(Shard {
-                epoch,
-                records,
-                extent,
-            }));
+            shards.push(Arc::new(Shard::new(epoch, records, extent)));
         }
-        *self.shards.write() = Shards(shards.into());
+        *self.shards.write() = Shards::new(shards);
         Ok(writers)
     }
 
-    fn keyspace(&self, shard: ShardId, epoch: LogEpoch) -> fjall::Result<Keyspace> {
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    /// Opens a shard's log, or makes it as one of `shards`.
+    fn keyspace(&self, shard: ShardId, shards: ShardCount, epoch: LogEpoch) -> fjall::Result<Keyspace> {
+        let memtable = (MEMTABLES_BYTES / u64::from(shards.get())).clamp(256 << 10, 16 << 20);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable);
         self.database.keyspace(&keyspace_name(shard, epoch), options)
     }
 
@@ -450,40 +243,6 @@ impl Store {
     }
 }
 
-/// Whether the folder was made already, by a release whose format this one reads.
-fn has_format(dir: &Path) -> Result<bool, OpenError> {
-    let path = dir.to_owned();
-    let text = match std::fs::read(dir.join(FORMAT_FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(OpenError::of_io(path, error)),
-    };
-    let found = std::str::from_utf8(&text)
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    match found {
-        Some(found) if found == STORE_FORMAT => Ok(true),
-        Some(found) if found > STORE_FORMAT => Err(OpenError::Newer {
-            path,
-            found: format!("format {found}"),
-        }),
-        _ => Err(OpenError::Damaged {
-            path,
-            reason: format!("its file {FORMAT_FILE} holds no format"),
-        }),
-    }
-}
-
-/// Notes the format, whole or not at all.
-fn note_format(dir: &Path) -> std::io::Result<()> {
-    let unfinished = dir.join(format!("{FORMAT_FILE}.new"));
-    let mut file = File::create(&unfinished)?;
-    writeln!(file, "{STORE_FORMAT}")?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, dir.join(FORMAT_FILE))?;
-    File::open(dir)?.sync_all()
-}
-
 fn keyspace_name(shard: ShardId, epoch: LogEpoch) -> String {
     format!("log-{}-{shard}", epoch.ordinal)
 }
@@ -491,42 +250,6 @@ fn keyspace_name(shard: ShardId, epoch: LogEpoch) -> String {
 fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
     ShardCount::new(layout.shards)
         .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))
-}
-
-/// A record as it is stored: `bytes_end` is the running count with it.
-pub(super) fn joined(bytes_end: u64, record: &[u8]) -> Bytes {
-    let mut value = BytesMut::with_capacity(8 + record.len());
-    value.put_u64(bytes_end);
-    value.put_slice(record);
-    value.freeze()
-}
-
-/// What [`joined`] put together, without a copy.
-pub(super) fn split(value: Slice) -> Result<(u64, Bytes), LogError> {
-    let mut value = Bytes::from(value);
-    if value.len() < 8 {
-        return Err(LogError::Damaged("a record without its count".to_owned()));
-    }
-    let count = number(&value.split_to(8))?;
-    Ok((count, value))
-}
-
-fn number(bytes: &[u8]) -> Result<u64, LogError> {
-    let bytes = bytes
-        .try_into()
-        .map_err(|_| LogError::Damaged(format!("a number of {} bytes", bytes.len())))?;
-    Ok(u64::from_be_bytes(bytes))
-}
-
-pub(super) fn damaged(error: fjall::Error) -> LogError {
-    match error {
-        fjall::Error::Io(error) => LogError::Unavailable(error.to_string()),
-        other => LogError::Damaged(other.to_string()),
-    }
-}
-
-pub(super) fn unavailable(error: fjall::Error) -> LogError {
-    LogError::Unavailable(error.to_string())
 }
 
 #[cfg(test)]
@@ -608,17 +331,12 @@ mod tests {
             ordinal: 1,
             random: 7,
         };
-        store.keyspace(ShardId::new(0).unwrap(), epoch).unwrap();
+        store
+            .keyspace(ShardId::new(0).unwrap(), ShardCount::new(2).unwrap(), epoch)
+            .unwrap();
         drop(store);
         let (store, writers) = open(folder.path()).unwrap();
         assert!(writers.is_empty() && store.layout().is_none());
         assert_eq!(store.create(&layout()).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn joined_is_split_again() {
-        let value = Slice::from(joined(7, b"record"));
-        assert_eq!(split(value).unwrap(), (7, Bytes::from_static(b"record")));
-        assert!(split(Slice::from(&b"short"[..])).is_err());
     }
 }

@@ -14,11 +14,31 @@ const TIMING: Timing = Timing {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
-    Subscribed { session: u64, id: u32, channel: String, epoch: String, offset: u64 },
-    NotSubscribed { session: u64, id: u32, code: u32 },
-    Lost { session: u64, channel: String },
-    Answered { session: u64, id: u32, outcome: Result<u64, u32> },
-    Message { session: u64, offset: u64 },
+    Subscribed {
+        session: u64,
+        id: u32,
+        channel: String,
+        epoch: String,
+        offset: u64,
+    },
+    NotSubscribed {
+        session: u64,
+        id: u32,
+        code: u32,
+    },
+    Lost {
+        session: u64,
+        channel: String,
+    },
+    Answered {
+        session: u64,
+        id: u32,
+        outcome: Result<u64, u32>,
+    },
+    Message {
+        session: u64,
+        offset: u64,
+    },
 }
 
 /// A session that has always given up what it is told to have subscribed to.
@@ -42,30 +62,58 @@ impl Output<u64> for Seen {
         self.frames.push(frame);
     }
 
-    fn subscribed(&mut self, session: &u64, id: u32, channel: &ChannelName, log_epoch: &str, offset: Offset) -> bool {
+    fn subscribed(
+        &mut self,
+        session: &u64,
+        id: u32,
+        channel: &ChannelName,
+        log_epoch: &str,
+        offset: Offset,
+    ) -> bool {
         let (channel, epoch) = (channel.to_string(), log_epoch.to_owned());
-        self.told.push(Told::Subscribed { session: *session, id, channel, epoch, offset: offset.get() });
+        self.told.push(Told::Subscribed {
+            session: *session,
+            id,
+            channel,
+            epoch,
+            offset: offset.get(),
+        });
         *session != GIVES_UP
     }
 
     fn not_subscribed(&mut self, session: &u64, id: u32, _: &ChannelName, code: ErrorCode) {
-        self.told.push(Told::NotSubscribed { session: *session, id, code: code.code() });
+        self.told.push(Told::NotSubscribed {
+            session: *session,
+            id,
+            code: code.code(),
+        });
     }
 
     fn lost(&mut self, session: &u64, channel: &ChannelName) {
-        self.told.push(Told::Lost { session: *session, channel: channel.to_string() });
+        self.told.push(Told::Lost {
+            session: *session,
+            channel: channel.to_string(),
+        });
     }
 
     fn answered(&mut self, session: &u64, id: u32, outcome: Result<Offset, Refusal>) {
         let outcome = outcome.map(Offset::get).map_err(|refusal| refusal.code);
-        self.told.push(Told::Answered { session: *session, id, outcome });
+        self.told.push(Told::Answered {
+            session: *session,
+            id,
+            outcome,
+        });
     }
 
     fn deliver(&mut self, message: &Delivered, channels: &Channels<u64>) {
         let channel = std::str::from_utf8(&message.message).unwrap();
         let mut sessions: Vec<u64> = channels.subscribers(channel).copied().collect();
         sessions.sort_unstable();
-        self.told.extend(sessions.into_iter().map(|session| Told::Message { session, offset: message.offset }));
+        self.told
+            .extend(sessions.into_iter().map(|session| Told::Message {
+                session,
+                offset: message.offset,
+            }));
     }
 }
 
@@ -79,10 +127,18 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let bounds = Bounds { frame: 1024, unanswered: 4 };
+        let bounds = Bounds {
+            frame: 1024,
+            unanswered: 4,
+        };
         let shard = ShardId::new(3).unwrap();
         let link = Link::new(shard, Incarnation::from_u128(1), TIMING, bounds);
-        Self { link, seen: Seen::default(), now: Duration::from_secs(100), down_number: 0 }
+        Self {
+            link,
+            seen: Seen::default(),
+            now: Duration::from_secs(100),
+            down_number: 0,
+        }
     }
 
     /// A link whose owner has answered, at position 50.
@@ -108,11 +164,13 @@ impl Rig {
     }
 
     fn subscribe(&mut self, session: u64, id: u32, channel: &str) {
-        self.link.subscribe(session, id, name(channel), self.now, &mut self.seen);
+        self.link
+            .subscribe(session, id, name(channel), self.now, &mut self.seen);
     }
 
     fn publish(&mut self, session: u64, id: u32) {
-        self.link.publish(session, id, Bytes::from_static(b"m"), self.now, &mut self.seen);
+        self.link
+            .publish(session, id, Bytes::from_static(b"m"), self.now, &mut self.seen);
     }
 
     fn down(&mut self, items: Vec<down_item::Item>) -> Option<Reset> {
@@ -123,25 +181,48 @@ impl Rig {
 
     fn frame(&self, number: u64, items: Vec<down_item::Item>) -> Down {
         let owner_epoch = self.link.owner.unwrap().epoch;
-        let items = items.into_iter().map(|item| DownItem { item: Some(item) }).collect();
-        Down { shard: 3, ordinal: 1, owner_epoch, open: self.link.open, number, items }
+        let items = items
+            .into_iter()
+            .map(|item| DownItem { item: Some(item) })
+            .collect();
+        Down {
+            shard: 3,
+            ordinal: 1,
+            owner_epoch,
+            open: self.link.open,
+            number,
+            items,
+        }
     }
 
     fn opened(&mut self, position: u64) {
-        let opened = Opened { log_epoch: "1-00000001".to_owned(), position };
+        let opened = Opened {
+            log_epoch: "1-00000001".to_owned(),
+            position,
+        };
         assert_eq!(self.down(vec![down_item::Item::Opened(opened)]), None);
     }
 
     fn applied(&mut self, up_number: u64) {
-        assert_eq!(self.down(vec![down_item::Item::Applied(Applied { up_number })]), None);
+        assert_eq!(
+            self.down(vec![down_item::Item::Applied(Applied { up_number })]),
+            None
+        );
     }
 
     fn deliver(&mut self, after: u64, up_to: u64, messages: &[(u64, &'static str)]) -> Option<Reset> {
         let messages = messages
             .iter()
-            .map(|(offset, channel)| Delivered { offset: *offset, message: Bytes::from_static(channel.as_bytes()) })
+            .map(|(offset, channel)| Delivered {
+                offset: *offset,
+                message: Bytes::from_static(channel.as_bytes()),
+            })
             .collect();
-        self.down(vec![down_item::Item::Delivery(Delivery { after, up_to, messages })])
+        self.down(vec![down_item::Item::Delivery(Delivery {
+            after,
+            up_to,
+            messages,
+        })])
     }
 
     fn tick(&mut self, later: Duration) -> Option<Reset> {
@@ -165,17 +246,30 @@ fn name(channel: &str) -> ChannelName {
 }
 
 fn items(frames: &[Up]) -> Vec<up_item::Item> {
-    frames.iter().flat_map(|frame| &frame.items).filter_map(|item| item.item.clone()).collect()
+    frames
+        .iter()
+        .flat_map(|frame| &frame.items)
+        .filter_map(|item| item.item.clone())
+        .collect()
 }
 
 fn interest(add: &[&str], remove: &[&str]) -> up_item::Item {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    up_item::Item::Interest(Interest { add: owned(add), remove: owned(remove) })
+    up_item::Item::Interest(Interest {
+        add: owned(add),
+        remove: owned(remove),
+    })
 }
 
 fn subscribed(session: u64, id: u32, channel: &str, offset: u64) -> Told {
     let (channel, epoch) = (channel.to_owned(), "1-00000001".to_owned());
-    Told::Subscribed { session, id, channel, epoch, offset }
+    Told::Subscribed {
+        session,
+        id,
+        channel,
+        epoch,
+        offset,
+    }
 }
 
 #[test]
@@ -197,8 +291,17 @@ fn k2_opening_says_position_and_channels() {
     assert_eq!(rig.told(), [subscribed(1, 7, "a", 50)]);
 
     rig.owner(6);
-    let position = Position { ordinal: 1, owner_epoch: 5, offset: 50 };
-    assert_eq!(items(&rig.frames())[0], up_item::Item::Open(Open { position: Some(position) }));
+    let position = Position {
+        ordinal: 1,
+        owner_epoch: 5,
+        offset: 50,
+    };
+    assert_eq!(
+        items(&rig.frames())[0],
+        up_item::Item::Open(Open {
+            position: Some(position)
+        })
+    );
 }
 
 #[test]
@@ -236,7 +339,14 @@ fn channel_dropped_and_asked_for_again_waits_for_the_later_answer() {
     rig.subscribe(1, 7, "a");
     let first = rig.frames()[0].number;
     rig.link.unsubscribe(1, &name("a"), &mut rig.seen);
-    assert_eq!(rig.told(), [Told::NotSubscribed { session: 1, id: 7, code: 100 }]);
+    assert_eq!(
+        rig.told(),
+        [Told::NotSubscribed {
+            session: 1,
+            id: 7,
+            code: 100
+        }]
+    );
     rig.subscribe(2, 8, "a");
     let again = rig.frames();
     assert_eq!(items(&again), [interest(&[], &["a"]), interest(&["a"], &[])]);
@@ -254,8 +364,17 @@ fn k1_missing_frame_resets_the_link() {
     assert_eq!(rig.deliver(50, 60, &[]), Some(Reset::Gap));
     let frames = rig.frames();
     assert_eq!(frames[0].open, open + 1);
-    let position = Position { ordinal: 1, owner_epoch: 5, offset: 50 };
-    assert_eq!(items(&frames)[0], up_item::Item::Open(Open { position: Some(position) }));
+    let position = Position {
+        ordinal: 1,
+        owner_epoch: 5,
+        offset: 50,
+    };
+    assert_eq!(
+        items(&frames)[0],
+        up_item::Item::Open(Open {
+            position: Some(position)
+        })
+    );
 }
 
 #[test]
@@ -337,12 +456,31 @@ fn publishes_are_numbered_and_answered_by_number() {
         })
         .collect();
     assert_eq!(numbers, [1, 2]);
-    let stored = Answer { series: 0, number: 2, outcome: Some(answer::Outcome::Offset(64)) };
-    let refused = Answer { number: 1, outcome: Some(answer::Outcome::Refused(refusal(ErrorCode::TooManyRequests))), ..stored };
-    rig.down(vec![down_item::Item::Answer(stored), down_item::Item::Answer(refused)]);
+    let stored = Answer {
+        series: 0,
+        number: 2,
+        outcome: Some(answer::Outcome::Offset(64)),
+    };
+    let refused = Answer {
+        number: 1,
+        outcome: Some(answer::Outcome::Refused(refusal(ErrorCode::TooManyRequests))),
+        ..stored
+    };
+    rig.down(vec![
+        down_item::Item::Answer(stored),
+        down_item::Item::Answer(refused),
+    ]);
     let expected = [
-        Told::Answered { session: 2, id: 8, outcome: Ok(64) },
-        Told::Answered { session: 1, id: 7, outcome: Err(111) },
+        Told::Answered {
+            session: 2,
+            id: 8,
+            outcome: Ok(64),
+        },
+        Told::Answered {
+            session: 1,
+            id: 7,
+            outcome: Err(111),
+        },
     ];
     assert_eq!(rig.told(), expected);
 }
@@ -359,13 +497,25 @@ fn p4_every_command_is_answered_within_the_timeout_and_not_twice() {
     assert_eq!(rig.told(), []);
     rig.tick(Duration::from_millis(1));
     let expected = [
-        Told::Answered { session: 1, id: 7, outcome: Err(100) },
-        Told::NotSubscribed { session: 1, id: 8, code: 100 },
+        Told::Answered {
+            session: 1,
+            id: 7,
+            outcome: Err(100),
+        },
+        Told::NotSubscribed {
+            session: 1,
+            id: 8,
+            code: 100,
+        },
     ];
     assert_eq!(rig.told(), expected);
     // The owner's answer comes too late: it must not subscribe the session after all.
     rig.applied(frames[0].number);
-    rig.down(vec![down_item::Item::Answer(Answer { series: 0, number: 1, outcome: Some(answer::Outcome::Offset(1)) })]);
+    rig.down(vec![down_item::Item::Answer(Answer {
+        series: 0,
+        number: 1,
+        outcome: Some(answer::Outcome::Offset(1)),
+    })]);
     rig.deliver(50, 60, &[(55, "a")]);
     assert_eq!(rig.told(), []);
 }
@@ -375,11 +525,21 @@ fn publish_waits_for_an_owner_and_is_sent_once() {
     let mut rig = Rig::new();
     rig.publish(1, 7);
     rig.owner(5);
-    assert!(!items(&rig.frames()).iter().any(|item| matches!(item, up_item::Item::Publish(_))));
+    assert!(
+        !items(&rig.frames())
+            .iter()
+            .any(|item| matches!(item, up_item::Item::Publish(_)))
+    );
     rig.opened(50);
-    assert!(matches!(items(&rig.frames()).as_slice(), [up_item::Item::Publish(publish)] if publish.number == 1));
+    assert!(
+        matches!(items(&rig.frames()).as_slice(), [up_item::Item::Publish(publish)] if publish.number == 1)
+    );
     rig.tick(Duration::from_secs(1));
-    assert!(!items(&rig.frames()).iter().any(|item| matches!(item, up_item::Item::Publish(_))));
+    assert!(
+        !items(&rig.frames())
+            .iter()
+            .any(|item| matches!(item, up_item::Item::Publish(_)))
+    );
 }
 
 #[test]
@@ -388,9 +548,20 @@ fn publish_whose_outcome_is_unknown_is_not_sent_again() {
     rig.publish(1, 7);
     rig.frames();
     rig.owner(6);
-    assert_eq!(rig.told(), [Told::Answered { session: 1, id: 7, outcome: Err(100) }]);
+    assert_eq!(
+        rig.told(),
+        [Told::Answered {
+            session: 1,
+            id: 7,
+            outcome: Err(100)
+        }]
+    );
     rig.opened(60);
-    assert!(!items(&rig.frames()).iter().any(|item| matches!(item, up_item::Item::Publish(_))));
+    assert!(
+        !items(&rig.frames())
+            .iter()
+            .any(|item| matches!(item, up_item::Item::Publish(_)))
+    );
 }
 
 #[test]
@@ -401,7 +572,14 @@ fn too_many_unanswered_publishes_are_refused_for_the_time_being() {
     }
     assert_eq!(rig.told(), []);
     rig.publish(1, 4);
-    assert_eq!(rig.told(), [Told::Answered { session: 1, id: 4, outcome: Err(111) }]);
+    assert_eq!(
+        rig.told(),
+        [Told::Answered {
+            session: 1,
+            id: 4,
+            outcome: Err(111)
+        }]
+    );
 }
 
 #[test]
@@ -415,7 +593,13 @@ fn reopening_at_the_same_position_loses_nothing() {
     rig.opened(50);
     assert_eq!(rig.told(), []);
     rig.deliver(50, 60, &[(55, "a")]);
-    assert_eq!(rig.told(), [Told::Message { session: 1, offset: 55 }]);
+    assert_eq!(
+        rig.told(),
+        [Told::Message {
+            session: 1,
+            offset: 55
+        }]
+    );
 }
 
 #[test]
@@ -428,7 +612,13 @@ fn reopening_at_a_later_position_makes_subscribers_come_again() {
     rig.owner(6);
     let frames = rig.frames();
     rig.opened(80);
-    assert_eq!(rig.told(), [Told::Lost { session: 1, channel: "a".to_owned() }]);
+    assert_eq!(
+        rig.told(),
+        [Told::Lost {
+            session: 1,
+            channel: "a".to_owned()
+        }]
+    );
     rig.subscribe(1, 9, "a");
     assert_eq!(rig.told(), []);
     rig.applied(frames[0].number);
@@ -466,10 +656,25 @@ fn owner_that_gives_up_is_sent_nothing_more() {
     assert!(!rig.link.is_up());
     // Its last answers and deliveries may come behind its last beat.
     let outcome = Some(answer::Outcome::Offset(64));
-    rig.down(vec![down_item::Item::Answer(Answer { series: 0, number: 1, outcome })]);
-    assert_eq!(rig.told(), [Told::Answered { session: 1, id: 6, outcome: Ok(64) }]);
+    rig.down(vec![down_item::Item::Answer(Answer {
+        series: 0,
+        number: 1,
+        outcome,
+    })]);
+    assert_eq!(
+        rig.told(),
+        [Told::Answered {
+            session: 1,
+            id: 6,
+            outcome: Ok(64)
+        }]
+    );
     rig.down_number += 1;
-    assert_eq!(rig.deliver(50, 60, &[]), None, "nobody is there to open anew with");
+    assert_eq!(
+        rig.deliver(50, 60, &[]),
+        None,
+        "nobody is there to open anew with"
+    );
     assert!(!rig.link.is_up());
 }
 
@@ -483,7 +688,10 @@ fn large_opening_is_split_into_frames_of_the_size_limit() {
     let frames = rig.frames();
     assert!(frames.len() > 2);
     assert!(frames.iter().all(|frame| frame.encoded_len() <= 1024 + 64));
-    assert_eq!(frames.iter().map(|frame| frame.number).collect::<Vec<_>>(), (1..=frames.len() as u64).collect::<Vec<_>>());
+    assert_eq!(
+        frames.iter().map(|frame| frame.number).collect::<Vec<_>>(),
+        (1..=frames.len() as u64).collect::<Vec<_>>()
+    );
     assert!(matches!(items(&frames).last(), Some(up_item::Item::OpenEnd(_))));
     rig.opened(50);
     rig.applied(frames.len() as u64);
@@ -499,5 +707,9 @@ fn channel_given_up_meanwhile_is_answered_and_not_delivered() {
     assert_eq!(rig.told(), [subscribed(GIVES_UP, 7, "a", 50)]);
     rig.deliver(50, 60, &[(55, "a")]);
     assert_eq!(rig.told(), []);
-    assert_eq!(items(&rig.frames()), [interest(&[], &["a"])], "nobody is left there");
+    assert_eq!(
+        items(&rig.frames()),
+        [interest(&[], &["a"])],
+        "nobody is left there"
+    );
 }

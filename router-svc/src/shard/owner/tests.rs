@@ -43,18 +43,34 @@ impl Rig {
             shard: ShardId::new(0).unwrap(),
             shards: ShardCount::new(1).unwrap(),
             router: Incarnation::from_u128(9),
-            log_epoch: LogEpoch { ordinal: 1, random: 1 },
+            log_epoch: LogEpoch {
+                ordinal: 1,
+                random: 1,
+            },
             owner_epoch: OwnerEpoch(5),
         };
         let owner = Owner::new(is, LIMITS);
-        Self { owner, seen: Seen::default(), now: Duration::ZERO, up_numbers: Default::default() }
+        Self {
+            owner,
+            seen: Seen::default(),
+            now: Duration::ZERO,
+            up_numbers: Default::default(),
+        }
     }
 
     fn up(&mut self, gateway: Incarnation, open: u64, items: Vec<up_item::Item>) {
         let number = self.up_numbers.entry((gateway, open)).or_default();
         *number += 1;
-        let items = items.into_iter().map(|item| UpItem { item: Some(item) }).collect();
-        let frame = Up { incarnation: gateway.to_bytes(), open, number: *number, items };
+        let items = items
+            .into_iter()
+            .map(|item| UpItem { item: Some(item) })
+            .collect();
+        let frame = Up {
+            incarnation: gateway.to_bytes(),
+            open,
+            number: *number,
+            items,
+        };
         self.owner.up(frame, self.now);
         self.flush();
     }
@@ -63,7 +79,10 @@ impl Rig {
         let add = channels.iter().map(|channel| (*channel).to_owned()).collect();
         let items = vec![
             up_item::Item::Open(Open { position: None }),
-            up_item::Item::Interest(Interest { add, remove: Vec::new() }),
+            up_item::Item::Interest(Interest {
+                add,
+                remove: Vec::new(),
+            }),
             up_item::Item::OpenEnd(OpenEnd {}),
         ];
         self.up(gateway, open, items);
@@ -76,7 +95,11 @@ impl Rig {
             ..Message::default()
         };
         let message = message.encode_to_vec().into();
-        let publish = Publish { series: Series::Plain.into(), number, message };
+        let publish = Publish {
+            series: Series::Plain.into(),
+            number,
+            message,
+        };
         self.up(gateway, 1, vec![up_item::Item::Publish(publish)]);
     }
 
@@ -95,7 +118,9 @@ impl Rig {
     }
 
     fn items(&mut self, gateway: Incarnation) -> Vec<down_item::Item> {
-        let (mine, others) = std::mem::take(&mut self.seen.down).into_iter().partition(|(to, _)| *to == gateway);
+        let (mine, others) = std::mem::take(&mut self.seen.down)
+            .into_iter()
+            .partition(|(to, _)| *to == gateway);
         self.seen.down = others;
         let mine: Vec<(Incarnation, Down)> = mine;
         mine.into_iter()
@@ -126,16 +151,26 @@ fn at(sequence: u64, index: usize) -> u64 {
 
 fn stored(number: u64, offset: u64) -> down_item::Item {
     let outcome = Some(answer::Outcome::Offset(offset));
-    down_item::Item::Answer(Answer { series: 0, number, outcome })
+    down_item::Item::Answer(Answer {
+        series: 0,
+        number,
+        outcome,
+    })
 }
 
 fn offsets(items: &[down_item::Item]) -> Vec<(u64, u64, Vec<u64>)> {
     items
         .iter()
         .filter_map(|item| match item {
-            down_item::Item::Delivery(Delivery { after, up_to, messages }) => {
-                Some((*after, *up_to, messages.iter().map(|message| message.offset).collect()))
-            }
+            down_item::Item::Delivery(Delivery {
+                after,
+                up_to,
+                messages,
+            }) => Some((
+                *after,
+                *up_to,
+                messages.iter().map(|message| message.offset).collect(),
+            )),
             _ => None,
         })
         .collect()
@@ -146,9 +181,15 @@ fn opening_is_answered_with_position_and_epoch() {
     let mut rig = Rig::new();
     rig.open(A, 1, &["a"]);
     let (_, frame) = &rig.seen.down[0];
-    assert_eq!((frame.ordinal, frame.owner_epoch, frame.open, frame.number), (1, 5, 1, 1));
+    assert_eq!(
+        (frame.ordinal, frame.owner_epoch, frame.open, frame.number),
+        (1, 5, 1, 1)
+    );
     let expected = [
-        down_item::Item::Opened(switchboard_proto::bus::Opened { log_epoch: "1-00000001".to_owned(), position: end(5) }),
+        down_item::Item::Opened(switchboard_proto::bus::Opened {
+            log_epoch: "1-00000001".to_owned(),
+            position: end(5),
+        }),
         down_item::Item::Applied(switchboard_proto::bus::Applied { up_number: 1 }),
     ];
     assert_eq!(rig.items(A), expected);
@@ -204,7 +245,13 @@ fn full_queue_refuses_publishers_for_the_time_being() {
     assert_eq!(rig.items(A), []);
     rig.publish(A, 6, "a", 490);
     match rig.items(A).as_slice() {
-        [down_item::Item::Answer(Answer { number: 6, outcome: Some(answer::Outcome::Refused(refusal)), .. })] => {
+        [
+            down_item::Item::Answer(Answer {
+                number: 6,
+                outcome: Some(answer::Outcome::Refused(refusal)),
+                ..
+            }),
+        ] => {
             assert_eq!((refusal.code, refusal.temporary), (111, true));
         }
         other => panic!("{other:?}"),
@@ -223,7 +270,13 @@ fn l2_record_stored_elsewhere_deposes() {
     rig.items(A);
     rig.publish(A, 1, "a", 10);
     let end = rig.owner.stored(Sequence(7));
-    assert_eq!(end, Err(StepDown::Misplaced { expected: Sequence(6), stored: Sequence(7) }));
+    assert_eq!(
+        end,
+        Err(StepDown::Misplaced {
+            expected: Sequence(6),
+            stored: Sequence(7)
+        })
+    );
     rig.flush();
     assert_eq!(rig.items(A), [], "nothing of it is answered or delivered");
 }
@@ -240,7 +293,11 @@ fn refused_append_is_told_to_its_publishers_and_the_next_goes_on() {
     rig.flush();
     assert!(matches!(
         rig.items(A).as_slice(),
-        [down_item::Item::Answer(Answer { number: 1, outcome: Some(answer::Outcome::Refused(_)), .. })]
+        [down_item::Item::Answer(Answer {
+            number: 1,
+            outcome: Some(answer::Outcome::Refused(_)),
+            ..
+        })]
     ));
     assert_eq!(batch(rig.store()), [2]);
     assert_eq!(rig.items(A)[0], stored(2, at(6, 0)));
@@ -252,17 +309,24 @@ fn message_of_another_shard_or_none_at_all_is_refused() {
     rig.owner.is.shards = ShardCount::new(2).unwrap();
     rig.open(A, 1, &[]);
     rig.items(A);
-    let elsewhere = (0..).map(|n| format!("c{n}")).find(|channel| {
-        ShardId::of_channel(channel, ShardCount::new(2).unwrap()).get() == 1
-    });
+    let elsewhere = (0..)
+        .map(|n| format!("c{n}"))
+        .find(|channel| ShardId::of_channel(channel, ShardCount::new(2).unwrap()).get() == 1);
     rig.publish(A, 1, &elsewhere.unwrap(), 10);
-    let garbage = Publish { series: 0, number: 2, message: Bytes::from_static(&[0xff]) };
+    let garbage = Publish {
+        series: 0,
+        number: 2,
+        message: Bytes::from_static(&[0xff]),
+    };
     rig.up(A, 1, vec![up_item::Item::Publish(garbage)]);
     let codes: Vec<u32> = rig
         .items(A)
         .into_iter()
         .filter_map(|item| match item {
-            down_item::Item::Answer(Answer { outcome: Some(answer::Outcome::Refused(refusal)), .. }) => Some(refusal.code),
+            down_item::Item::Answer(Answer {
+                outcome: Some(answer::Outcome::Refused(refusal)),
+                ..
+            }) => Some(refusal.code),
             _ => None,
         })
         .collect();
@@ -297,7 +361,10 @@ fn k4_new_interest_is_in_force_from_the_owners_position_on() {
     rig.publish(A, 1, "a", 10);
     rig.store();
     rig.items(A);
-    let add = Interest { add: vec!["a".to_owned()], remove: Vec::new() };
+    let add = Interest {
+        add: vec!["a".to_owned()],
+        remove: Vec::new(),
+    };
     rig.up(A, 1, vec![up_item::Item::Interest(add)]);
     let items = rig.items(A);
     assert_eq!(offsets(&items), [(end(5), end(6), vec![])], "first the position");
@@ -308,7 +375,10 @@ fn k4_new_interest_is_in_force_from_the_owners_position_on() {
 fn ended_interest_ends_deliveries() {
     let mut rig = Rig::new();
     rig.open(A, 1, &["a"]);
-    let remove = Interest { add: Vec::new(), remove: vec!["a".to_owned()] };
+    let remove = Interest {
+        add: Vec::new(),
+        remove: vec!["a".to_owned()],
+    };
     rig.up(A, 1, vec![up_item::Item::Interest(remove)]);
     rig.items(A);
     rig.publish(A, 1, "a", 10);
@@ -341,8 +411,16 @@ fn answer_for_an_earlier_opening_is_not_sent() {
     rig.items(A);
     rig.store();
     let items = rig.items(A);
-    assert!(!items.iter().any(|item| matches!(item, down_item::Item::Answer(_))));
-    assert_eq!(offsets(&items), [(end(5), end(6), vec![at(6, 0)])], "but it is delivered");
+    assert!(
+        !items
+            .iter()
+            .any(|item| matches!(item, down_item::Item::Answer(_)))
+    );
+    assert_eq!(
+        offsets(&items),
+        [(end(5), end(6), vec![at(6, 0)])],
+        "but it is delivered"
+    );
 }
 
 #[test]
