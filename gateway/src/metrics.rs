@@ -296,6 +296,11 @@ impl LinkMetrics {
         self.deliveries.inc_by(receivers);
     }
 
+    /// Publications handed to sessions since the start.
+    pub(crate) fn deliveries(&self) -> u64 {
+        self.deliveries.get()
+    }
+
     /// A link opened anew.
     pub(crate) fn reset(&self, reason: Reset) {
         self.families.resets.get_or_create(&ResetLabel { reason }).inc();

@@ -16,6 +16,7 @@ use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
 use switchboard_service_kit::admin;
 use switchboard_service_kit::service::Context;
+use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 
 use crate::config::Config;
@@ -98,6 +99,16 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     }
     let http_connections = config.http_connections;
     let metrics = GatewayMetrics::register(&context.metrics);
+    let (counted, delivered) = (metrics.clone(), link_metrics.clone());
+    summary::spawn(&context.tasks, "gateway", summary::INTERVAL, move || {
+        vec![
+            ("connections", u64::try_from(counted.connections.get()).unwrap_or(0)),
+            ("connects", counted.connects.get()),
+            ("frames_in", counted.frames_in.get()),
+            ("frames_out", counted.frames_out.get()),
+            ("deliveries", delivered.deliveries()),
+        ]
+    });
     let gateway = Gateway::new(config, links, metrics, stop.clone());
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
     context.tasks.spawn(
