@@ -102,7 +102,10 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let (counted, delivered) = (metrics.clone(), link_metrics.clone());
     summary::spawn(&context.tasks, "gateway", summary::INTERVAL, move || {
         vec![
-            ("connections", u64::try_from(counted.connections.get()).unwrap_or(0)),
+            (
+                "connections",
+                u64::try_from(counted.connections.get()).unwrap_or(0),
+            ),
             ("connects", counted.connects.get()),
             ("frames_in", counted.frames_in.get()),
             ("frames_out", counted.frames_out.get()),

@@ -77,9 +77,11 @@ const LIBRARIES: &str = "async_nats=warn,fjall=warn,lsm_tree=warn";
 /// # Errors
 /// [`TelemetryError::Filter`].
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", config.filter)).map_err(|source| TelemetryError::Filter {
-        filter: config.filter.clone(),
-        source,
+    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", config.filter)).map_err(|source| {
+        TelemetryError::Filter {
+            filter: config.filter.clone(),
+            source,
+        }
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{
@@ -15,7 +15,7 @@ use switchboard_proto::format::{self, FormatError};
 use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
 use tokio::time::Instant;
 
-use super::{MANAGEMENT, NatsDurability, NatsLog};
+use super::{NatsDurability, NatsLog};
 use crate::log::LogError;
 use crate::nats::connection::chain;
 
@@ -28,7 +28,10 @@ const EPOCH_KEY: &str = "switchboard-log-epoch";
 /// Bytes of the layout's stream: one small record.
 const LAYOUT_BYTES: i64 = 64 << 10;
 
-/// Between two looks at a layout that somebody else is creating.
+/// How long creation is tried: longer than the elections of a cluster that has just begun.
+const CREATION: Duration = Duration::from_secs(30);
+
+/// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl NatsLog {
@@ -150,7 +153,20 @@ impl NatsLog {
         }
     }
 
+    /// [`crate::Log::create`]. Every step may be done again, and is until all of them are: a cluster
+    /// that has just begun is for some seconds without the leaders that must answer.
     pub(super) async fn create_streams(&self, wanted: &Layout) -> Result<Layout, LogError> {
+        let deadline = Instant::now() + CREATION;
+        loop {
+            match self.try_create_streams(wanted).await {
+                Err(LogError::Unavailable(_)) if Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_create_streams(&self, wanted: &Layout) -> Result<Layout, LogError> {
         let layout = self.create_layout(wanted).await?;
         let shards = ShardCount::new(layout.shards)
             .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))?;
@@ -178,33 +194,24 @@ impl NatsLog {
             return Ok(layout);
         }
         self.create_stream(self.layout_config()).await?;
-        let deadline = Instant::now() + MANAGEMENT;
-        loop {
-            let record = PublishMessage::build()
-                .payload(format::encode(wanted))
-                .expected_last_subject_sequence(0);
-            let subject = self.config.prefix.layout_subject();
-            let stored = match self.records.send_publish(subject, record).await {
-                Ok(sent) => sent.await,
-                Err(error) => Err(error),
-            };
-            // Whatever the answer: what is in force is what can be read. A refusal may come before
-            // the other's record is readable, an error although ours is stored.
-            if let Some(layout) = self.stored_layout().await? {
-                return Ok(layout);
-            }
-            if Instant::now() > deadline {
-                let reason = match stored {
-                    Ok(_) => "stored, but cannot be read".to_owned(),
-                    Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                        "somebody else's cannot be read".to_owned()
-                    }
-                    Err(error) => chain(&error),
-                };
-                return Err(LogError::Unavailable(format!("layout record: {reason}")));
-            }
-            tokio::time::sleep(PAUSE).await;
+        let record = PublishMessage::build()
+            .payload(format::encode(wanted))
+            .expected_last_subject_sequence(0);
+        let subject = self.config.prefix.layout_subject();
+        let stored = match self.records.send_publish(subject, record).await {
+            Ok(sent) => sent.await,
+            Err(error) => Err(error),
+        };
+        // Whatever the answer: what is in force is what can be read. A refusal may come before the
+        // other's record is readable, an error although ours is stored.
+        if let Some(layout) = self.stored_layout().await? {
+            return Ok(layout);
         }
+        let reason = match stored {
+            Ok(_) => "stored, but cannot be read".to_owned(),
+            Err(error) => chain(&error),
+        };
+        Err(LogError::Unavailable(format!("layout record: {reason}")))
     }
 
     /// Creates a stream, unless there is one by that name.
