@@ -238,6 +238,19 @@ async fn streams_that_differ_from_the_configuration_are_told() {
     }
 }
 
+/// A wish that no waiting fulfils is refused at once, with the server's reason.
+#[tokio::test]
+async fn lone_server_cannot_replicate() {
+    let server = NatsServer::start().await.unwrap();
+    let log = NatsLog::new(connect(vec![server.url()]).await, log_config(3, 1 << 20));
+    let created = tokio::time::timeout(Duration::from_secs(10), log.create(&layout(1))).await;
+    let text = created.unwrap().unwrap_err().to_string();
+    assert!(
+        text.contains("SB_LAYOUT") && text.contains("replicas > 1"),
+        "{text}"
+    );
+}
+
 /// Appends until it is settled, as an owner does (rule L1): same bytes, same expectation; what is
 /// found at the place decides.
 async fn settle(log: &dyn Log, expected: Sequence, record: &Bytes) -> Sequence {
@@ -272,7 +285,8 @@ async fn acknowledged_records_survive_their_leader() {
     for round in 0..3 {
         for _ in 0..50 {
             // Two elections of up to 9 s, should the first have no winner.
-            let settled = settle(&*log, last, &name(last.0 + 1));
+            let record = name(last.0 + 1);
+            let settled = settle(&*log, last, &record);
             last = tokio::time::timeout(Duration::from_secs(60), settled)
                 .await
                 .unwrap();

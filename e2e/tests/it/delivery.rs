@@ -149,6 +149,9 @@ async fn everything_once_and_in_order(system: &System) -> Result<()> {
     Ok(())
 }
 
+/// The offset a subscriber was answered, and the offsets and payloads it was given after it.
+type Given = (u64, Vec<(u64, Value)>);
+
 /// Who subscribes while a channel is busy is given everything from one message on: no hole behind the reply.
 async fn nothing_slips_between_reply_and_first_message(system: &System) -> Result<()> {
     const SUBSCRIBERS: usize = 60;
@@ -156,7 +159,7 @@ async fn nothing_slips_between_reply_and_first_message(system: &System) -> Resul
 
     let urls = system.websocket_urls();
     let mut publisher = Client::connect(&urls[0]).await?;
-    let mut subscribers: JoinSet<Result<(u64, Vec<(u64, Value)>)>> = JoinSet::new();
+    let mut subscribers: JoinSet<Result<Given>> = JoinSet::new();
     let mut published = 0_u64;
     while subscribers.len() < SUBSCRIBERS {
         // A message or two between one subscriber's start and the next one's.

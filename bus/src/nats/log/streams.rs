@@ -159,14 +159,15 @@ impl NatsLog {
         let deadline = Instant::now() + CREATION;
         loop {
             match self.try_create_streams(wanted).await {
-                Err(LogError::Unavailable(_)) if Instant::now() < deadline => {}
-                outcome => return outcome,
+                Ok(layout) => return Ok(layout),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(error)) if Instant::now() > deadline => return Err(error),
+                Err(Failure::Passing(_)) => tokio::time::sleep(PAUSE).await,
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn try_create_streams(&self, wanted: &Layout) -> Result<Layout, LogError> {
+    async fn try_create_streams(&self, wanted: &Layout) -> Result<Layout, Failure> {
         let layout = self.create_layout(wanted).await?;
         let shards = ShardCount::new(layout.shards)
             .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))?;
@@ -182,14 +183,14 @@ impl NatsLog {
                         .await?;
                     self.check_stream(shard).await?;
                 }
-                Err(other) => return Err(other),
+                Err(other) => return Err(other.into()),
             }
         }
         Ok(layout)
     }
 
     /// The layout in force: the one that is there, or `wanted`, stored by the first to say so.
-    async fn create_layout(&self, wanted: &Layout) -> Result<Layout, LogError> {
+    async fn create_layout(&self, wanted: &Layout) -> Result<Layout, Failure> {
         if let Some(layout) = self.stored_layout().await? {
             return Ok(layout);
         }
@@ -211,26 +212,49 @@ impl NatsLog {
             Ok(_) => "stored, but cannot be read".to_owned(),
             Err(error) => chain(&error),
         };
-        Err(LogError::Unavailable(format!("layout record: {reason}")))
+        Err(LogError::Unavailable(format!("layout record: {reason}")).into())
     }
 
     /// Creates a stream, unless there is one by that name.
-    async fn create_stream(&self, config: Config) -> Result<(), LogError> {
+    async fn create_stream(&self, config: Config) -> Result<(), Failure> {
         let name = config.name.clone();
-        match self.management.create_stream(config).await {
-            Ok(_) => Ok(()),
-            Err(error) => match error.kind() {
-                // Somebody else was quicker; the random part of the epoch differs.
-                CreateStreamErrorKind::JetStream(error)
-                    if error.error_code() == ErrorCode::STREAM_NAME_EXIST =>
-                {
-                    Ok(())
-                }
-                _ => Err(LogError::Unavailable(format!(
-                    "stream {name} not created: {}",
-                    chain(&error)
-                ))),
-            },
+        let Err(error) = self.management.create_stream(config).await else {
+            return Ok(());
+        };
+        let reason = format!("stream {name} not created: {}", chain(&error));
+        let code = match error.kind() {
+            CreateStreamErrorKind::JetStream(error) => Some(error.error_code()),
+            _ => None,
+        };
+        match code {
+            // Somebody else was quicker; the random part of the epoch differs.
+            Some(ErrorCode::STREAM_NAME_EXIST) => Ok(()),
+            // Without an answer, or while servers of the cluster look for each other.
+            None
+            | Some(
+                ErrorCode::CLUSTER_NO_PEERS
+                | ErrorCode::CLUSTER_NOT_AVAILABLE
+                | ErrorCode::CLUSTER_NOT_LEADER,
+            ) => Err(Failure::Passing(LogError::Unavailable(reason))),
+            // Limits, permissions, replicas that a lone server cannot have: the text tells.
+            Some(_) => Err(Failure::Final(LogError::Unavailable(reason))),
+        }
+    }
+}
+
+/// Why a step of the creation failed.
+enum Failure {
+    /// It may pass by itself.
+    Passing(LogError),
+    /// Somebody must do something.
+    Final(LogError),
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Unavailable(_) => Self::Passing(error),
+            LogError::Missing(_) | LogError::Damaged(_) | LogError::Hole { .. } => Self::Final(error),
         }
     }
 }
