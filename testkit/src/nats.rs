@@ -161,7 +161,21 @@ impl NatsCluster {
         for node in &mut cluster.nodes {
             node.ready(READY).await?;
         }
+        let complete = tokio::time::timeout(READY, cluster.complete()).await;
+        complete.context("the servers do not find each other")?;
         Ok(cluster)
+    }
+
+    /// Waits until a server leads and sees all others.
+    async fn complete(&self) {
+        loop {
+            for node in &self.nodes {
+                if monitor::leads(node.monitor(), self.nodes.len() - 1).await {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Where clients connect, by node.

@@ -17,6 +17,19 @@ pub(super) async fn is_healthy(port: u16) -> bool {
     matches!(get(port, "/healthz").await, Ok(answer) if answer.starts_with("HTTP/1.0 200"))
 }
 
+/// Whether this server leads the cluster and is in contact with `others` more: only a leader sees
+/// all of them as current. Before that, it may find no place for a stream.
+pub(super) async fn leads(port: u16, others: usize) -> bool {
+    let Ok(answer) = get(port, "/jsz").await else {
+        return false;
+    };
+    let Some((_, cluster)) = answer.split_once("\"meta_cluster\"") else {
+        return false;
+    };
+    let is_offline = cluster.contains("\"offline\": true");
+    !is_offline && cluster.matches("\"current\": true").count() == others
+}
+
 /// The name of the server that leads `stream`, as this server sees it.
 pub(super) async fn stream_leader(port: u16, stream: &str) -> Option<String> {
     let answer = get(port, "/jsz?streams=true").await.ok()?;
