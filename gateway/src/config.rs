@@ -11,6 +11,9 @@ use crate::origin::Origins;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
+/// What a publish command takes in a frame besides its data: the channel's name, the id, the braces.
+const FRAME_SLACK: u64 = 1024;
+
 /// What a gateway can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -62,12 +65,12 @@ impl Config {
         let listen = gateway.address(
             "listen",
             SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
-            "where clients connect",
+            "Where clients connect.",
         );
         let insecure = gateway.boolean(
             "insecure",
             false,
-            "clients need no token and may do everything; for development, on a loopback address only",
+            "Clients need no token and may do everything; for development, on a loopback address only.",
         );
         if insecure && !listen.ip().is_loopback() {
             gateway.fault(
@@ -101,19 +104,19 @@ impl Config {
             "http_connections",
             1024,
             1..=100_000,
-            "connections that are not WebSockets (yet), at most; above, new ones wait in the kernel's queue",
+            "Connections that are not WebSockets (yet), at most; above, new ones wait in the kernel's queue.",
         );
         let connect_timeout = gateway.duration(
             "connect_timeout",
             seconds(10),
             Duration::from_millis(100)..=seconds(60),
-            "from the opening of a connection to its successful `connect`; then it is closed as stale",
+            "From the opening of a connection to its successful `connect`; then it is closed as stale.",
         );
         let ping_interval = gateway.duration(
             "ping_interval",
             seconds(25),
             seconds(1)..=seconds(600),
-            "between two pings to a client; whole seconds",
+            "Between two pings to a client; whole seconds.",
         );
         if ping_interval.subsec_nanos() != 0 {
             gateway.fault(
@@ -128,7 +131,7 @@ impl Config {
             "pong_timeout",
             seconds(8),
             Duration::from_millis(100)..=seconds(600),
-            "within which a client answers a ping, else it is disconnected; shorter than ping_interval",
+            "Within which a client answers a ping, else it is disconnected; shorter than ping_interval.",
         );
         if pong_timeout >= ping_interval {
             gateway.fault(
@@ -141,70 +144,78 @@ impl Config {
             "write_timeout",
             seconds(1),
             Duration::from_millis(50)..=seconds(60),
-            "what one write to a client may take, else it is disconnected",
+            "What one write to a client may take, else it is disconnected.",
         );
         let answer_timeout = gateway.duration(
             "answer_timeout",
             seconds(4),
             Duration::from_millis(100)..=Duration::from_millis(4500),
-            "within which every command is answered; clients give up after 5s",
+            "Within which every command is answered; clients give up after 5s.",
         );
         let drain_spread = gateway.duration(
             "drain_spread",
             seconds(1),
             Duration::ZERO..=seconds(600),
-            "over how long a stopping gateway spreads the closing of its connections, so that clients do not all \
-             come back at once; shorter than shutdown.budget",
+            "Over how long a stopping gateway spreads the closing of its connections, so that clients do not all \
+             come back at once; shorter than shutdown.budget.",
         );
         let max_frame = gateway.bytes(
             "max_frame",
-            64 * KIB,
+            128 * KIB,
             KIB..=4 * MIB,
-            "bytes of one WebSocket message from a client, at most; over it the connection is closed with 1009",
+            "Bytes of one WebSocket message from a client, at most; over it the connection is closed with 1009.",
         );
         let outgoing_queue = gateway.bytes(
             "outgoing_queue",
             MIB,
             64 * KIB..=256 * MIB,
-            "bytes that wait for one client, at most; over it the client is disconnected as slow",
+            "Bytes that wait for one client, at most; over it the client is disconnected as slow.",
         );
         let publish_size = gateway.bytes(
             "publish_size",
             64 * KIB,
             // What a link puts into one frame, and so into one record of the log.
             1..=256 * KIB,
-            "bytes of a publication's data, at most; what clients publish has to fit into max_frame too",
+            "Bytes of a publication's data, at most; over it the publish is refused with error 106.",
         );
         let channels_per_connection = gateway.integer(
             "channels_per_connection",
             128,
             1..=65_536,
-            "channels that one connection may be subscribed to",
+            "Channels that one connection may be subscribed to; a further one is refused with error 106.",
         );
         let channel_name_length = gateway.integer(
             "channel_name_length",
             MAX_CHANNEL_LENGTH as u64,
             1..=MAX_CHANNEL_LENGTH as u64,
-            "bytes of a channel's name, at most",
+            "Bytes of a channel's name, at most; a longer one is refused with error 107.",
         );
         let link_queue = gateway.integer(
             "link_queue",
             1024,
             1..=1_048_576,
-            "requests of sessions that wait for one shard's link; above, the sessions wait",
+            "Requests of sessions that wait for one shard's link; above, the sessions wait.",
         );
         let link_inbox = gateway.integer(
             "link_inbox",
             4096,
             16..=1_048_576,
-            "frames of a shard's owner that wait for its link; above, the newest is lost and the link opens anew",
+            "Frames of a shard's owner that wait for its link; above, the newest is lost and all links \
+             of this process open anew.",
         );
         let link_unanswered = gateway.integer(
             "link_unanswered",
             65_536,
             1..=4_194_304,
-            "publishes of one link that wait for their answer; above, publishers are told to slow down",
+            "Publishes of one link that wait for their answer; above, publishers are told to slow down.",
         );
+        if max_frame < publish_size + FRAME_SLACK {
+            gateway.fault(
+                "publish_size",
+                format!("a publish of that size does not fit into max_frame with the {FRAME_SLACK} bytes around it"),
+                "raise gateway.max_frame, or lower gateway.publish_size",
+            );
+        }
         Self {
             listen,
             insecure,

@@ -14,9 +14,9 @@ pub enum StartError {
     #[error("the address of the gateway's listener is not known")]
     Address(#[source] std::io::Error),
     /// The bus did not take a subscription.
-    #[error("gateway cannot listen on the bus")]
+    #[error("gateway cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),
     /// See [`MembershipError`].
-    #[error("gateway cannot join the bus")]
+    #[error("gateway cannot join the bus: is NATS there?")]
     Membership(#[from] MembershipError),
 }

@@ -242,7 +242,7 @@ impl GatewayMetrics {
 /// Links and what they deliver. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct LinkMetrics {
-    deliveries: Counter,
+    publications: Counter,
     families: Arc<LinkFamilies>,
 }
 
@@ -251,6 +251,7 @@ struct LinkFamilies {
     resets: Family<ResetLabel, Counter>,
     channels: Family<ShardLabel, Gauge>,
     unanswered: Family<ShardLabel, Gauge>,
+    errors: Family<ErrorLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -268,13 +269,13 @@ impl LinkMetrics {
         let links = Self::default();
         metrics.register("gateway_link", |registry| {
             registry.register(
-                "deliveries",
+                "publications",
                 "Publications queued for clients, one for each receiver",
-                links.deliveries.clone(),
+                links.publications.clone(),
             );
             registry.register(
                 "resets",
-                "Openings of links, by reason",
+                "Times that a link opened anew, by reason",
                 links.families.resets.clone(),
             );
             registry.register(
@@ -287,18 +288,28 @@ impl LinkMetrics {
                 "Publishes that wait for the shard's owner",
                 links.families.unanswered.clone(),
             );
+            registry.register(
+                "errors",
+                "Commands that a link or an owner answered with an error, by code",
+                links.families.errors.clone(),
+            );
         });
         links
     }
 
     /// A publication was queued for so many clients.
     pub(crate) fn delivered(&self, receivers: u64) {
-        self.deliveries.inc_by(receivers);
+        self.publications.inc_by(receivers);
     }
 
     /// Publications handed to sessions since the start.
-    pub(crate) fn deliveries(&self) -> u64 {
-        self.deliveries.get()
+    pub(crate) fn publications(&self) -> u64 {
+        self.publications.get()
+    }
+
+    /// A command was answered with an error by a link or its owner.
+    pub(crate) fn error(&self, code: u32) {
+        self.families.errors.get_or_create(&ErrorLabel { code }).inc();
     }
 
     /// A link opened anew.

@@ -109,7 +109,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             ("connects", counted.connects.get()),
             ("frames_in", counted.frames_in.get()),
             ("frames_out", counted.frames_out.get()),
-            ("deliveries", delivered.deliveries()),
+            ("publications", delivered.publications()),
         ]
     });
     let gateway = Gateway::new(config, links, metrics, stop.clone());
@@ -137,7 +137,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         gateway.sessions.wait().await;
         links.stop(LINKS_STOP).await;
     });
-    tracing::info!(%address, path = upgrade::PATH, "gateway listens");
+    tracing::info!(%address, path = upgrade::PATH, %incarnation, "gateway listens");
     Ok(Running { address, incarnation })
 }
 

@@ -3,7 +3,7 @@
 //! **Its duty is not built yet.** Today it joins the bus, so that other processes see it, reports
 //! its health and leaves in order; it neither reads nor stores nor answers anything.
 //!
-//! What it will be: the reader of the log that decides who must be told although she is away, by
+//! What it will be: the reader of the log that decides who must be told although they are away, by
 //! which way (push, e-mail, SMS, webhook) and when; that sends, tries again, and keeps what could not
 //! be delivered in a list of dead letters.
 

@@ -140,7 +140,7 @@ fn link_frames() {
     golden(
         "link-up",
         &Up {
-            incarnation: life(1),
+            gateway: life(1),
             open: 2,
             number: 1,
             items,

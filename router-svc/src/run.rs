@@ -44,10 +44,10 @@ pub struct Running {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The bus did not take a subscription.
-    #[error("router cannot listen on the bus")]
+    #[error("router cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),
     /// The bus did not take the membership.
-    #[error("router cannot join the bus")]
+    #[error("router cannot join the bus: is NATS there?")]
     Join(#[source] MembershipError),
 }
 
@@ -79,6 +79,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     } else {
         config.owner_silence
     };
+    let shards = deps.shards;
     let patience = Patience {
         silence,
         pause: Duration::from_millis(200),
@@ -121,6 +122,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     context
         .tasks
         .spawn("router", TaskKind::Essential, router.run(membership, beats, stop));
+    tracing::info!(%incarnation, shards = shards.get(), "router has joined the bus");
     Ok(Running { incarnation })
 }
 
@@ -182,6 +184,8 @@ impl Router {
                     settings: self.settings,
                     metrics: self.metrics.clone(),
                 };
+                // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
+                // as an ownership lost.
                 let task = self.actors.spawn(actor.run(token.clone()));
                 self.shards.insert(task.id(), (shard, token));
             }

@@ -94,7 +94,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let insecure = config.gateway.insecure;
-    let system = Switchboard::start(config).await?;
+    let system = tokio::select! {
+        system = Box::pin(Switchboard::start(config)) => system?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
     announce(&system, insecure);
     let failure = tokio::select! {
         _ = terminate.recv() => None,

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use switchboard_bus::config::BusConfig;
+use switchboard_bus::config::{Backend, BusConfig};
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
 
@@ -18,7 +18,7 @@ pub enum Service {
     Persistence,
     /// Will know who is there.
     Presence,
-    /// Will tell who is away.
+    /// Will tell those who are away.
     Notify,
 }
 
@@ -80,7 +80,7 @@ impl Config {
     fn read(mut document: Document) -> Result<(Self, Effective), Faults> {
         let mut own = document.section("switchboard");
         let names: Vec<&str> = Service::NAMES.iter().map(|(name, _)| *name).collect();
-        let wanted = own.list("services", &names, "services that this process runs");
+        let wanted = own.list("services", &names, "Services that this process runs.");
         let mut services = Vec::new();
         for name in wanted {
             match Service::NAMES.iter().find(|(known, _)| *known == name) {
@@ -90,6 +90,13 @@ impl Config {
                     own.fault("services", format!("there is no service {name:?}"), remedy);
                 }
             }
+        }
+        if services.is_empty() {
+            own.fault(
+                "services",
+                "names no service",
+                format!("take from {}", names.join(", ")),
+            );
         }
         let config = Self {
             node: NodeConfig::read(&mut document, ADMIN),
@@ -101,6 +108,24 @@ impl Config {
             presence: switchboard_presence_svc::Config::read(&mut document),
             notify: switchboard_notify_svc::Config::read(&mut document),
         };
+        let embedded = matches!(config.bus.backend, Backend::Embedded { .. });
+        if embedded
+            && config.services.contains(&Service::Gateway)
+            && !config.services.contains(&Service::Router)
+        {
+            document.section("switchboard").fault(
+                "services",
+                "a gateway without a router, on a bus that no other process can join",
+                "add \"router\", or set bus.backend = \"nats\"",
+            );
+        }
+        if config.gateway.drain_spread >= config.node.shutdown_budget {
+            document.section("gateway").fault(
+                "drain_spread",
+                "not shorter than shutdown.budget, so a stop would always be forced",
+                "lower it, or raise shutdown.budget",
+            );
+        }
         Ok((config, document.finish()?))
     }
 }
@@ -120,6 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn services_that_cannot_work_are_refused() {
+        for (text, key) in [
+            ("switchboard.services = []", "switchboard.services"),
+            ("switchboard.services = [\"gateway\"]", "switchboard.services"),
+            ("gateway.drain_spread = \"30s\"", "gateway.drain_spread"),
+            ("gateway.publish_size = \"128KiB\"", "gateway.publish_size"),
+        ] {
+            let faults = Config::from_toml(text).unwrap_err().to_string();
+            assert!(faults.contains(key), "{text}: {faults}");
+        }
+    }
+
+    #[test]
     fn what_is_printed_can_be_read_again() {
         let (_, effective) = Config::load(None, []).unwrap();
         let printed = effective.to_string();
@@ -134,5 +172,30 @@ mod tests {
                 .collect()
         };
         assert_eq!(values(&printed), values(&again));
+    }
+
+    /// The page in `docs/` is what this release reads.
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a switch for whoever changes a key, no configuration"
+    )]
+    fn reference_page_is_true() {
+        let (_, effective) = Config::load(None, []).unwrap();
+        let page = format!(
+            "# Configuration\n\nEvery key of the file that `--config` names. A variable such as \
+             `SWITCHBOARD__GATEWAY__LISTEN` overrides its key. `switchboard print-config` prints what is in force. \
+             Written by `WRITE_REFERENCE=1 cargo test -p switchboard reference_page`.\n\n{}",
+            effective.reference()
+        );
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        if std::env::var_os("WRITE_REFERENCE").is_some() {
+            std::fs::write(file, &page).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(file).unwrap(),
+            page,
+            "write it anew, as the page says"
+        );
     }
 }

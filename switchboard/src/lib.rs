@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = switchboard::Config::from_toml("gateway.insecure = true")?;
 //! let running = switchboard::Switchboard::start(config).await?;
-//! println!("{}", running.websocket_url());
+//! println!("{}", running.websocket_url().unwrap_or_default());
 //! running.stop().await;
 //! # Ok(())
 //! # }

@@ -78,7 +78,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// The credentials file cannot be read.
-    #[error("NATS credentials file {} cannot be read: {source}; name one that holds a user JWT and its key", path.display())]
+    #[error("NATS credentials file {} cannot be read: name one that holds a user JWT and its key", path.display())]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -223,7 +223,13 @@ async fn options(
 
 fn on_event(event: &Event, was_connected: &AtomicBool, disruptions: &watch::Sender<u64>) {
     let may_have_lost = match event {
-        Event::Connected => was_connected.swap(true, Ordering::Relaxed),
+        Event::Connected => {
+            let again = was_connected.swap(true, Ordering::Relaxed);
+            if again {
+                tracing::info!("connection to NATS is back");
+            }
+            again
+        }
         Event::Disconnected => {
             tracing::warn!("connection to NATS lost, trying its servers");
             true
@@ -240,7 +246,8 @@ fn on_event(event: &Event, was_connected: &AtomicBool, disruptions: &watch::Send
             false
         }
         Event::ClientError(error) => {
-            tracing::warn!(%error, "NATS client");
+            // Each failed try to connect again; the loss and the return are told by themselves.
+            tracing::debug!(%error, "NATS client");
             false
         }
         Event::LameDuckMode | Event::Draining => false,

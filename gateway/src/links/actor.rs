@@ -235,6 +235,7 @@ impl Output<Arc<SessionHandle>> for Turn {
         code: ErrorCode,
     ) {
         session.refused(channel, id);
+        self.metrics.error(code.code());
         session.reply(&replies::error(id, code.into()));
     }
 
@@ -250,7 +251,10 @@ impl Output<Arc<SessionHandle>> for Turn {
     fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Offset, Refusal>) {
         session.reply(&match outcome {
             Ok(_) => replies::published(id),
-            Err(refusal) => replies::error(id, replies::refused(refusal)),
+            Err(refusal) => {
+                self.metrics.error(refusal.code);
+                replies::error(id, replies::refused(refusal))
+            }
         });
     }
 

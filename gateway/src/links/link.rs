@@ -654,7 +654,7 @@ impl<S: Subscriber> Link<S> {
         let (frame, bytes) = self.frame.get_or_insert_with(|| {
             self.up_number += 1;
             let frame = Up {
-                incarnation: self.gateway.to_bytes(),
+                gateway: self.gateway.to_bytes(),
                 open: self.open,
                 number: self.up_number,
                 items: Vec::new(),

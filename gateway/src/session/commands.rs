@@ -137,7 +137,7 @@ impl Commands {
         if !request.token.is_empty() {
             return Err(Violation {
                 code: DisconnectCode::InvalidToken,
-                why: "token that cannot be verified: no key is configured".into(),
+                why: "tokens are not served yet".into(),
             });
         }
         if !self.gateway.config.insecure {
@@ -182,11 +182,7 @@ impl Commands {
         } else if request.tf.is_some() {
             self.refuse(id, ErrorCode::BadRequest, "filters are not available");
         } else if !request.token.is_empty() {
-            self.refuse(
-                id,
-                ErrorCode::PermissionDenied,
-                "token that cannot be verified: no key is configured",
-            );
+            self.refuse(id, ErrorCode::PermissionDenied, "tokens are not served yet");
         } else {
             match self.session.subscriptions.begin(&channel, id) {
                 Ok(()) => self.gateway.links.subscribe(&self.session, id, channel).await,

@@ -213,7 +213,7 @@ impl Series {
 pub struct Up {
     /// The gateway's incarnation, 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
-    pub incarnation: ::prost::bytes::Bytes,
+    pub gateway: ::prost::bytes::Bytes,
     /// Which opening of this link the frame belongs to; grows with each.
     #[prost(uint64, tag = "2")]
     pub open: u64,

@@ -141,7 +141,7 @@ impl Shard {
                         Settled::Refused(why) => {
                             tracing::error!(shard = %self.shard, why, "log refuses messages");
                             self.metrics.refused.inc();
-                            owner.refused();
+                            owner.refused("the log does not take messages now");
                         }
                         Settled::Deposed => return Err(ShardEnd::Deposed),
                     }

@@ -133,7 +133,7 @@ impl Owner {
 
     /// A frame of a gateway.
     pub(crate) fn up(&mut self, frame: Up, now: Duration) {
-        let Ok(gateway) = Incarnation::try_from(frame.incarnation.as_ref()) else {
+        let Ok(gateway) = Incarnation::try_from(frame.gateway.as_ref()) else {
             return;
         };
         let first = frame.items.first().and_then(|item| item.item.as_ref());
@@ -259,12 +259,12 @@ impl Owner {
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.
-    pub(crate) fn refused(&mut self) {
+    pub(crate) fn refused(&mut self, why: &str) {
         let refusal = ErrorCode::Internal;
         for queued in self.in_flight.take().unwrap_or_default() {
             let outcome = answer::Outcome::Refused(Refusal {
                 code: refusal.code(),
-                message: "log is full".to_owned(),
+                message: why.to_owned(),
                 temporary: refusal.is_temporary(),
             });
             self.answer(queued.gateway, queued.open, queued.series, queued.number, outcome);

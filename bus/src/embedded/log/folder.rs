@@ -19,7 +19,7 @@ pub(super) const FORMAT_FILE: &str = "switchboard-log-format";
 pub enum OpenError {
     /// The folder cannot be created or written.
     #[error(
-        "log folder {} cannot be written: {source}; make it writable or configure another one",
+        "log folder {} cannot be written: make it writable or configure another one",
         path.display()
     )]
     Unwritable {

@@ -66,7 +66,7 @@ impl Rig {
             .map(|item| UpItem { item: Some(item) })
             .collect();
         let frame = Up {
-            incarnation: gateway.to_bytes(),
+            gateway: gateway.to_bytes(),
             open,
             number: *number,
             items,
@@ -289,7 +289,7 @@ fn refused_append_is_told_to_its_publishers_and_the_next_goes_on() {
     rig.publish(A, 1, "a", 10);
     rig.publish(A, 2, "a", 10);
     rig.seen.append = None;
-    rig.owner.refused();
+    rig.owner.refused("full");
     rig.flush();
     assert!(matches!(
         rig.items(A).as_slice(),
