@@ -1,6 +1,8 @@
 //! The bus: subjects, request and reply, queue groups. It may lose, never invents.
 
 use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +18,8 @@ use crate::subject::{Pattern, QueueGroup, Subject};
 ///   published, each at most once. Some may be missing: the bus loses messages while it reconnects
 ///   and when a subscriber's queue is full. Whoever needs more numbers its messages (see links).
 /// * After [`Bus::subscribe`] returned, messages published later, by anybody, reach the subscriber.
-/// * Whenever a subscriber of this process may have missed something, [`Bus::disruptions`] changes.
+/// * A message that a subscriber's full queue dropped is counted in [`Subscription::dropped`]. Whenever
+///   any subscriber of this process may have missed something, [`Bus::disruptions`] changes.
 /// * Nothing here blocks for longer than the backend's own bounded queue is full.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
@@ -29,7 +32,7 @@ pub trait Bus: Send + Sync + 'static {
     async fn publish(&self, subject: Subject, payload: Bytes) -> Result<(), BusError>;
 
     /// Subscribes with a queue of `capacity` messages. When it is full the newest message is
-    /// dropped, counted, and [`Bus::disruptions`] changes. Dropping the subscription ends it.
+    /// dropped and counted in [`Subscription::dropped`]. Dropping the subscription ends it.
     ///
     /// # Errors
     /// [`BusError::Closed`], [`BusError::Unreachable`].
@@ -87,15 +90,21 @@ pub struct BusMessage {
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<BusMessage>,
+    dropped: Arc<AtomicU64>,
     /// Ends the backend's side when this is dropped.
     _ends_with: Box<dyn Any + Send + Sync>,
 }
 
 impl Subscription {
     /// `ends_with` is dropped with the subscription.
-    pub(crate) fn new(messages: mpsc::Receiver<BusMessage>, ends_with: impl Send + Sync + 'static) -> Self {
+    pub(crate) fn new(
+        messages: mpsc::Receiver<BusMessage>,
+        dropped: Arc<AtomicU64>,
+        ends_with: impl Send + Sync + 'static,
+    ) -> Self {
         Self {
             messages,
+            dropped,
             _ends_with: Box::new(ends_with),
         }
     }
@@ -103,6 +112,11 @@ impl Subscription {
     /// The next message; `None` once the bus is closed. Cancel safe.
     pub async fn next(&mut self) -> Option<BusMessage> {
         self.messages.recv().await
+    }
+
+    /// Messages that found this subscription's queue full, since it began. Nobody else missed them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// A message that is already there.

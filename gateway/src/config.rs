@@ -216,6 +216,13 @@ impl Config {
                 "raise gateway.max_frame, or lower gateway.publish_size",
             );
         }
+        if outgoing_queue < 2 * publish_size {
+            gateway.fault(
+                "outgoing_queue",
+                "smaller than two publications, so that one could disconnect every subscriber as slow",
+                "raise it to twice gateway.publish_size at least",
+            );
+        }
         Self {
             listen,
             insecure,
@@ -263,7 +270,7 @@ mod tests {
         let config = read("").unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
         assert!(!config.insecure);
-        assert_eq!(config.max_frame, 65_536);
+        assert_eq!(config.max_frame, 131_072);
         assert_eq!(config.outgoing_queue, 1_048_576);
     }
 

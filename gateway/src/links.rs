@@ -12,12 +12,14 @@ use prost::Message as _;
 use switchboard_bus::{Bus, BusError, Pattern, Subject};
 use switchboard_proto::bus::{Message, OwnerBeat};
 use switchboard_proto::channel::ChannelName;
+use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::TaskKind;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
 pub(crate) use self::link::Reset;
@@ -41,12 +43,13 @@ pub(crate) struct LinksConfig {
 /// Hands what sessions ask for to the shard's link. Cheap to clone.
 ///
 /// All calls wait while the link's queue is full, so a session that asks faster than its shard can
-/// serve stops being read. Answers are put into the session's outgoing queue by the link itself, so
+/// serve stops being read, and is answered with an error when the command's time is over. Answers are put into the session's outgoing queue by the link itself, so
 /// that the replies and publications of a channel keep their order (R2).
 #[derive(Clone)]
 pub(crate) struct Links {
     asks: Arc<[mpsc::Sender<Ask>]>,
     shards: ShardCount,
+    answer_timeout: Duration,
 }
 
 impl Links {
@@ -75,7 +78,6 @@ impl Links {
             asks.push(ask);
             owners.push(owner);
             let timing = Timing {
-                answer: config.answer_timeout,
                 silence: Duration::from_secs(3),
                 open_retry: Duration::from_secs(1),
                 beat: Duration::from_secs(1),
@@ -89,6 +91,7 @@ impl Links {
                 link: Link::new(shard, gateway, timing, bounds),
                 bus: Arc::clone(bus),
                 asked,
+                answer_timeout: config.answer_timeout,
                 owner_beats,
                 frames,
                 metrics: metrics.clone(),
@@ -122,24 +125,25 @@ impl Links {
         Ok(Self {
             asks: asks.into(),
             shards,
+            answer_timeout: config.answer_timeout,
         })
     }
 
-    /// Subscribes `session` to `channel` and answers its command `id` (a `subscribe` result or an
-    /// error) before any publication of the channel.
+    /// Subscribes to `channel` and answers the command (a `subscribe` result or an error) before any
+    /// publication of the channel.
     ///
     /// Not cancel safe: when dropped, the subscription may be asked for or not.
-    pub(crate) async fn subscribe(&self, session: &Arc<SessionHandle>, id: u32, channel: ChannelName) {
+    pub(crate) async fn subscribe(&self, asker: Asker, channel: ChannelName) {
         let shard = self.shard_of(&channel);
-        self.ask(
-            shard,
-            Ask::Subscribe {
-                session: Arc::clone(session),
-                id,
-                channel,
-            },
-        )
-        .await;
+        let late = (asker.clone(), channel.clone());
+        if !self
+            .ask_in_time(shard, asker.arrived, Ask::Subscribe { asker, channel })
+            .await
+        {
+            let (asker, channel) = late;
+            asker.session.refused(&channel, asker.id);
+            asker.answer_late();
+        }
     }
 
     /// Ends the subscription. Answers command `id` where there is one (none: the session is going).
@@ -152,48 +156,65 @@ impl Links {
         channel: ChannelName,
     ) {
         let shard = self.shard_of(&channel);
-        self.ask(
-            shard,
-            Ask::Unsubscribe {
-                session: Arc::clone(session),
-                id,
-                channel,
-            },
-        )
-        .await;
+        if let Some(link) = self.asks.get(usize::from(shard.get())) {
+            let session = Arc::clone(session);
+            // Waits as long as it takes, for the link must learn of it. Fails only once the link was
+            // stopped, and then every session is being closed.
+            link.send(Ask::Unsubscribe { session, id, channel }).await.ok();
+        }
     }
 
-    /// Publishes to `channel`, which is the message's, and answers command `id` once the message is
+    /// Publishes to `channel`, which is the message's, and answers the command once the message is
     /// stored or refused.
     ///
     /// Not cancel safe, as above.
-    pub(crate) async fn publish(
-        &self,
-        session: &Arc<SessionHandle>,
-        id: u32,
-        channel: &ChannelName,
-        message: &Message,
-    ) {
+    pub(crate) async fn publish(&self, asker: Asker, channel: &ChannelName, message: &Message) {
         let message = message.encode_to_vec().into();
-        self.ask(
-            self.shard_of(channel),
-            Ask::Publish {
-                session: Arc::clone(session),
-                id,
-                message,
-            },
-        )
-        .await;
+        let late = asker.clone();
+        let shard = self.shard_of(channel);
+        if !self
+            .ask_in_time(shard, asker.arrived, Ask::Publish { asker, message })
+            .await
+        {
+            late.answer_late();
+        }
     }
 
     fn shard_of(&self, channel: &ChannelName) -> ShardId {
         ShardId::of_channel(channel.as_str(), self.shards)
     }
 
-    async fn ask(&self, shard: ShardId, ask: Ask) {
-        if let Some(link) = self.asks.get(usize::from(shard.get())) {
-            // Fails only once the link was stopped, and then every session is being closed.
-            link.send(ask).await.ok();
+    /// Waits for room in the link's queue; `false` once the command's time is over (P4).
+    async fn ask_in_time(&self, shard: ShardId, arrived: Instant, ask: Ask) -> bool {
+        let Some(link) = self.asks.get(usize::from(shard.get())) else {
+            return true;
+        };
+        match tokio::time::timeout_at(arrived + self.answer_timeout, link.reserve()).await {
+            Ok(Ok(room)) => {
+                room.send(ask);
+                true
+            }
+            // Stopped: every session is being closed.
+            Ok(Err(_)) => true,
+            Err(_) => false,
         }
+    }
+}
+
+/// Whose command it is, and since when it waits for its answer.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    pub(crate) session: Arc<SessionHandle>,
+    /// The command's.
+    pub(crate) id: u32,
+    /// When the command's frame came.
+    pub(crate) arrived: Instant,
+}
+
+impl Asker {
+    /// The command was never handed on, and its time is over.
+    fn answer_late(&self) {
+        self.session
+            .reply(&replies::error(self.id, ErrorCode::Internal.into()));
     }
 }

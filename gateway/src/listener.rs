@@ -21,6 +21,13 @@ use crate::upgrade::Peer;
 /// Until a request's head is there; also what a connection may idle between two requests.
 const HEADER_READ_TIME: Duration = Duration::from_secs(10);
 
+/// What a connection gets that is not a WebSocket by then. One that does not read what it asked for
+/// must not keep its place for ever.
+const HTTP_LIFE: Duration = Duration::from_secs(60);
+
+/// What such a connection gets to end in when the gateway stops.
+const HTTP_STOP: Duration = Duration::from_secs(1);
+
 /// Between two tries to accept while the process is out of file descriptors or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,13 +83,15 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: C
         .with_upgrades();
     tokio::pin!(serving);
     let served = tokio::select! {
-        served = serving.as_mut() => served,
+        served = tokio::time::timeout(HTTP_LIFE, serving.as_mut()) => served,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::time::timeout(HTTP_STOP, serving).await
         }
     };
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "HTTP connection failed");
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "HTTP connection failed"),
+        Err(_) => tracing::debug!(%peer, "HTTP connection ended, its time is over"),
     }
 }

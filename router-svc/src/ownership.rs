@@ -4,7 +4,7 @@
 //! needed for safety, which the fence alone gives (O1). It keeps routers out of each other's way:
 //! nobody claims from an owner that shows life, and who lost a claim backs off (O3).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use switchboard_proto::bus::OwnerBeat;
@@ -45,6 +45,24 @@ struct Failed {
     until: Duration,
 }
 
+/// A shard whose actor runs here.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    /// The highest owner known when it was claimed: only one above that deposes us.
+    above: (u32, u64),
+    told: Told,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// To own.
+    Own,
+    /// To hand it over.
+    Release,
+    /// To step down, for there is a higher owner.
+    Abandon,
+}
+
 /// See the module.
 pub(crate) struct Ownerships {
     me: Incarnation,
@@ -52,8 +70,12 @@ pub(crate) struct Ownerships {
     patience: Patience,
     seen: HashMap<ShardId, Seen>,
     failed: HashMap<ShardId, Failed>,
-    /// Shards whose actor runs here; `true` once it was told to end.
-    running: HashMap<ShardId, bool>,
+    running: HashMap<ShardId, Running>,
+    /// Shards whose log lost what it had acknowledged: nobody may write them before an operator has
+    /// looked.
+    broken: HashSet<ShardId>,
+    /// Who should own what, for these routers.
+    assigned: (Vec<Incarnation>, Vec<Option<Incarnation>>),
 }
 
 impl Ownerships {
@@ -65,6 +87,8 @@ impl Ownerships {
             seen: HashMap::new(),
             failed: HashMap::new(),
             running: HashMap::new(),
+            broken: HashSet::new(),
+            assigned: (Vec::new(), Vec::new()),
         }
     }
 
@@ -91,8 +115,11 @@ impl Ownerships {
 
     /// The shard's actor ended, of itself or as it was told.
     pub(crate) fn ended(&mut self, shard: ShardId, failed: bool, now: Duration) {
-        self.running.remove(&shard);
-        if failed {
+        let abandoned = self
+            .running
+            .remove(&shard)
+            .is_some_and(|running| running.told == Told::Abandon);
+        if failed || abandoned {
             let pause = match self.failed.get(&shard) {
                 // An ownership that lasted was no failure of the claim before it.
                 Some(last) if now < last.until + self.patience.pause_max => {
@@ -112,45 +139,59 @@ impl Ownerships {
         }
     }
 
+    /// The shard's log lost what it had acknowledged. It is not claimed again in this life.
+    pub(crate) fn broken(&mut self, shard: ShardId) {
+        self.broken.insert(shard);
+    }
+
     /// What is to be done now, given the routers that are there. Claims are taken as begun.
     pub(crate) fn decide(&mut self, routers: &[Incarnation], now: Duration) -> Vec<Decision> {
-        let assigned = switchboard_bus::membership::owners(self.shards, routers);
+        if self.assigned.1.is_empty() || self.assigned.0 != routers {
+            let owners = switchboard_bus::membership::owners(self.shards, routers);
+            self.assigned = (routers.to_vec(), owners);
+        }
         let mut decisions = Vec::new();
-        for (shard, owner) in self.shards.iter().zip(assigned) {
+        for (shard, owner) in self.shards.iter().zip(&self.assigned.1) {
             let seen = self.seen.get(&shard).copied();
-            match self.running.get(&shard) {
-                Some(true) => {}
-                Some(false) => {
+            match self.running.get_mut(&shard) {
+                Some(running) if running.told == Told::Own => {
                     let deposed =
-                        seen.is_some_and(|seen| seen.router != self.me && !self.is_silent(seen, now));
+                        seen.is_some_and(|seen| seen.router != self.me && seen.rank > running.above);
                     if deposed {
+                        running.told = Told::Abandon;
                         decisions.push(Decision::Abandon(shard));
                     } else if owner.is_some_and(|owner| owner != self.me) {
+                        running.told = Told::Release;
                         decisions.push(Decision::Release(shard));
-                    } else {
-                        continue;
                     }
-                    self.running.insert(shard, true);
                 }
+                Some(_) => {}
                 None => {
                     let free = match seen {
-                        Some(seen) => seen.released || seen.router == self.me || self.is_silent(seen, now),
+                        Some(seen) => {
+                            seen.released
+                                || seen.router == self.me
+                                || is_silent(self.patience.silence, seen, now)
+                        }
                         // Since the start nobody was heard.
                         None => now >= self.patience.silence,
                     };
                     let paused = self.failed.get(&shard).is_some_and(|failed| now < failed.until);
-                    if owner == Some(self.me) && free && !paused {
-                        self.running.insert(shard, false);
+                    if *owner == Some(self.me) && free && !paused && !self.broken.contains(&shard) {
+                        let above = seen.map_or((0, 0), |seen| seen.rank);
+                        self.running.insert(
+                            shard,
+                            Running {
+                                above,
+                                told: Told::Own,
+                            },
+                        );
                         decisions.push(Decision::Claim(shard));
                     }
                 }
             }
         }
         decisions
-    }
-
-    fn is_silent(&self, seen: Seen, now: Duration) -> bool {
-        now.saturating_sub(seen.at) >= self.patience.silence
     }
 
     /// Shards of which no owner was heard lately.
@@ -162,6 +203,10 @@ impl Ownerships {
         };
         self.shards.iter().filter(|shard| !owned(shard)).count()
     }
+}
+
+fn is_silent(silence: Duration, seen: Seen, now: Duration) -> bool {
+    now.saturating_sub(seen.at) >= silence
 }
 
 /// An owner heard this lately is there, also where no silence is waited for.
@@ -270,6 +315,42 @@ mod tests {
         assert_eq!(ownerships.decide(&[me], ms(2100)), [Decision::Abandon(shard)]);
         ownerships.ended(shard, true, ms(2200));
         assert_eq!(ownerships.decide(&[me], ms(2900)), [], "the higher one lives");
+    }
+
+    #[test]
+    fn claim_behind_a_release_is_kept_until_its_own_beat_is_heard() {
+        let (me, other) = (router(1), router(2));
+        let (mut ownerships, shard) = one_shard(me);
+        ownerships.beat(&beat(0, other, 7, true), ms(2000));
+        assert_eq!(ownerships.decide(&[me], ms(2000)), [Decision::Claim(shard)]);
+        assert_eq!(ownerships.decide(&[me], ms(2001)), []);
+        ownerships.beat(&beat(0, me, 8, false), ms(2010));
+        // What the older owner still had on the way.
+        ownerships.beat(&beat(0, other, 7, false), ms(2011));
+        assert_eq!(ownerships.decide(&[me], ms(2011)), []);
+    }
+
+    #[test]
+    fn abandoned_shard_is_not_claimed_again_at_once() {
+        let (me, other) = (router(1), router(2));
+        let (mut ownerships, shard) = one_shard(me);
+        assert_eq!(ownerships.decide(&[me], ms(1200)), [Decision::Claim(shard)]);
+        ownerships.beat(&beat(0, other, 9, true), ms(1300));
+        assert_eq!(ownerships.decide(&[me], ms(1300)), [Decision::Abandon(shard)]);
+        ownerships.ended(shard, false, ms(1300));
+        assert_eq!(ownerships.decide(&[me], ms(1300)), []);
+        assert_eq!(ownerships.decide(&[me], ms(1500)), [Decision::Claim(shard)]);
+    }
+
+    #[test]
+    fn broken_shard_is_left_alone() {
+        let me = router(1);
+        let (mut ownerships, shard) = one_shard(me);
+        assert_eq!(ownerships.decide(&[me], ms(1200)), [Decision::Claim(shard)]);
+        ownerships.broken(shard);
+        ownerships.ended(shard, true, ms(1300));
+        assert_eq!(ownerships.decide(&[me], ms(60_000)), []);
+        assert_eq!(ownerships.without_owner(ms(60_000)), 1);
     }
 
     #[test]

@@ -147,13 +147,13 @@ impl Router {
                 () = stop.cancelled() => break,
                 _ = look.tick() => {}
                 () = membership.changed() => {}
-                beat = beats.next() => match beat {
-                    Some(beat) => match format::decode::<OwnerBeat>(beat.payload) {
-                        Ok(beat) => self.ownerships.beat(&beat, self.begun.elapsed()),
-                        Err(error) => tracing::warn!(%error, "owner beat dropped"),
-                    },
-                    None => break,
-                },
+                beat = beats.next() => {
+                    let Some(beat) = beat else { break };
+                    self.heard(beat.payload);
+                    while let Some(beat) = beats.try_next() {
+                        self.heard(beat.payload);
+                    }
+                }
                 Some(ended) = self.actors.join_next_with_id() => self.ended(ended),
             }
             let routers = membership.of_role(Role::Router);
@@ -168,6 +168,13 @@ impl Router {
         }
         while let Some(ended) = self.actors.join_next_with_id().await {
             self.ended(ended);
+        }
+    }
+
+    fn heard(&mut self, beat: bytes::Bytes) {
+        match format::decode::<OwnerBeat>(beat) {
+            Ok(beat) => self.ownerships.beat(&beat, self.begun.elapsed()),
+            Err(error) => tracing::warn!(%error, "owner beat dropped"),
         }
     }
 
@@ -216,6 +223,12 @@ impl Router {
         };
         let failed = match ended {
             Ok((_, Ok(()))) => false,
+            Ok((_, Err(end @ ShardEnd::LogLost(_)))) => {
+                tracing::error!(%shard, reason = %end, "shard is given up until this router is restarted; \
+                    restore its log from a backup, or migrate to a new one");
+                self.ownerships.broken(shard);
+                true
+            }
             Ok((_, Err(end))) => {
                 tracing::warn!(%shard, reason = %end, "shard no longer owned here");
                 true

@@ -213,9 +213,15 @@ impl Switchboard {
         self.context.health.stop();
         let deadline = tokio::time::Instant::now() + self.budget;
         let mut forced = Vec::new();
-        for tasks in self.groups.iter().chain([&self.aside]) {
+        let groups: Vec<&Tasks> = self.groups.iter().chain([&self.aside]).collect();
+        for (index, tasks) in groups.iter().enumerate() {
+            // Whoever takes too long must not leave the others, routers last, without any time.
+            let others = u32::try_from(groups.len() - 1 - index).unwrap_or(u32::MAX);
+            let kept = (self.budget / 10)
+                .min(Duration::from_secs(2))
+                .saturating_mul(others);
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            forced.extend(tasks.stop(left).await.forced);
+            forced.extend(tasks.stop(left.saturating_sub(kept)).await.forced);
         }
         Stopped { forced }
     }

@@ -24,6 +24,7 @@ pub struct EmbeddedBus {
     table: Mutex<Table>,
     next: AtomicU64,
     dropped: AtomicU64,
+    /// Never changes: nothing but a full queue loses a message here.
     disruptions: watch::Sender<u64>,
     /// For the guards of subscriptions, which must not keep the bus alive.
     this: Weak<Self>,
@@ -42,6 +43,7 @@ struct Subscriber {
     id: u64,
     group: Option<QueueGroup>,
     queue: mpsc::Sender<BusMessage>,
+    dropped: Arc<AtomicU64>,
 }
 
 /// What became of a message.
@@ -82,7 +84,6 @@ impl EmbeddedBus {
         drop(table);
         if outcome.dropped > 0 {
             self.dropped.fetch_add(outcome.dropped, Ordering::Relaxed);
-            self.disruptions.send_modify(|count| *count += 1);
         }
         outcome
     }
@@ -90,7 +91,13 @@ impl EmbeddedBus {
     fn add(&self, pattern: Pattern, group: Option<QueueGroup>, capacity: usize) -> Subscription {
         let (queue, messages) = mpsc::channel(capacity.max(1));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let subscriber = Subscriber { id, group, queue };
+        let dropped = Arc::<AtomicU64>::default();
+        let subscriber = Subscriber {
+            id,
+            group,
+            queue,
+            dropped: Arc::clone(&dropped),
+        };
         self.table
             .lock()
             .subscribers
@@ -102,7 +109,7 @@ impl EmbeddedBus {
             pattern,
             id,
         };
-        Subscription::new(messages, guard)
+        Subscription::new(messages, dropped, guard)
     }
 }
 
@@ -143,6 +150,7 @@ fn offer(subscribers: &[Subscriber], turn: u64, message: &BusMessage) -> Outcome
             Err(mpsc::error::TrySendError::Full(_)) => {
                 outcome.subscribers += 1;
                 outcome.dropped += 1;
+                chosen.dropped.fetch_add(1, Ordering::Relaxed);
             }
             // It is being dropped at this moment.
             Err(mpsc::error::TrySendError::Closed(_)) => {}

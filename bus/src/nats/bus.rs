@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::client::{PublishErrorKind, Request, RequestErrorKind};
+use async_nats::connection::State;
 use async_nats::{Subscriber, client};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use crate::subject::{Pattern, QueueGroup, Subject, SubjectPrefix};
 
 /// How long a server may take to confirm a subscription.
 const CONFIRMATION: Duration = Duration::from_secs(5);
+
+/// How long a message may wait for room in the client's queue.
+const PUBLISH: Duration = Duration::from_millis(200);
 
 /// A [`Bus`] on a connection to NATS.
 #[derive(Debug)]
@@ -62,14 +66,15 @@ impl NatsBus {
     async fn start(&self, subscriber: Subscriber, capacity: usize) -> Result<Subscription, BusError> {
         let (queue, messages) = mpsc::channel(capacity.max(1));
         let ended = self.stop.child_token();
+        let dropped_here = Arc::<AtomicU64>::default();
         let forwarder = Forwarder {
             queue,
             ended: ended.clone(),
             dropped: Arc::clone(&self.dropped),
-            disruptions: self.connection.disruptions().clone(),
+            dropped_here: Arc::clone(&dropped_here),
         };
         self.tracker.spawn(forwarder.run(subscriber));
-        let subscription = Subscription::new(messages, ended.drop_guard());
+        let subscription = Subscription::new(messages, dropped_here, ended.drop_guard());
         self.confirm().await?;
         Ok(subscription)
     }
@@ -93,6 +98,24 @@ impl NatsBus {
         }
     }
 
+    /// While the connection is down the client queues, until its queue is full and whoever publishes
+    /// waits for as long as the outage lasts. Nothing here may wait like that: what is said into an
+    /// outage is lost at once, and whoever said it is told.
+    async fn bounded(
+        &self,
+        publish: impl Future<Output = Result<(), client::PublishError>>,
+        size: usize,
+    ) -> Result<(), BusError> {
+        let away = || BusError::Unreachable("the connection to NATS is down".to_owned());
+        if self.connection.client().connection_state() != State::Connected {
+            return Err(away());
+        }
+        match tokio::time::timeout(PUBLISH, publish).await {
+            Ok(published) => published.map_err(|error| self.published(error, size)),
+            Err(_) => Err(away()),
+        }
+    }
+
     fn published(&self, error: client::PublishError, size: usize) -> BusError {
         match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => BusError::TooLarge {
@@ -109,7 +132,7 @@ struct Forwarder {
     queue: mpsc::Sender<BusMessage>,
     ended: CancellationToken,
     dropped: Arc<AtomicU64>,
-    disruptions: watch::Sender<u64>,
+    dropped_here: Arc<AtomicU64>,
 }
 
 impl Forwarder {
@@ -123,7 +146,7 @@ impl Forwarder {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
-                    self.disruptions.send_modify(|count| *count += 1);
+                    self.dropped_here.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return,
             }
@@ -136,8 +159,8 @@ impl Bus for NatsBus {
     async fn publish(&self, subject: Subject, payload: Bytes) -> Result<(), BusError> {
         let size = payload.len();
         let subject = subject.to_text(&self.prefix);
-        let published = self.connection.client().publish(subject, payload).await;
-        published.map_err(|error| self.published(error, size))
+        self.bounded(self.connection.client().publish(subject, payload), size)
+            .await
     }
 
     async fn subscribe(&self, pattern: Pattern, capacity: usize) -> Result<Subscription, BusError> {
@@ -195,8 +218,8 @@ impl Bus for NatsBus {
 
     async fn reply(&self, to: &str, payload: Bytes) -> Result<(), BusError> {
         let size = payload.len();
-        let published = self.connection.client().publish(to.to_owned(), payload).await;
-        published.map_err(|error| self.published(error, size))
+        self.bounded(self.connection.client().publish(to.to_owned(), payload), size)
+            .await
     }
 
     fn disruptions(&self) -> watch::Receiver<u64> {

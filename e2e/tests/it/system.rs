@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use switchboard::{Config, Switchboard};
 use switchboard_testkit::NatsServer;
 use tempfile::TempDir;
@@ -109,9 +109,10 @@ impl System {
     /// Until every node can serve: shards have owners, gateways their links.
     async fn ready(&self) -> Result<()> {
         for node in &self.nodes {
-            timeout(READY, node.ready())
-                .await
-                .with_context(|| format!("not ready within {READY:?}"))?;
+            if timeout(READY, node.ready()).await.is_err() {
+                let report = reqwest::get(format!("{}/health/ready", node.admin_url())).await?;
+                bail!("not ready within {READY:?}: {}", report.text().await?);
+            }
         }
         Ok(())
     }

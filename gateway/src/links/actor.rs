@@ -2,11 +2,11 @@
 //! itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard_bus::{Bus, Subject, Subscription};
+use parking_lot::Mutex;
+use switchboard_bus::{Bus, BusError, Subject, Subscription};
 use switchboard_proto::bus::{Delivered, Down, OwnerBeat, Refusal, Up};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::{ErrorCode, UnsubscribeCode};
@@ -18,15 +18,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{Channels, Link, Output, Reset, Subscriber};
-use super::replies;
+use super::{Asker, replies};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 
 /// What a session asks of a link.
 pub(super) enum Ask {
     Subscribe {
-        session: Arc<SessionHandle>,
-        id: u32,
+        asker: Asker,
         channel: ChannelName,
     },
     Unsubscribe {
@@ -35,8 +34,7 @@ pub(super) enum Ask {
         channel: ChannelName,
     },
     Publish {
-        session: Arc<SessionHandle>,
-        id: u32,
+        asker: Asker,
         message: Bytes,
     },
 }
@@ -50,7 +48,8 @@ impl Subscriber for Arc<SessionHandle> {
 /// How many links are up; all of them: the gateway is ready.
 #[derive(Clone)]
 pub(super) struct Readiness {
-    up: Arc<AtomicUsize>,
+    /// Held while the health is told, so that the last change has the last word.
+    up: Arc<Mutex<usize>>,
     all: usize,
     health: Component,
 }
@@ -65,17 +64,14 @@ impl Readiness {
     }
 
     fn changed(&self, is_up: bool) {
-        let up = if is_up {
-            self.up.fetch_add(1, Ordering::Relaxed) + 1
-        } else {
-            self.up.fetch_sub(1, Ordering::Relaxed) - 1
-        };
-        if up == self.all {
+        let mut up = self.up.lock();
+        *up = if is_up { *up + 1 } else { up.saturating_sub(1) };
+        if *up == self.all {
             self.health.ready();
         } else {
             self.health.not_ready(format!(
                 "{} of {} shards have no link to an owner",
-                self.all - up,
+                self.all - *up,
                 self.all
             ));
         }
@@ -88,6 +84,8 @@ pub(super) struct LinkActor {
     pub(super) link: Link<Arc<SessionHandle>>,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) asked: mpsc::Receiver<Ask>,
+    /// From a command's arrival to its answer, at most (P4).
+    pub(super) answer_timeout: Duration,
     pub(super) owner_beats: mpsc::Receiver<OwnerBeat>,
     pub(super) frames: Subscription,
     pub(super) metrics: LinkMetrics,
@@ -113,6 +111,7 @@ impl LinkActor {
             metrics: self.metrics.clone(),
         };
         let mut was_up = false;
+        let mut dropped = 0;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -138,12 +137,18 @@ impl LinkActor {
                     }
                 }
                 Some(ask) = self.asked.recv() => {
-                    self.ask(ask, begun.elapsed(), &mut turn);
+                    self.ask(ask, begun, &mut turn);
                     for _ in 1..A_TURN {
                         let Ok(ask) = self.asked.try_recv() else { break };
-                        self.ask(ask, begun.elapsed(), &mut turn);
+                        self.ask(ask, begun, &mut turn);
                     }
                 }
+            }
+            // The numbers would tell as well, but only with the next frame.
+            if self.frames.dropped() != dropped {
+                dropped = self.frames.dropped();
+                let reset = self.link.disruption(begun.elapsed(), &mut turn);
+                self.note(reset);
             }
             self.link.flush(begun.elapsed(), &mut turn);
             for (router, frame) in turn.frames.drain(..) {
@@ -152,8 +157,13 @@ impl LinkActor {
                     router,
                 };
                 // The owner sees the gap and stays silent, which resets the link.
-                if let Err(error) = self.bus.publish(subject, format::encode(&frame)).await {
-                    tracing::warn!(shard = %self.shard, %error, "frame to the owner lost");
+                match self.bus.publish(subject, format::encode(&frame)).await {
+                    Ok(()) => {}
+                    // The connection tells it once.
+                    Err(error @ BusError::Unreachable(_)) => {
+                        tracing::debug!(shard = %self.shard, %error, "frame to the owner lost");
+                    }
+                    Err(error) => tracing::warn!(shard = %self.shard, %error, "frame to the owner lost"),
                 }
             }
             if self.link.is_up() != was_up {
@@ -163,16 +173,29 @@ impl LinkActor {
         }
     }
 
-    fn ask(&mut self, ask: Ask, now: Duration, turn: &mut Turn) {
+    fn ask(&mut self, ask: Ask, begun: Instant, turn: &mut Turn) {
+        let now = begun.elapsed();
         match ask {
-            Ask::Subscribe { session, id, channel } => self.link.subscribe(session, id, channel, now, turn),
+            Ask::Subscribe {
+                asker: Asker { session, id, arrived },
+                channel,
+            } => {
+                let due = arrived.saturating_duration_since(begun) + self.answer_timeout;
+                self.link.subscribe(session, id, channel, due, now, turn);
+            }
             Ask::Unsubscribe { session, id, channel } => {
                 self.link.unsubscribe(session.id(), &channel, turn);
                 if let Some(id) = id {
                     session.reply(&replies::unsubscribed(id));
                 }
             }
-            Ask::Publish { session, id, message } => self.link.publish(session, id, message, now, turn),
+            Ask::Publish {
+                asker: Asker { session, id, arrived },
+                message,
+            } => {
+                let due = arrived.saturating_duration_since(begun) + self.answer_timeout;
+                self.link.publish(session, id, message, due, now, turn);
+            }
         }
     }
 

@@ -58,11 +58,10 @@ pub(crate) trait Output<S> {
 /// Time limits of a link.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
-    /// From a command to its answer, at most.
-    pub(crate) answer: Duration,
     /// Silence of the owner after which the link is reset.
     pub(crate) silence: Duration,
-    /// Between an opening and the next, while the owner does not answer.
+    /// Between an opening and the next, while the owner does not answer; doubles with each up to four
+    /// times as long, so that an owner with much to open is not given ever more to do.
     pub(crate) open_retry: Duration,
     /// Without another frame, a beat is sent this often.
     pub(crate) beat: Duration,
@@ -175,6 +174,8 @@ pub(crate) struct Link<S> {
     phase: Phase,
     /// Counts the openings of this gateway's life.
     open: u64,
+    /// Openings since the owner last answered one.
+    tries: u32,
     up_number: u64,
     down_number: u64,
     heard: Duration,
@@ -204,6 +205,7 @@ impl<S: Subscriber> Link<S> {
             owner: None,
             phase: Phase::Down,
             open: 0,
+            tries: 0,
             up_number: 0,
             down_number: 0,
             heard: Duration::ZERO,
@@ -236,16 +238,21 @@ impl<S: Subscriber> Link<S> {
 
     // ---- what sessions ask for
 
-    /// Subscribes; the answer comes through `out`, now or once the owner knows of the interest.
+    /// Subscribes; the answer comes through `out`, now or once the owner knows of the interest, but at
+    /// `deadline` (P4).
     pub(crate) fn subscribe(
         &mut self,
         session: S,
         id: u32,
         channel: ChannelName,
+        deadline: Duration,
         now: Duration,
         out: &mut impl Output<S>,
     ) {
-        let deadline = now + self.timing.answer;
+        if deadline <= now {
+            out.not_subscribed(&session, id, &channel, ErrorCode::Internal);
+            return;
+        }
         match self.channels.0.entry(channel.clone()) {
             Entry::Occupied(mut entry) => {
                 let entry = entry.get_mut();
@@ -302,15 +309,20 @@ impl<S: Subscriber> Link<S> {
         self.drop_if_unused(channel);
     }
 
-    /// Publishes an encoded `Message`.
+    /// Publishes an encoded `Message`; the answer comes through `out`, at `deadline` at the latest (P4).
     pub(crate) fn publish(
         &mut self,
         session: S,
         id: u32,
         message: bytes::Bytes,
+        deadline: Duration,
         now: Duration,
         out: &mut impl Output<S>,
     ) {
+        if deadline <= now {
+            out.answered(&session, id, Err(refusal(ErrorCode::Internal)));
+            return;
+        }
         if self.unanswered.len() >= self.bounds.unanswered {
             out.answered(&session, id, Err(refusal(ErrorCode::TooManyRequests)));
             return;
@@ -327,7 +339,6 @@ impl<S: Subscriber> Link<S> {
         } else {
             Some(message)
         };
-        let deadline = now + self.timing.answer;
         self.unanswered.push_back(Unanswered {
             session,
             id,
@@ -426,7 +437,10 @@ impl<S: Subscriber> Link<S> {
         self.expire(now, out);
         let silent = match self.phase {
             Phase::Down => false,
-            Phase::Opening { since } => now.saturating_sub(since) >= self.timing.open_retry,
+            Phase::Opening { since } => {
+                now.saturating_sub(since)
+                    >= self.timing.open_retry * (1 << self.tries.saturating_sub(1).min(2))
+            }
             Phase::Up => now.saturating_sub(self.heard) >= self.timing.silence,
         };
         if silent {
@@ -457,6 +471,7 @@ impl<S: Subscriber> Link<S> {
     /// Opens the link anew (K1, K2).
     fn reset(&mut self, now: Duration, out: &mut impl Output<S>) {
         self.open += 1;
+        self.tries = self.tries.saturating_add(1);
         self.up_number = 0;
         self.down_number = 0;
         self.frame = None;
@@ -497,6 +512,7 @@ impl<S: Subscriber> Link<S> {
             log_epoch: opened.log_epoch,
         });
         self.phase = Phase::Up;
+        self.tries = 0;
         if lost {
             // What lies between the two positions may be of any channel that was held.
             for (name, channel) in &mut self.channels.0 {
@@ -583,8 +599,15 @@ impl<S: Subscriber> Link<S> {
 
     /// Answers what is due (P4).
     fn expire(&mut self, now: Duration, out: &mut impl Output<S>) {
-        while let Some(publish) = self.unanswered.pop_front_if(|publish| publish.deadline <= now) {
-            out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
+        // In the order of numbers, which is almost but not quite that of deadlines.
+        if self.unanswered.iter().any(|publish| publish.deadline <= now) {
+            self.unanswered.retain(|publish| {
+                let due = publish.deadline <= now;
+                if due {
+                    out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
+                }
+                !due
+            });
         }
         if self.waiting == 0 {
             return;

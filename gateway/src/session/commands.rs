@@ -14,11 +14,13 @@ use switchboard_proto::client::{
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::json::{self, DecodeError};
 use switchboard_service_kit::trace_context::TraceContext;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SessionHandle;
 use super::timers::OpenPing;
 use crate::gateway::Gateway;
+use crate::links::Asker;
 use crate::metrics::Method;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
@@ -44,6 +46,8 @@ pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
     connected: bool,
+    /// When the frame came whose commands are carried out.
+    arrived: Instant,
 }
 
 impl Commands {
@@ -52,6 +56,7 @@ impl Commands {
             gateway,
             session,
             connected: false,
+            arrived: Instant::now(),
         }
     }
 
@@ -64,6 +69,7 @@ impl Commands {
     ///
     /// When dropped half-way, the session has to end: some of the commands are not answered.
     pub(super) async fn frame(&mut self, frame: &str, open_ping: &OpenPing) -> Result<(), Violation> {
+        self.arrived = Instant::now();
         for command in json::commands(frame) {
             match command {
                 Ok(command) => self.command(command, open_ping).await?,
@@ -185,7 +191,7 @@ impl Commands {
             self.refuse(id, ErrorCode::PermissionDenied, "tokens are not served yet");
         } else {
             match self.session.subscriptions.begin(&channel, id) {
-                Ok(()) => self.gateway.links.subscribe(&self.session, id, channel).await,
+                Ok(()) => self.gateway.links.subscribe(self.asker(id), channel).await,
                 Err(code) => self.refuse(id, code, "subscription refused"),
             }
         }
@@ -249,10 +255,18 @@ impl Commands {
             tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
             self.gateway
                 .links
-                .publish(&self.session, id, &channel, &message)
+                .publish(self.asker(id), &channel, &message)
                 .await;
         }
         Ok(())
+    }
+
+    fn asker(&self, id: u32) -> Asker {
+        Asker {
+            session: Arc::clone(&self.session),
+            id,
+            arrived: self.arrived,
+        }
     }
 
     /// The channel, or `None` where the command was refused for its name.

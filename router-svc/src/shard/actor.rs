@@ -49,6 +49,9 @@ pub(crate) enum ShardEnd {
     /// Another router's record is in the log.
     #[error("another router took the shard over")]
     Deposed,
+    /// The log lost what it had acknowledged.
+    #[error("the log lost acknowledged records: {0}")]
+    LogLost(String),
     /// See [`StepDown`].
     #[error(transparent)]
     StepDown(#[from] StepDown),
@@ -144,6 +147,7 @@ impl Shard {
                             owner.refused("the log does not take messages now");
                         }
                         Settled::Deposed => return Err(ShardEnd::Deposed),
+                        Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
                     }
                 }
                 () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
@@ -200,6 +204,10 @@ impl Shard {
             Ok(()) => Ok(()),
             Err(BusError::Closed) => Err(BusError::Closed.into()),
             // The gateway sees the gap and opens its link anew.
+            Err(error @ BusError::Unreachable(_)) => {
+                tracing::debug!(shard = %self.shard, %gateway, %error, "frame to a gateway lost");
+                Ok(())
+            }
             Err(error) => {
                 tracing::warn!(shard = %self.shard, %gateway, %error, "frame to a gateway lost");
                 Ok(())

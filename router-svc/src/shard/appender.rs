@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard_bus::{AppendError, Log};
+use switchboard_bus::{AppendError, Log, LogError};
 use switchboard_proto::ids::{Sequence, ShardId};
+use tokio::time::Instant;
 
 /// How an append ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,11 +19,20 @@ pub(crate) enum Settled {
     Refused(String),
     /// Another record has the place: somebody else owns the shard.
     Deposed,
+    /// The log ends before the record that this append follows, and so lost what it had
+    /// acknowledged. Says how it looks.
+    LogLost(String),
 }
 
 /// Between two tries, doubling.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How long a log may look shorter than what it acknowledged: longer than its leader's election.
+const ELECTION: Duration = Duration::from_secs(10);
+
+/// Between two lines about the same append.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// Appends `record` behind `expected`, again and again with the same bytes until it is settled; no
 /// end to that, for giving up would leave open whether it is stored.
@@ -30,21 +40,33 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Not cancel safe: when dropped, the record may be stored or not.
 pub(crate) async fn append(log: &dyn Log, shard: ShardId, expected: Sequence, record: Bytes) -> Settled {
     let place = expected.next();
+    let begun = Instant::now();
     let mut pause = PAUSE;
     let mut first = true;
+    let mut short_since: Option<Instant> = None;
+    let mut told: Option<Instant> = None;
     loop {
-        match log.append(shard, expected, record.clone()).await {
+        let error = match log.append(shard, expected, record.clone()).await {
             Ok(sequence) => return Settled::Stored(sequence),
             // After an unanswered try a refusal speaks of this try alone.
             Err(error @ (AppendError::Refused(_) | AppendError::TooLarge { .. })) if first => {
                 return Settled::Refused(error.to_string());
             }
-            Err(AppendError::WrongLast { .. }) => {
-                if let Some(settled) = look(log, shard, place, &record).await {
-                    return settled;
+            Err(error) => error,
+        };
+        match look(log, shard, place, &record).await {
+            Look::Settled(settled) => return settled,
+            Look::Open => short_since = None,
+            Look::Short(why) => {
+                if short_since.get_or_insert_with(Instant::now).elapsed() >= ELECTION {
+                    return Settled::LogLost(why);
                 }
             }
-            Err(error) => tracing::warn!(%shard, %place, %error, "append not settled, trying again"),
+        }
+        if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            told = Some(Instant::now());
+            let waiting_ms = begun.elapsed().as_millis();
+            tracing::warn!(%shard, %place, %error, waiting_ms, "append not settled, trying again");
         }
         first = false;
         tokio::time::sleep(pause).await;
@@ -52,18 +74,32 @@ pub(crate) async fn append(log: &dyn Log, shard: ShardId, expected: Sequence, re
     }
 }
 
-/// Whose record stands at `place`; `None` while that cannot be told.
-async fn look(log: &dyn Log, shard: ShardId, place: Sequence, ours: &Bytes) -> Option<Settled> {
+/// What stands at the place of an append.
+enum Look {
+    Settled(Settled),
+    /// It cannot be told yet.
+    Open,
+    /// The log does not reach there, nor to the record before it.
+    Short(String),
+}
+
+async fn look(log: &dyn Log, shard: ShardId, place: Sequence, ours: &Bytes) -> Look {
     match log.get(shard, place).await {
         // The bytes hold owner epoch, incarnation and append number: nobody else writes the same.
-        Ok(Some(found)) if found == ours => Some(Settled::Stored(place)),
-        Ok(Some(_)) => Some(Settled::Deposed),
-        // Not there yet, or purged, and only another owner purges what we have not settled.
-        Ok(None) => match log.info(shard).await {
-            Ok(info) if info.first > place => Some(Settled::Deposed),
-            Ok(_) | Err(_) => None,
-        },
-        Err(_) => None,
+        Ok(Some(found)) if found == ours => return Look::Settled(Settled::Stored(place)),
+        Ok(Some(_)) => return Look::Settled(Settled::Deposed),
+        Ok(None) | Err(_) => {}
+    }
+    match log.info(shard).await {
+        // Purged, and only another owner purges what we have not settled.
+        Ok(info) if info.first > place => Look::Settled(Settled::Deposed),
+        Ok(info) if info.last.next() < place => Look::Short(format!(
+            "the log ends at {}, behind which {place} was acknowledged",
+            info.last
+        )),
+        Ok(_) => Look::Open,
+        Err(error @ LogError::Missing(_)) => Look::Short(error.to_string()),
+        Err(_) => Look::Open,
     }
 }
 
@@ -72,7 +108,7 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use switchboard_bus::{LogError, LogInfo, RecordStream};
+    use switchboard_bus::{LogInfo, RecordStream};
     use switchboard_proto::bus::Layout;
     use switchboard_proto::ids::LogEpoch;
 
@@ -227,6 +263,15 @@ mod tests {
     async fn l1_wrong_last_without_a_record_proves_nothing() {
         let log = Scripted::new(vec![wrong_last(), wrong_last(), Ok(())], &["fence"]);
         assert_eq!(append_ours(&log).await, Settled::Stored(Sequence(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_that_lost_its_end_is_told_after_an_election() {
+        let answers = (0..200).map(|_| wrong_last()).collect();
+        let log = Scripted::new(answers, &[]);
+        let begun = Instant::now();
+        assert!(matches!(append_ours(&log).await, Settled::LogLost(_)));
+        assert!(begun.elapsed() >= ELECTION);
     }
 
     #[tokio::test(start_paused = true)]

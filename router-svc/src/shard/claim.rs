@@ -60,6 +60,6 @@ pub(crate) async fn claim(
         }),
         // A fence at another place is void (L2); the next claim writes a valid one.
         Settled::Stored(_) | Settled::Deposed => Err(ClaimError::Lost),
-        Settled::Refused(why) => Err(ClaimError::Refused(why)),
+        Settled::Refused(why) | Settled::LogLost(why) => Err(ClaimError::Refused(why)),
     }
 }

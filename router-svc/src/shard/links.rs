@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use switchboard_proto::bus::{Applied, Delivered, Delivery, Down, DownBeat, DownItem, Opened, down_item};
 use switchboard_proto::ids::{Incarnation, Offset};
 
 use super::owner::Ownership;
+
+/// Bytes of the items of one frame, about; a single larger item makes a frame of its own.
+const FRAME: usize = 256 * 1024;
 
 /// Which frame this is, from its head.
 #[derive(Debug, Clone, Copy)]
@@ -240,23 +244,33 @@ impl Links {
         link.items.push(DownItem { item: Some(item) });
     }
 
-    /// One frame for each link that has something.
+    /// A frame for each link that has something, and more where one would grow too large.
     pub(crate) fn flush(&mut self, now: Duration, mut send: impl FnMut(Incarnation, Down)) {
         for gateway in self.unflushed.drain(..) {
             let Some(link) = self.links.get_mut(&gateway).filter(|link| !link.items.is_empty()) else {
                 continue;
             };
-            link.down_number += 1;
             link.sent = now;
-            let frame = Down {
-                shard: u32::from(self.is.shard.get()),
-                ordinal: self.is.log_epoch.ordinal,
-                owner_epoch: self.is.owner_epoch.0,
-                open: link.open,
-                number: link.down_number,
-                items: std::mem::take(&mut link.items),
-            };
-            send(gateway, frame);
+            let mut items = std::mem::take(&mut link.items).into_iter().peekable();
+            while items.peek().is_some() {
+                link.down_number += 1;
+                let mut bytes = 0;
+                let mut frame = Down {
+                    shard: u32::from(self.is.shard.get()),
+                    ordinal: self.is.log_epoch.ordinal,
+                    owner_epoch: self.is.owner_epoch.0,
+                    open: link.open,
+                    number: link.down_number,
+                    items: Vec::new(),
+                };
+                // A delivery is one item, and as large as its batch; what is small is gathered.
+                while let Some(item) = items.next_if(|item| bytes == 0 || bytes + item.encoded_len() <= FRAME)
+                {
+                    bytes += item.encoded_len().max(1);
+                    frame.items.push(item);
+                }
+                send(gateway, frame);
+            }
         }
     }
 

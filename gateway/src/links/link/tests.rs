@@ -5,8 +5,9 @@ use switchboard_proto::bus::{Applied, DownItem, Opened};
 
 use super::*;
 
+const ANSWER: Duration = Duration::from_secs(4);
+
 const TIMING: Timing = Timing {
-    answer: Duration::from_secs(4),
     silence: Duration::from_secs(3),
     open_retry: Duration::from_secs(1),
     beat: Duration::from_secs(1),
@@ -164,13 +165,25 @@ impl Rig {
     }
 
     fn subscribe(&mut self, session: u64, id: u32, channel: &str) {
-        self.link
-            .subscribe(session, id, name(channel), self.now, &mut self.seen);
+        self.link.subscribe(
+            session,
+            id,
+            name(channel),
+            self.now + ANSWER,
+            self.now,
+            &mut self.seen,
+        );
     }
 
     fn publish(&mut self, session: u64, id: u32) {
-        self.link
-            .publish(session, id, Bytes::from_static(b"m"), self.now, &mut self.seen);
+        self.link.publish(
+            session,
+            id,
+            Bytes::from_static(b"m"),
+            self.now + ANSWER,
+            self.now,
+            &mut self.seen,
+        );
     }
 
     fn down(&mut self, items: Vec<down_item::Item>) -> Option<Reset> {
@@ -430,8 +443,11 @@ fn k1_silent_owner_resets_the_link_and_is_asked_again_and_again() {
     let mut rig = Rig::up();
     assert_eq!(rig.tick(Duration::from_millis(2900)), None);
     assert_eq!(rig.tick(Duration::from_millis(100)), Some(Reset::Silence));
-    assert_eq!(rig.tick(Duration::from_millis(900)), None);
-    assert_eq!(rig.tick(Duration::from_millis(100)), Some(Reset::Silence));
+    // Each time it is waited for longer, up to a limit.
+    for seconds in [1, 2, 4, 4] {
+        assert_eq!(rig.tick(Duration::from_millis(seconds * 1000 - 1)), None);
+        assert_eq!(rig.tick(Duration::from_millis(1)), Some(Reset::Silence));
+    }
 }
 
 #[test]
@@ -712,4 +728,27 @@ fn channel_given_up_meanwhile_is_answered_and_not_delivered() {
         [interest(&[], &["a"])],
         "nobody is left there"
     );
+}
+
+#[test]
+fn p4_command_that_waited_too_long_for_its_link_is_answered_and_not_carried_out() {
+    let mut rig = Rig::up();
+    let now = rig.now;
+    rig.link
+        .publish(1, 7, Bytes::from_static(b"m"), now, now, &mut rig.seen);
+    rig.link.subscribe(1, 8, name("a"), now, now, &mut rig.seen);
+    let expected = [
+        Told::Answered {
+            session: 1,
+            id: 7,
+            outcome: Err(100),
+        },
+        Told::NotSubscribed {
+            session: 1,
+            id: 8,
+            code: 100,
+        },
+    ];
+    assert_eq!(rig.told(), expected);
+    assert_eq!(rig.frames(), []);
 }

@@ -453,3 +453,32 @@ fn idle_link_is_sent_a_beat_with_the_position() {
     assert_eq!(offsets(&items), [(end(5), end(6), vec![])]);
     assert!(matches!(items.last(), Some(down_item::Item::Beat(_))));
 }
+
+#[test]
+fn many_answers_are_split_into_frames_of_bounded_size() {
+    let mut rig = Rig::new();
+    rig.open(A, 1, &[]);
+    rig.seen.down.clear();
+    let garbage = |number| Publish {
+        series: 0,
+        number,
+        message: Bytes::from_static(&[0xff]),
+    };
+    rig.up(
+        A,
+        1,
+        (1..=20_000)
+            .map(|number| up_item::Item::Publish(garbage(number)))
+            .collect(),
+    );
+    let numbers: Vec<u64> = rig.seen.down.iter().map(|(_, frame)| frame.number).collect();
+    assert!(numbers.len() > 1);
+    assert_eq!(numbers, (2..2 + numbers.len() as u64).collect::<Vec<_>>());
+    assert!(
+        rig.seen
+            .down
+            .iter()
+            .all(|(_, frame)| frame.encoded_len() < 300 * 1024)
+    );
+    assert_eq!(rig.items(A).len(), 20_000);
+}
