@@ -276,7 +276,7 @@ test("refusals carry the protocol's codes and leave the connection alone", optio
 test("a message over the size limit closes the connection, and the SDK says why", options, async (t) => {
   const client = await connect(t, endpoint(0));
   const disconnected = once(client, "disconnected");
-  client.publish(freshChannel(), "x".repeat(70_000)).catch(() => {});
+  client.publish(freshChannel(), "x".repeat(140_000)).catch(() => {});
   const context = await disconnected;
   assert.equal(context.code, 3, `the SDK's own code for a message over the limit, got ${JSON.stringify(context)}`);
 });
