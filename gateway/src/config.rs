@@ -200,8 +200,8 @@ impl Config {
             "link_inbox",
             4096,
             16..=1_048_576,
-            "Frames of a shard's owner that wait for its link; above, the newest is lost and all links \
-             of this process open anew.",
+            "Frames of a shard's owner that wait for its link; above, the newest is lost and that link \
+             opens anew.",
         );
         let link_unanswered = gateway.integer(
             "link_unanswered",

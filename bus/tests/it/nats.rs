@@ -321,3 +321,25 @@ async fn acknowledged_records_survive_their_leader() {
     };
     soon("all records", all).await;
 }
+
+/// What is said into an outage is refused at once, however much it is: nobody waits for the server's
+/// return.
+#[tokio::test]
+async fn publishing_into_an_outage_does_not_wait() {
+    let mut server = NatsServer::start().await.unwrap();
+    let bus = bus_on(connect(vec![server.url()]).await, &CancellationToken::new());
+    server.kill().unwrap();
+    // More than the client's queue holds.
+    let outage = async {
+        for _ in 0..10_000 {
+            let published = bus.publish(BEAT, Bytes::from_static(b"beat")).await;
+            assert!(
+                matches!(published, Ok(()) | Err(BusError::Unreachable(_))),
+                "{published:?}"
+            );
+        }
+        bus.publish(BEAT, Bytes::from_static(b"beat")).await
+    };
+    let last = soon("the publishes", outage).await;
+    assert!(matches!(last, Err(BusError::Unreachable(_))), "{last:?}");
+}

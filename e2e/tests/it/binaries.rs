@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use switchboard_testkit::NatsServer;
+use switchboard_testkit::{NatsServer, wait_until};
 use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
@@ -144,4 +144,54 @@ async fn publish_until_acknowledged(client: &mut Client, channel: &str, data: &V
     timeout(DEADLINE, trying)
         .await
         .with_context(|| format!("{channel} takes no message since the router was killed"))?
+}
+
+/// A router that is asked to stop hands its shards over: each is claimed once by the other, which loses none of them on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_router_hands_over() -> Result<()> {
+    const SHARDS: u64 = 32;
+    let folder = tempfile::tempdir()?;
+    let nats = NatsServer::start().await?;
+    let config = format!(
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {SHARDS}\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        nats.url()
+    );
+    std::fs::write(folder.path().join("switchboard.toml"), config)?;
+    let config = ["--config", "switchboard.toml"];
+    // The first owns everything before the second is there, so that the second is given its shards one by one.
+    let leaving = Process::start("switchboard-router-svc", folder.path(), &config).await?;
+    let staying = Process::start("switchboard-router-svc", folder.path(), &config).await?;
+    let gateway = Process::start("switchboard-gateway", folder.path(), &config).await?;
+    let claims = "switchboard_router_claims_total";
+    let owned = "switchboard_router_owned_shards";
+    let half = async || staying.metric(owned).await.is_ok_and(|count| count == SHARDS / 2);
+    wait_until(DEADLINE, half)
+        .await
+        .context("the second router is given half of the shards")?;
+
+    let mut client = Client::connect(&gateway.websocket_url()).await?;
+    let status = leaving.terminate().await?;
+    assert!(status.success(), "{status}");
+    for number in 0..SHARDS {
+        let channel = format!("room:handed-over-{number}");
+        publish_until_acknowledged(&mut client, &channel, &json!("after")).await?;
+    }
+    let all = async || staying.metric(owned).await.is_ok_and(|count| count == SHARDS);
+    wait_until(DEADLINE, all)
+        .await
+        .context("the second router has all shards")?;
+    assert_eq!(
+        staying.metric(claims).await?,
+        SHARDS,
+        "each shard is claimed once"
+    );
+    assert_eq!(
+        staying.metric("switchboard_router_ownerships_lost_total").await?,
+        0
+    );
+    for process in [gateway, staying] {
+        let status = process.terminate().await?;
+        assert!(status.success(), "{status}");
+    }
+    Ok(())
 }

@@ -3,9 +3,10 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use switchboard_testkit::wait_until;
 
 use crate::child::Guarded;
@@ -71,6 +72,18 @@ impl Process {
         format!("http://{}/", self.gateway)
     }
 
+    /// The value of the metric `line`; 0 where it is not there.
+    pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
+        let page = reqwest::get(format!("http://{}/metrics", self.admin))
+            .await?
+            .text()
+            .await?;
+        let value = page
+            .lines()
+            .find_map(|each| each.strip_prefix(line)?.strip_prefix(' '));
+        Ok(value.unwrap_or("0").parse()?)
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child
@@ -90,7 +103,30 @@ impl Process {
     }
 }
 
+/// Builds what is about to be started, once: `cargo test` alone does not, and a binary from before a
+/// change would be tested in its place. Nothing to do where `./test` has built already.
+fn build() -> Result<()> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        match cargo
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .status()
+        {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(status.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    built
+        .as_ref()
+        .map_err(|why| anyhow!("cargo build --workspace --bins: {why}"))?;
+    Ok(())
+}
+
 fn binary(name: &str) -> Result<PathBuf> {
+    build()?;
     let test = std::env::current_exe()?;
     let folder = test
         .ancestors()

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures_util::SinkExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::harness::{Client, DEADLINE, Node};
@@ -227,4 +229,20 @@ async fn a_stop_does_not_wait_for_a_client_that_does_not_answer() {
     let stopped = node.context.tasks.stop(Duration::from_secs(5)).await;
     assert!(stopped.forced.is_empty(), "{stopped:?}");
     drop(client);
+}
+
+/// A socket that is written to and never read blocks the server's writes; it must not block its stop.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_who_does_not_read_over_http() {
+    let node = Node::insecure("drain_spread = \"0s\"").await;
+    let mut socket = TcpStream::connect(node.address).await.unwrap();
+    let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    // Until the gateway reads no more either.
+    while let Ok(written) =
+        tokio::time::timeout(Duration::from_secs(1), socket.write_all(requests.as_bytes())).await
+    {
+        written.unwrap();
+    }
+    let stopped = node.context.tasks.stop(Duration::from_secs(5)).await;
+    assert!(stopped.forced.is_empty(), "{stopped:?}");
 }
