@@ -23,6 +23,9 @@ mod origin;
 mod rules;
 mod run;
 mod session;
+#[cfg(feature = "simulation")]
+#[expect(missing_docs, reason = "for one crate of tests")]
+pub mod simulation;
 mod upgrade;
 
 pub use config::Config;

@@ -22,8 +22,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
-use self::link::{Bounds, Link, Timing};
-pub(crate) use self::link::{Missed, Reset, Since};
+#[cfg(feature = "simulation")]
+pub(crate) use self::link::{Channels, Output, PublishAsked, Stored, Subscribe, Subscriber};
+pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 

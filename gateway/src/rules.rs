@@ -12,7 +12,7 @@
 pub enum Rule {
     /// A gap in a link's numbers resets it.
     K1,
-    /// A delivery applies only where nothing is missing before it.
+    /// A subscriber waits until its channel's interest is in force.
     K4,
     /// Sessions are not given what they have.
     R1,

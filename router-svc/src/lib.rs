@@ -19,6 +19,9 @@ mod ownership;
 mod rules;
 mod run;
 mod shard;
+#[cfg(feature = "simulation")]
+#[expect(missing_docs, reason = "for one crate of tests")]
+pub mod simulation;
 
 pub use config::Config;
 pub use run::{Deps, Running, StartError, start};

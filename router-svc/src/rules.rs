@@ -5,6 +5,10 @@
 
 /// See `docs/rules.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "simulation"),
+    expect(unreachable_pub, dead_code, reason = "public and whole in the simulation")
+)]
 pub enum Rule {
     /// A gap in a link's numbers resets it.
     K1,

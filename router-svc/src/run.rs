@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::metrics::RouterMetrics;
 use crate::ownership::{Decision, Ownerships, Patience};
 use crate::shard::{
-    Limits, LinkLimits, MemoryLimits, Owners, Shard, ShardEnd, ShardSettings, UpkeepLimits, WindowBudget,
+    Limits, LinkLimits, MemoryLimits, Owners, PageLimits, Shard, ShardEnd, ShardSettings, UpkeepLimits, WindowBudget,
     WindowLimits,
 };
 
@@ -159,9 +159,14 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             state_bytes: 16 * 1024 * 1024,
             keys_us: us(config.key_window),
             full: 90,
+            overfull: 97,
             purge_above: config.purge_above,
             // Enough at once that it does not happen all the time.
             purge_to: config.purge_above * 4 / 5,
+        },
+        page: PageLimits {
+            bytes: 128 * 1024,
+            messages: 512,
         },
     }
 }

@@ -22,5 +22,13 @@ pub(crate) use budget::WindowBudget;
 pub(crate) use links::LinkLimits;
 pub(crate) use memory::MemoryLimits;
 pub(crate) use owner::Limits;
+#[cfg(feature = "simulation")]
+pub(crate) use {
+    keys::name,
+    memory::TailReader,
+    owner::{Output, Owner, Ownership},
+    records::{Body, Reading},
+};
+pub(crate) use questions::PageLimits;
 pub(crate) use upkeep::UpkeepLimits;
 pub(crate) use window::WindowLimits;

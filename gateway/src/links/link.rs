@@ -330,7 +330,10 @@ impl<S: Subscriber> Link<S> {
             // Also while the link is down (R4): a reopening continues at the position.
             self.settle(&channel, out);
         } else if self.phase == Phase::Up {
-            self.ask(channel);
+            self.ask(channel.clone());
+            if !is_kept(Rule::K4) {
+                self.settle(&channel, out);
+            }
         }
         // While the link opens, it is announced once that is answered.
     }
@@ -599,10 +602,14 @@ impl<S: Subscriber> Link<S> {
             .iter()
             .filter(|(_, channel)| channel.held)
             .map(|(name, _)| name.clone())
-            .chain(self.dropped.iter().cloned())
             .collect();
         for channel in announced {
             self.announce(channel);
+        }
+        // Not what was asked for again under the same name since: that comes behind their removal.
+        for channel in self.dropped.clone() {
+            let number = self.push_interest(&channel);
+            self.asked.push_back((number, channel));
         }
         self.push(up_item::Item::OpenEnd(OpenEnd {}));
     }
@@ -710,12 +717,15 @@ impl<S: Subscriber> Link<S> {
         self.announce(channel);
     }
 
-    fn announce(&mut self, channel: ChannelName) {
-        let item = Interest {
+    fn push_interest(&mut self, channel: &ChannelName) -> u64 {
+        self.push(up_item::Item::Interest(Interest {
             add: vec![channel.as_str().to_owned()],
             remove: Vec::new(),
-        };
-        let number = self.push(up_item::Item::Interest(item));
+        }))
+    }
+
+    fn announce(&mut self, channel: ChannelName) {
+        let number = self.push_interest(&channel);
         if let Some(entry) = self.channels.0.get_mut(&channel) {
             entry.asked = number;
         }
@@ -783,7 +793,7 @@ impl<S: Subscriber> Link<S> {
         let (Some(place), Some(channel)) = (&self.place, self.channels.0.get_mut(name)) else {
             return;
         };
-        if !channel.held {
+        if !channel.held && is_kept(Rule::K4) {
             return;
         }
         let mut wants = false;
@@ -992,7 +1002,7 @@ impl<S: Subscriber> Link<S> {
             return false;
         };
         let had = place.offset;
-        if Offset::from_u64(delivery.after) > had && is_kept(Rule::K4) {
+        if Offset::from_u64(delivery.after) > had {
             return false;
         }
         // Before the fan-out reads the table (K4).
@@ -1104,7 +1114,8 @@ impl<'a> PageOf<'a> {
             _ if has < self.after => Part::Nothing,
             RecoveredOutcome::Lost => Part::Nothing,
             RecoveredOutcome::Unavailable => Part::Unknown,
-            RecoveredOutcome::Complete if self.more && has >= self.up_to => Part::Nothing,
+            // Also where the owner answers from less than that one has seen elsewhere.
+            RecoveredOutcome::Complete if has > self.up_to || (self.more && has == self.up_to) => Part::Nothing,
             RecoveredOutcome::Complete => {
                 let first = self
                     .messages

@@ -89,8 +89,8 @@ struct Link {
     unconfirmed_bytes: usize,
     channels: HashSet<Arc<str>>,
     set: ChannelSet,
-    /// Heads of the channels that were asked for since the last `InForce`.
-    heads: Vec<u64>,
+    /// Channels that were asked for since the last `InForce`.
+    asked: Vec<Arc<str>>,
     heard: Duration,
     sent: Duration,
     /// Messages of the batch that is being delivered.
@@ -220,7 +220,7 @@ impl Links {
             unconfirmed_bytes: 0,
             channels,
             set,
-            heads: Vec::new(),
+            asked: Vec::new(),
             heard: now,
             sent: now,
             delivering: Vec::new(),
@@ -360,11 +360,11 @@ impl Links {
         let Some(link) = self.links.get_mut(&gateway) else {
             return;
         };
-        link.heads.push(window.head(channel).get());
         let channel: Arc<str> = match self.interest.get_key_value(channel) {
             Some((known, _)) => Arc::clone(known),
             None => window.name(channel).unwrap_or_else(|| channel.into()),
         };
+        link.asked.push(Arc::clone(&channel));
         if link.channels.insert(Arc::clone(&channel)) {
             link.set.insert(&channel);
             self.interest.entry(channel).or_default().push(gateway);
@@ -393,7 +393,13 @@ impl Links {
     }
 
     /// Interest of frames up to `up_number` is in force from the link's position on.
-    pub(crate) fn in_force(&mut self, gateway: Incarnation, up_number: u64, position: Offset) {
+    pub(crate) fn in_force(
+        &mut self,
+        gateway: Incarnation,
+        up_number: u64,
+        window: &Window,
+        position: Offset,
+    ) {
         let Some(link) = self
             .links
             .get_mut(&gateway)
@@ -401,7 +407,11 @@ impl Links {
         else {
             return;
         };
-        let heads = std::mem::take(&mut link.heads);
+        // As of now: while the list came, more may have been stored.
+        let heads = std::mem::take(&mut link.asked)
+            .iter()
+            .map(|channel| window.head(channel).get())
+            .collect();
         // The subscriber starts at the gateway's position, which therefore has to be ours first: else it
         // would lack what was stored in between, before there was interest. What a lagging link is
         // still to be given includes the new channels.

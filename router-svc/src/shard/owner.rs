@@ -37,7 +37,7 @@ use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
 use super::memory::{Entering, Memory, MemoryLimits};
 use super::publishers::Known;
-use super::questions::{Question, Questions};
+use super::questions::{PageLimits, Question, Questions};
 use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::rules::{Rule, is_kept};
 
@@ -79,6 +79,7 @@ pub(crate) struct Limits {
     pub(crate) links: LinkLimits,
     pub(crate) memory: MemoryLimits,
     pub(crate) upkeep: UpkeepLimits,
+    pub(crate) page: PageLimits,
 }
 
 /// Why an owner stops being one.
@@ -201,7 +202,7 @@ impl Owner {
             attached: HashMap::new(),
             memory,
             links: Links::new(is, limits.links),
-            questions: Questions::default(),
+            questions: Questions::new(limits.page),
             deriver: Deriver::new(is, derived_up_to),
             applying: Applying::default(),
             upkeep: Upkeep::new(limits.upkeep, info),
@@ -340,7 +341,8 @@ impl Owner {
         }
         if interest_grew {
             let position = self.position();
-            self.links.in_force(gateway, frame.number, position);
+            self.links
+                .in_force(gateway, frame.number, &self.memory.window, position);
         }
         Ok(())
     }
@@ -646,7 +648,7 @@ impl Owner {
         let source = frame.source;
         let bytes: usize = frame.entries.iter().map(|entry| entry.message.len()).sum();
         // Without an answer the source asks again: a full shard holds back only what is derived for it.
-        if bytes > 0 && (self.queue_bytes + bytes > self.limits.queue_bytes || self.upkeep.is_full()) {
+        if bytes > 0 && (self.queue_bytes + bytes > self.limits.queue_bytes || self.upkeep.is_overfull()) {
             return;
         }
         match self.applying.frame(frame, self.memory.applied.get(&source)) {

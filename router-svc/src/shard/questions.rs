@@ -18,9 +18,13 @@ use super::records::{Body, Reading};
 use super::window::Window;
 use crate::rules::{Rule, is_kept};
 
-/// Bytes of messages in one answer, about, and their count: a page (R7).
-const PAGE: usize = 128 * 1024;
-const PAGE_MESSAGES: usize = 512;
+/// A page (R7): how much one answer holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageLimits {
+    /// Bytes of messages, about.
+    pub(crate) bytes: usize,
+    pub(crate) messages: usize,
+}
 
 /// What one gateway wants to know of one channel.
 #[derive(Debug, Clone)]
@@ -36,15 +40,23 @@ pub(crate) struct Question {
 pub(crate) type Answered = (Question, Recovered);
 
 /// A page in the making.
-#[derive(Default)]
 struct Page {
+    limits: PageLimits,
     messages: Vec<Delivered>,
     bytes: usize,
 }
 
 impl Page {
+    fn new(limits: PageLimits) -> Self {
+        Self {
+            limits,
+            messages: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.bytes >= PAGE || self.messages.len() >= PAGE_MESSAGES
+        self.bytes >= self.limits.bytes || self.messages.len() >= self.limits.messages
     }
 
     fn push(&mut self, offset: Offset, message: &Bytes) {
@@ -104,8 +116,8 @@ struct Scan {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Questions {
+    limits: PageLimits,
     /// For the next reading.
     waiting: Vec<Question>,
     scan: Option<Scan>,
@@ -113,6 +125,15 @@ pub(crate) struct Questions {
 }
 
 impl Questions {
+    pub(crate) fn new(limits: PageLimits) -> Self {
+        Self {
+            limits,
+            waiting: Vec::new(),
+            scan: None,
+            scans: 0,
+        }
+    }
+
     /// Answers at once, or once the log was read.
     pub(crate) fn ask(
         &mut self,
@@ -128,7 +149,7 @@ impl Questions {
             return Some((question, answer));
         }
         if after >= window.start() || after >= window.head(&question.channel) {
-            let answer = Page::default().finish(&question, after, window, position);
+            let answer = Page::new(self.limits).finish(&question, after, window, position);
             return Some((question, answer));
         }
         if let Some(answer) = lost(&question, after, removed) {
@@ -165,7 +186,7 @@ impl Questions {
                 asked
                     .entry(channel)
                     .or_default()
-                    .push((question, Page::default()));
+                    .push((question, Page::new(self.limits)));
             }
             self.scans += 1;
             self.scan = Some(Scan {

@@ -27,6 +27,8 @@ pub(crate) struct UpkeepLimits {
     pub(crate) keys_us: u64,
     /// Percent of the log's size above which publishes are refused.
     pub(crate) full: u64,
+    /// Likewise for entries derived from other shards.
+    pub(crate) overfull: u64,
     /// Percent of the log's size above which the oldest records are purged, down to `purge_to`.
     pub(crate) purge_above: u64,
     pub(crate) purge_to: u64,
@@ -88,6 +90,12 @@ impl Upkeep {
     /// Publishes have to be refused.
     pub(crate) fn is_full(&self) -> bool {
         self.fill() >= self.limits.full
+    }
+
+    /// Entries of other shards have to be refused, too. Later than publishes: while they wait, those
+    /// shards cannot be purged, and two full ones would wait for each other.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.fill() >= self.limits.overfull
     }
 
     /// Purges that were carried out, for metrics.
