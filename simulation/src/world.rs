@@ -312,7 +312,7 @@ impl World {
         let incarnation = Incarnation::from_u128(u128::from(life));
         match process {
             Process::Gateway(number) => {
-                let credit = [2_000, 100_000][self.rng.random_range(0..2)];
+                let credit = [400, 100_000][self.rng.random_range(0..2)];
                 self.gateways[number] = Gateway {
                     life,
                     incarnation,

@@ -11,7 +11,7 @@ use switchboard_simulation::{Faults, run, run_with};
 const SEEDS: u64 = 1600;
 
 /// Seeds within which a broken rule has to show.
-const BROKEN_SEEDS: u64 = 150;
+const BROKEN_SEEDS: u64 = 800;
 
 /// Half of the seeds, so that two threads share them.
 fn half(which: u64) -> Report {
