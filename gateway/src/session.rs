@@ -8,6 +8,7 @@
 
 mod close;
 mod commands;
+mod encoding;
 mod outgoing;
 mod shared_reply;
 mod subscriptions;
@@ -16,23 +17,19 @@ mod timers;
 
 use std::sync::Arc;
 
+use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Reply;
 use switchboard_proto::codes::DisconnectCode;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
+pub(crate) use self::encoding::Encoding;
+use self::encoding::Frame;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::Subscriptions;
 pub(crate) use self::task::serve;
-
-/// How a connection's messages are encoded, for its whole life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encoding {
-    /// Text frames.
-    Json,
-}
+pub(crate) use self::timers::Pings;
 
 /// A session as everybody but its own task knows it. No call waits.
 pub(crate) struct SessionHandle {
@@ -74,10 +71,17 @@ impl SessionHandle {
         self.client
     }
 
-    /// Queues an answer or a push. Over the queue's limit the session closes as slow.
+    /// Queues an answer or a push whose payloads, if it has any, are JSON. Over the queue's limit the
+    /// session closes as slow.
     pub(crate) fn reply(&self, reply: &Reply) {
+        self.reply_carrying(reply, PayloadKind::Json);
+    }
+
+    /// As [`SessionHandle::reply`], with payloads of a kind. What is not JSON closes a session that
+    /// speaks JSON.
+    pub(crate) fn reply_carrying(&self, reply: &Reply, payload: PayloadKind) {
         if self.outgoing.closing().is_none() {
-            self.push(shared_reply::frame(reply, self.encoding));
+            self.push(self.encoding.frame(reply, payload));
         }
     }
 
@@ -88,7 +92,7 @@ impl SessionHandle {
         }
     }
 
-    fn push(&self, frame: Option<Utf8Bytes>) {
+    fn push(&self, frame: Option<Frame>) {
         match frame {
             Some(frame) => self.outgoing.push(frame),
             None => self.close(DisconnectCode::InappropriateProtocol),

@@ -282,7 +282,7 @@ impl Output<Arc<SessionHandle>> for Turn {
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &Channels<Arc<SessionHandle>>) {
-        let (channel, reply) = match replies::publication(delivered) {
+        let (channel, reply, kind) = match replies::publication(delivered) {
             Ok(publication) => publication,
             Err(error) => {
                 tracing::error!(shard = %self.shard, offset = delivered.offset, %error, "undecodable message skipped");
@@ -290,7 +290,7 @@ impl Output<Arc<SessionHandle>> for Turn {
             }
         };
         // Encoded at most once per encoding, however many receive it.
-        let shared = crate::session::SharedReply::new(reply);
+        let shared = crate::session::SharedReply::new(reply, kind);
         let mut receivers = 0;
         for session in channels.subscribers(&channel) {
             session.push_shared(&shared);

@@ -1,7 +1,7 @@
 //! What sessions are told by a link, in the client protocol's words.
 
 use prost::Message as _;
-use switchboard_proto::bus::{Delivered, Message, Refusal};
+use switchboard_proto::bus::{Delivered, Message, PayloadKind, Refusal};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     ClientInfo, Error, Publication, PublishResult, Push, Reply, SubscribeResult, UnsubscribeResult,
@@ -66,9 +66,10 @@ pub(super) fn unsubscribe_push(channel: &ChannelName, code: UnsubscribeCode) -> 
     }
 }
 
-/// The push for a delivered message, and its channel.
-pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply), prost::DecodeError> {
+/// The push for a delivered message, its channel, and of which kind its payload is.
+pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply, PayloadKind), prost::DecodeError> {
     let message = Message::decode(delivered.message.clone())?;
+    let kind = message.kind();
     let info = message.sender.map(|sender| ClientInfo {
         user: sender.user,
         client: sender.client,
@@ -93,5 +94,6 @@ pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply), pros
             push: Some(push),
             ..Reply::default()
         },
+        kind,
     ))
 }

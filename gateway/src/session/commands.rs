@@ -6,19 +6,20 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use switchboard_proto::bus::{Message, PayloadKind, Sender};
+use switchboard_proto::bus::{Message, Sender};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
-use switchboard_proto::json::{self, DecodeError};
+use switchboard_proto::json;
 use switchboard_service_kit::trace_context::TraceContext;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SessionHandle;
-use super::timers::OpenPing;
+use super::encoding::{DecodeError, Frame};
+use super::timers::{OpenPing, Pings};
 use crate::gateway::Gateway;
 use crate::links::Asker;
 use crate::metrics::Method;
@@ -45,16 +46,18 @@ const ANONYMOUS: &str = "";
 pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
+    pings: Pings,
     connected: bool,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
 
 impl Commands {
-    pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>, pings: Pings) -> Self {
         Self {
             gateway,
             session,
+            pings,
             connected: false,
             arrived: Instant::now(),
         }
@@ -68,12 +71,12 @@ impl Commands {
     /// Carries out the commands of a frame, in order. Waits while a link's queue is full.
     ///
     /// When dropped half-way, the session has to end: some of the commands are not answered.
-    pub(super) async fn frame(&mut self, frame: &str, open_ping: &OpenPing) -> Result<(), Violation> {
+    pub(super) async fn frame(&mut self, frame: &Frame, open_ping: &OpenPing) -> Result<(), Violation> {
         self.arrived = Instant::now();
-        for command in json::commands(frame) {
+        for command in frame.commands() {
             match command {
                 Ok(command) => self.command(command, open_ping).await?,
-                Err(DecodeError::TooDeep { id }) if self.connected && id > 0 => {
+                Err(DecodeError::Json(json::DecodeError::TooDeep { id })) if self.connected && id > 0 => {
                     self.refuse(id, ErrorCode::BadRequest, "payload nests too deep");
                 }
                 Err(error) => {
@@ -127,7 +130,7 @@ impl Commands {
                 code: DisconnectCode::NotAvailable,
                 why: "send is not available".into(),
             }),
-            Method::Pong => match open_ping.pong() {
+            Method::Pong => match self.pings == Pings::Protocol && open_ping.pong() {
                 true => Ok(()),
                 false => Err(violation("pong without a ping")),
             },
@@ -153,12 +156,18 @@ impl Commands {
         }
         self.connected = true;
         self.gateway.metrics.connects.inc();
-        let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
+        let pong = self.pings == Pings::Protocol;
+        let interval = self.gateway.config.ping_interval.as_secs();
+        let ping = if pong {
+            u32::try_from(interval).unwrap_or(u32::MAX)
+        } else {
+            0
+        };
         let result = ConnectResult {
             client: self.session.client().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ping,
-            pong: true,
+            pong,
             ..ConnectResult::default()
         };
         self.session.reply(&Reply {
@@ -242,7 +251,7 @@ impl Commands {
             let message = Message {
                 id: Uuid::now_v7().into_bytes().to_vec().into(),
                 channel: request.channel,
-                kind: PayloadKind::Json.into(),
+                kind: self.session.encoding.payload_kind(&request.data).into(),
                 payload: request.data,
                 sender: Some(Sender {
                     user: ANONYMOUS.to_owned(),
