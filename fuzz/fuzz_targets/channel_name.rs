@@ -17,7 +17,11 @@ fuzz_target!(|name: &str| {
             if let Some(users) = channel.users() {
                 let users: Vec<&str> = users.collect();
                 assert!(users.is_sorted_by(|one, other| one < other));
-                assert!(users.iter().all(|user| !user.is_empty() && !user.contains(['#', ','])));
+                assert!(
+                    users
+                        .iter()
+                        .all(|user| !user.is_empty() && !user.contains(['#', ',']))
+                );
                 assert!(name.ends_with(&users.join(",")));
             }
             // A limit is a limit in bytes.

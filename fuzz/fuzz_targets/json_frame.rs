@@ -23,17 +23,24 @@ fuzz_target!(|frame: &str| {
         };
         let text = written(&command);
         assert!(!text.contains(['\n', '\r']), "clients split there: {text:?}");
-        let again: Vec<Command> = json::commands(&text).collect::<Result<_, _>>().expect("it was written");
+        let again: Vec<Command> = json::commands(&text)
+            .collect::<Result<_, _>>()
+            .expect("it was written");
         // Line breaks of payloads are gone by now, so the text is what can be compared.
         assert_eq!(again.iter().map(written).collect::<Vec<_>>(), [text]);
 
         let mut bytes = Vec::new();
         protobuf::write_command(&command, &mut bytes);
-        let again: Vec<Command> = protobuf::commands(&bytes).collect::<Result<_, _>>().expect("it was written");
+        let again: Vec<Command> = protobuf::commands(&bytes)
+            .collect::<Result<_, _>>()
+            .expect("it was written");
         assert_eq!(again, [command.clone()]);
 
         if let Some(publish) = command.publish.filter(|publish| !publish.data.is_empty()) {
-            assert!(json::is_payload(&publish.data), "both decoders agree on what is JSON");
+            assert!(
+                json::is_payload(&publish.data),
+                "both decoders agree on what is JSON"
+            );
         }
     }
 });

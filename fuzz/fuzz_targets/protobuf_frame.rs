@@ -20,7 +20,9 @@ fuzz_target!(|frame: &[u8]| {
         };
         let mut bytes = Vec::new();
         protobuf::write_command(&command, &mut bytes);
-        let again: Vec<Command> = protobuf::commands(&bytes).collect::<Result<_, _>>().expect("it was written");
+        let again: Vec<Command> = protobuf::commands(&bytes)
+            .collect::<Result<_, _>>()
+            .expect("it was written");
         assert_eq!(again, [command.clone()]);
 
         if let Some(publish) = command.publish.filter(|publish| json::is_payload(&publish.data)) {
@@ -41,7 +43,9 @@ fuzz_target!(|frame: &[u8]| {
             let mut text = Vec::new();
             json::write_reply(&reply, &mut text);
             let text = String::from_utf8(text).expect("JSON is text");
-            let replies: Vec<Reply> = json::replies(&text).collect::<Result<_, _>>().expect("it was written");
+            let replies: Vec<Reply> = json::replies(&text)
+                .collect::<Result<_, _>>()
+                .expect("it was written");
             assert_eq!(replies.len(), 1, "{text:?}");
         }
     }
