@@ -83,3 +83,17 @@ test("a payload that is not JSON closes a JSON subscriber, and nobody else", opt
   await bystander.until(1);
   assert.deepEqual(bystander.data, ["still here"]);
 });
+
+test("a JSON client that comes back is closed where it missed such a payload", options, async (t) => {
+  const channel = freshChannel();
+  const reader = await json(t, 0);
+  const inbox = await subscribe(reader, channel);
+  const binary = await subscribe(await protobuf(t, 0), channel);
+  await published(binary.subscription.publish(bytes("1")));
+  await inbox.until(1);
+  reader.disconnect();
+  await published(binary.subscription.publish(bytes("boom")));
+  const disconnected = once(reader, "disconnected");
+  reader.connect();
+  assert.equal((await disconnected).code, 3506);
+});

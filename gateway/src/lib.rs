@@ -20,6 +20,7 @@ mod links;
 mod listener;
 mod metrics;
 mod origin;
+mod rules;
 mod run;
 mod session;
 mod upgrade;
