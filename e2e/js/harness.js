@@ -1,6 +1,7 @@
 // What the tests share: clients of the unchanged SDK that are closed with their test, and waiting with a deadline.
 
 import { Centrifuge } from "centrifuge";
+import { Centrifuge as CentrifugeProtobuf } from "centrifuge/build/protobuf";
 import WebSocket from "ws";
 
 export const DEADLINE = 15_000;
@@ -10,6 +11,29 @@ export const endpoints = (process.env.SWITCHBOARD_ENDPOINTS ?? "").split(",").fi
 if (endpoints.length === 0) {
   throw new Error("SWITCHBOARD_ENDPOINTS names no gateway: give it WebSocket URLs, separated by commas");
 }
+
+// The encoding that clients speak where a test does not say another: "json" or "protobuf".
+const encoding = process.env.SWITCHBOARD_ENCODING ?? "json";
+
+const bytes = (value) => new TextEncoder().encode(JSON.stringify(value));
+const value = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
+
+// With Protobuf the SDK leaves the form of payloads to the application. Here they are JSON all the same, so that one set of tests
+// serves both encodings.
+class CentrifugeProtobufWithJson extends CentrifugeProtobuf {
+  publish(channel, data) {
+    return super.publish(channel, bytes(data));
+  }
+
+  rpc(method, data) {
+    return super.rpc(method, bytes(data));
+  }
+}
+
+const SDKS = { json: Centrifuge, protobuf: CentrifugeProtobufWithJson };
+
+// Whether a WebSocket message is a ping of the server's.
+export const isPing = (data) => (typeof data === "string" ? data === "{}" : data.byteLength === 1 && new Uint8Array(data)[0] === 0);
 
 export const endpoint = (index) => endpoints[index % endpoints.length];
 
@@ -31,16 +55,16 @@ export async function within(promise, what, milliseconds = DEADLINE) {
 export const once = (emitter, event, what = event) =>
   within(new Promise((resolve) => emitter.once(event, resolve)), what);
 
-export function newClient(t, url, options = {}) {
-  const client = new Centrifuge(url, { websocket: WebSocket, ...options });
+export function newClient(t, url, options = {}, Sdk = SDKS[encoding]) {
+  const client = new Sdk(url, { websocket: WebSocket, ...options });
   // Without a listener an "error" event would end the process; what matters shows in the assertions.
   client.on("error", (context) => t.diagnostic(`client error: ${JSON.stringify(context)}`));
   t.after(() => client.disconnect());
   return client;
 }
 
-export async function connect(t, url, options) {
-  const client = newClient(t, url, options);
+export async function connect(t, url, options, Sdk) {
+  const client = newClient(t, url, options, Sdk);
   client.connect();
   await within(client.ready(), "connected");
   return client;
@@ -54,9 +78,14 @@ export class Inbox {
   constructor(client, channel, options) {
     this.subscription = client.newSubscription(channel, options);
     this.subscription.on("publication", (publication) => {
-      this.publications.push(publication);
+      this.publications.push({ ...publication, data: this.read(publication.data) });
       for (const check of this.#waiting) check();
     });
+  }
+
+  // What the application makes of a payload.
+  read(data) {
+    return value(data);
   }
 
   async subscribe() {

@@ -1,9 +1,12 @@
-"""The unchanged SDK for Python, JSON over WebSocket, against a running system: `python -m unittest -v sdk_test`.
+"""The unchanged SDK for Python, over WebSocket, against a running system: `python -m unittest -v sdk_test`.
 
-SWITCHBOARD_ENDPOINTS names the gateways under test: WebSocket URLs, separated by commas.
+SWITCHBOARD_ENDPOINTS names the gateways under test: WebSocket URLs, separated by commas. SWITCHBOARD_ENCODING is the encoding
+that clients speak, "json" (the default) or "protobuf".
 """
 
 import asyncio
+import dataclasses
+import json
 import os
 import unittest
 import uuid
@@ -19,6 +22,23 @@ from centrifuge import (
 
 DEADLINE = 15.0
 ENDPOINTS = [url for url in os.environ.get("SWITCHBOARD_ENDPOINTS", "").split(",") if url]
+
+
+PROTOBUF = os.environ.get("SWITCHBOARD_ENCODING", "json") == "protobuf"
+
+
+class ProtobufWithJson(Client):
+    """With Protobuf the SDK leaves the form of payloads to the application. Here they are JSON all the same, so that one set of
+    tests serves both encodings."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, use_protobuf=True, **options)
+
+    async def publish(self, channel, data, timeout=None):
+        return await super().publish(channel, json.dumps(data).encode(), timeout=timeout)
+
+    async def rpc(self, method, data, timeout=None):
+        return await super().rpc(method, json.dumps(data).encode(), timeout=timeout)
 
 
 def fresh_channel():
@@ -55,8 +75,14 @@ class Inbox(SubscriptionEventHandler):
         self.subscription = None
 
     async def on_publication(self, ctx):
+        publication = ctx.pub
+        if isinstance(publication.data, bytes):
+            publication = dataclasses.replace(publication, data=json.loads(publication.data))
+        await self.keep(publication)
+
+    async def keep(self, publication):
         async with self._changed:
-            self.publications.append(ctx.pub)
+            self.publications.append(publication)
             self._changed.notify_all()
 
     async def on_unsubscribed(self, ctx):
@@ -74,21 +100,28 @@ class Inbox(SubscriptionEventHandler):
         await self.when(lambda: len(self.publications) >= count)
 
 
+class RawInbox(Inbox):
+    """Keeps payloads as they come."""
+
+    async def on_publication(self, ctx):
+        await self.keep(ctx.pub)
+
+
 class SdkTest(unittest.IsolatedAsyncioTestCase):
     def setUp(self):
         self.assertTrue(ENDPOINTS, "SWITCHBOARD_ENDPOINTS names no gateway")
 
-    async def connect(self, gateway=0, **options):
+    async def connect(self, gateway=0, sdk=ProtobufWithJson if PROTOBUF else Client, **options):
         events = Events()
         # No proxy: what the environment names is not for addresses of this machine.
-        client = Client(ENDPOINTS[gateway % len(ENDPOINTS)], events=events, proxy=None, **options)
+        client = sdk(ENDPOINTS[gateway % len(ENDPOINTS)], events=events, proxy=None, **options)
         self.addAsyncCleanup(client.disconnect)
         await client.connect()
         await client.ready(DEADLINE)
         return client, events
 
-    async def subscribe(self, client, channel, **options):
-        inbox = Inbox()
+    async def subscribe(self, client, channel, inbox_class=Inbox, **options):
+        inbox = inbox_class()
         inbox.subscription = client.new_subscription(channel, events=inbox, **options)
         await inbox.subscription.subscribe()
         await inbox.subscription.ready(DEADLINE)
@@ -132,6 +165,19 @@ class SdkTest(unittest.IsolatedAsyncioTestCase):
             await inbox.subscription.publish(payload, timeout=DEADLINE)
         await inbox.until(len(payloads))
         self.assertEqual(inbox.data, payloads)
+
+    @unittest.skipUnless(PROTOBUF, "only Protobuf can carry them")
+    async def test_bytes_that_are_not_json_arrive_as_they_were(self):
+        client, _ = await self.connect(0, sdk=Client, use_protobuf=True)
+        other, _ = await self.connect(1, sdk=Client, use_protobuf=True)
+        channel = fresh_channel()
+        inboxes = [await self.subscribe(each, channel, RawInbox) for each in (client, other)]
+        payloads = [bytes(range(256)), b"boom", b"\n", b"\0", os.urandom(60_000), b" [1,\n2] "]
+        for payload in payloads:
+            await client.publish(channel, payload, timeout=DEADLINE)
+        for inbox in inboxes:
+            await inbox.until(len(payloads))
+            self.assertEqual(inbox.data, payloads)
 
     async def test_many_publishers_every_subscriber_gets_everything_once_in_one_order(self):
         publishers, each = 4, 50

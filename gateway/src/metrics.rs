@@ -46,7 +46,7 @@ pub(crate) enum Refused {
     Limit,
     /// The page's origin may not.
     Origin,
-    /// An encoding that is not available.
+    /// Two encodings at once.
     Encoding,
     /// Not a WebSocket handshake.
     Handshake,

@@ -9,6 +9,7 @@
 mod close;
 mod commands;
 mod connecting;
+mod encoding;
 mod outgoing;
 mod send_message;
 mod shared_reply;
@@ -18,24 +19,20 @@ mod timers;
 
 use std::sync::Arc;
 
+use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{Push, Reply, SubscribeResult};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
 use self::connecting::Connecting;
+pub(crate) use self::encoding::Encoding;
+use self::encoding::Frame;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
-
-/// How a connection's messages are encoded, for its whole life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encoding {
-    /// Text frames.
-    Json,
-}
+pub(crate) use self::timers::Pings;
 
 /// A session as everybody but its own task knows it. No call waits.
 pub(crate) struct SessionHandle {
@@ -79,10 +76,17 @@ impl SessionHandle {
         self.client
     }
 
-    /// Queues an answer or a push. Over the queue's limit the session closes as slow.
+    /// Queues an answer or a push whose payloads, if it has any, are JSON. Over the queue's limit the
+    /// session closes as slow.
     pub(crate) fn reply(&self, reply: &Reply) {
+        self.reply_carrying(reply, PayloadKind::Json);
+    }
+
+    /// As [`SessionHandle::reply`], with payloads of a kind. What is not JSON closes a session that
+    /// speaks JSON.
+    pub(crate) fn reply_carrying(&self, reply: &Reply, payload: PayloadKind) {
         if self.outgoing.closing().is_none() {
-            self.push(shared_reply::frame(reply, self.encoding));
+            self.push(self.encoding.frame(reply, payload));
         }
     }
 
@@ -93,7 +97,7 @@ impl SessionHandle {
         }
     }
 
-    fn push(&self, frame: Option<Utf8Bytes>) {
+    fn push(&self, frame: Option<Frame>) {
         match frame {
             Some(frame) => self.outgoing.push(frame),
             None => self.close(DisconnectCode::InappropriateProtocol),
@@ -108,8 +112,8 @@ impl SessionHandle {
 
     /// Queues the reply to `connect`, before everything that was queued since
     /// [`SessionHandle::hold`].
-    fn release(&self, reply: &Reply) {
-        match shared_reply::frame(reply, self.encoding) {
+    fn release(&self, reply: &Reply, payload: PayloadKind) {
+        match self.encoding.frame(reply, payload) {
             Some(frame) => self.outgoing.release(frame),
             None => self.close(DisconnectCode::InappropriateProtocol),
         }
@@ -117,7 +121,7 @@ impl SessionHandle {
 
     /// Queues the error that `connect` is answered with, and nothing after it: the client closes.
     fn finish(&self, reply: &Reply) {
-        match shared_reply::frame(reply, self.encoding) {
+        match self.encoding.frame(reply, PayloadKind::Json) {
             Some(frame) => self.outgoing.finish(frame),
             None => self.close(DisconnectCode::InappropriateProtocol),
         }
@@ -128,33 +132,40 @@ impl SessionHandle {
         self.outgoing.has_room()
     }
 
-    /// The link takes up subscribe command `id`, and the client is answered. `false`: the session does
-    /// not want the channel any more, or is gone; the link must not keep it.
-    pub(crate) fn subscribed(&self, channel: &ChannelName, id: u32, result: SubscribeResult) -> bool {
+    /// The link takes up subscribe command `id`, and the client is answered. `payload`: of which kind the
+    /// payloads in the result are. `false`: the session does not want the channel any more, or is gone;
+    /// the link must not keep it.
+    pub(crate) fn subscribed(
+        &self,
+        channel: &ChannelName,
+        id: u32,
+        result: SubscribeResult,
+        payload: PayloadKind,
+    ) -> bool {
+        let answer = |result| {
+            let reply = Reply {
+                id,
+                subscribe: Some(result),
+                ..Reply::default()
+            };
+            self.reply_carrying(&reply, payload);
+        };
         match self.subscriptions.subscribed(channel, id) {
             Some(By::Client { or_error: true }) if result.was_recovering && !result.recovered => {
                 self.not_subscribed(channel, id, ErrorCode::UnrecoverablePosition);
                 false
             }
             Some(By::Client { .. }) => {
-                self.reply(&Reply {
-                    id,
-                    subscribe: Some(result),
-                    ..Reply::default()
-                });
+                answer(result);
                 true
             }
             Some(By::Server) => {
-                self.connecting.subscribed(channel, result);
+                self.connecting.subscribed(channel, result, payload);
                 true
             }
             None => {
                 // Given up meanwhile, and every command is answered.
-                self.reply(&Reply {
-                    id,
-                    subscribe: Some(result),
-                    ..Reply::default()
-                });
+                answer(result);
                 false
             }
         }

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::gateway::Gateway;
 use crate::metrics::Refused;
-use crate::session::{self, Encoding};
+use crate::session::{self, Encoding, Pings};
 
 /// Where clients connect.
 pub(crate) const PATH: &str = "/connection/websocket";
@@ -61,6 +61,55 @@ pub(crate) fn router(gateway: Arc<Gateway>, tasks: Tasks) -> Router {
 struct Parameters {
     cf_protocol: String,
     format: String,
+    cf_ws_frame_ping_pong: String,
+}
+
+/// What a client asked for with its request.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    encoding: Encoding,
+    pings: Pings,
+    /// The subprotocol to name in the answer, one of those that were offered.
+    subprotocol: Option<&'static str>,
+}
+
+impl Terms {
+    /// `None`: the query asks for another encoding than all subprotocols that are offered.
+    fn read(parameters: &Parameters, headers: &HeaderMap) -> Option<Self> {
+        let offered: Vec<Encoding> = headers
+            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|offered| match offered.trim() {
+                JSON_PROTOCOL => Some(Encoding::Json),
+                PROTOBUF_PROTOCOL => Some(Encoding::Protobuf),
+                _ => None,
+            })
+            .collect();
+        let in_query = parameters.cf_protocol == "protobuf" || parameters.format == "protobuf";
+        let encoding = match offered.first() {
+            _ if in_query => Encoding::Protobuf,
+            // Clients name first what they prefer.
+            Some(first) => *first,
+            None => Encoding::Json,
+        };
+        if !offered.is_empty() && !offered.contains(&encoding) {
+            return None;
+        }
+        let subprotocol = match encoding {
+            Encoding::Json => JSON_PROTOCOL,
+            Encoding::Protobuf => PROTOBUF_PROTOCOL,
+        };
+        Some(Self {
+            encoding,
+            pings: match parameters.cf_ws_frame_ping_pong.as_str() {
+                "true" => Pings::WebSocket,
+                _ => Pings::Protocol,
+            },
+            subprotocol: (!offered.is_empty()).then_some(subprotocol),
+        })
+    }
 }
 
 async fn upgrade(
@@ -71,9 +120,9 @@ async fn upgrade(
     let gateway = upgrades.gateway;
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| *peer);
     match accept(&gateway, &parameters, &request) {
-        Ok((response, slot)) => {
+        Ok((response, slot, terms)) => {
             let upgrading = hyper::upgrade::on(&mut request);
-            let session = connection(gateway, upgrading, peer, slot);
+            let session = connection(gateway, upgrading, peer, slot, terms);
             upgrades.tasks.spawn("session", TaskKind::Replaceable, session);
             response
         }
@@ -101,7 +150,7 @@ fn accept(
     gateway: &Gateway,
     parameters: &Parameters,
     request: &Request,
-) -> Result<(Response, OwnedSemaphorePermit), Refusal> {
+) -> Result<(Response, OwnedSemaphorePermit, Terms), Refusal> {
     let refuse = |reason, status, why| Refusal { reason, status, why };
     if gateway.stop.is_cancelled() {
         let why = "this gateway is stopping; connect again to reach another";
@@ -119,35 +168,25 @@ fn accept(
         let why = "pages of this origin may not connect; see gateway.allowed_origins";
         return Err(refuse(Refused::Origin, StatusCode::FORBIDDEN, why));
     }
-    let offered = |protocol| {
-        headers
-            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|offered| offered.trim() == protocol)
-    };
-    let asks_for_protobuf =
-        parameters.cf_protocol == "protobuf" || parameters.format == "protobuf" || offered(PROTOBUF_PROTOCOL);
-    if asks_for_protobuf {
-        let why = "the Protobuf encoding is not available; connect with JSON";
+    let Some(terms) = Terms::read(parameters, headers) else {
+        let why = "the query asks for Protobuf, the subprotocols offer JSON alone; ask for one encoding";
         return Err(refuse(Refused::Encoding, StatusCode::BAD_REQUEST, why));
-    }
+    };
     let Ok(mut response) = create_response_with_body(request, Body::empty) else {
         let why = "not a WebSocket handshake";
         return Err(refuse(Refused::Handshake, StatusCode::BAD_REQUEST, why));
     };
-    if offered(JSON_PROTOCOL) {
+    if let Some(subprotocol) = terms.subprotocol {
         response.headers_mut().insert(
             header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(JSON_PROTOCOL),
+            HeaderValue::from_static(subprotocol),
         );
     }
     let Ok(slot) = Arc::clone(&gateway.slots).try_acquire_owned() else {
         let why = "too many connections; see gateway.max_connections";
         return Err(refuse(Refused::Limit, StatusCode::SERVICE_UNAVAILABLE, why));
     };
-    Ok((response, slot))
+    Ok((response, slot, terms))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -160,6 +199,7 @@ async fn connection(
     upgrading: OnUpgrade,
     peer: Option<SocketAddr>,
     slot: OwnedSemaphorePermit,
+    terms: Terms,
 ) {
     let _slot = slot;
     let _in_drain = gateway.sessions.token();
@@ -179,9 +219,9 @@ async fn connection(
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-    let handle = gateway.new_session(Encoding::Json);
-    tracing::debug!(client = %handle.client(), ?peer, "connection opened");
-    session::serve(gateway, handle, socket).await;
+    let handle = gateway.new_session(terms.encoding);
+    tracing::debug!(client = %handle.client(), ?peer, encoding = ?terms.encoding, "connection opened");
+    session::serve(gateway, handle, terms.pings, socket).await;
 }
 
 /// Counts something as there for as long as it lives, however it ends.

@@ -13,8 +13,8 @@ mod read;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use read::payload;
-pub use read::{DecodeError, Fault, MAX_NESTING, commands, nesting, replies};
+pub use read::{DecodeError, Fault, MAX_NESTING, commands, is_payload, nesting, replies};
 pub use write::{write_command, write_reply};

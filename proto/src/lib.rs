@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`client`] | the client protocol's messages, one set of types for JSON and Protobuf |
 //! | [`json`] | their JSON encoding; payload bytes are embedded, never parsed again |
+//! | [`protobuf`] | their Protobuf encoding |
 //! | [`codes`] | error, disconnect and unsubscribe codes |
 //! | [`bus`] | messages, log records, link frames, member beats |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
@@ -20,6 +21,7 @@ pub mod codes;
 pub mod format;
 pub mod ids;
 pub mod json;
+pub mod protobuf;
 pub mod tags;
 
 /// The client protocol's messages (generated).

@@ -5,20 +5,31 @@ use anyhow::Result;
 use crate::system::{Pings, System};
 use crate::tools;
 
+/// What the clients of a run speak.
+const ENCODINGS: [&str; 2] = ["json", "protobuf"];
+
+/// Every test of both scripts in both encodings, and what concerns the encodings themselves.
 async fn javascript(system: &System) -> Result<()> {
-    tools::node(
-        "sdk.test.js",
-        &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))],
-    )
-    .await
+    let urls = system.websocket_urls().join(",");
+    for encoding in ENCODINGS {
+        tools::node("sdk.test.js", &environment(&urls, encoding)).await?;
+    }
+    tools::node("encodings.test.js", &[("SWITCHBOARD_ENDPOINTS", &urls)]).await
 }
 
 async fn python(system: &System) -> Result<()> {
-    tools::python(
-        "sdk_test",
-        &[("SWITCHBOARD_ENDPOINTS", &system.websocket_urls().join(","))],
-    )
-    .await
+    let urls = system.websocket_urls().join(",");
+    for encoding in ENCODINGS {
+        tools::python("sdk_test", &environment(&urls, encoding)).await?;
+    }
+    Ok(())
+}
+
+fn environment<'a>(urls: &'a str, encoding: &'a str) -> [(&'a str, &'a str); 2] {
+    [
+        ("SWITCHBOARD_ENDPOINTS", urls),
+        ("SWITCHBOARD_ENCODING", encoding),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]

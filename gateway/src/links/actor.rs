@@ -277,14 +277,14 @@ impl Output<Arc<SessionHandle>> for Turn {
         missed: Missed<'_>,
     ) -> bool {
         self.metrics.recovery(&missed);
-        let result = replies::subscribed(log_epoch, offset, missed);
-        session.subscribed(channel, id, result)
+        let (result, kind) = replies::subscribed(log_epoch, offset, missed);
+        session.subscribed(channel, id, result, kind)
     }
 
     fn missed(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName, messages: &[Delivered]) {
         for delivered in messages {
             match replies::publication(delivered) {
-                Ok((_, reply)) => session.reply(&reply),
+                Ok((_, reply, kind)) => session.reply_carrying(&reply, kind),
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
                 }
@@ -323,7 +323,7 @@ impl Output<Arc<SessionHandle>> for Turn {
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
-        let (channel, reply) = match replies::publication(delivered) {
+        let (channel, reply, kind) = match replies::publication(delivered) {
             Ok(publication) => publication,
             Err(error) => {
                 tracing::error!(shard = %self.shard, offset = delivered.offset, %error, "undecodable message skipped");
@@ -331,7 +331,7 @@ impl Output<Arc<SessionHandle>> for Turn {
             }
         };
         // Encoded at most once per encoding, however many receive it.
-        let shared = crate::session::SharedReply::new(reply);
+        let shared = crate::session::SharedReply::new(reply, kind);
         let mut receivers = 0;
         for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
             session.push_shared(&shared);
@@ -346,8 +346,8 @@ impl Output<Arc<SessionHandle>> for Turn {
             message: message.clone(),
         };
         match replies::publication(&delivered) {
-            Ok((channel, reply)) => {
-                let shared = crate::session::SharedReply::new(reply);
+            Ok((channel, reply, kind)) => {
+                let shared = crate::session::SharedReply::new(reply, kind);
                 let mut receivers = 0;
                 for session in channels.subscribers(&channel) {
                     session.push_shared(&shared);

@@ -1,7 +1,7 @@
 //! What sessions are told by a link, in the client protocol's words.
 
 use prost::Message as _;
-use switchboard_proto::bus::{Delivered, Message, Refusal};
+use switchboard_proto::bus::{Delivered, Message, PayloadKind, Refusal};
 use switchboard_proto::client::{
     ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult, UnsubscribeResult,
 };
@@ -11,8 +11,13 @@ use switchboard_proto::tags;
 use super::link::{Missed, Stored};
 
 /// The result of a subscription. On success `offset` is the one that the client asked with, from which
-/// it counts on with each publication.
-pub(super) fn subscribed(log_epoch: &str, offset: Offset, missed: Missed<'_>) -> SubscribeResult {
+/// it counts on with each publication. With it, of which kind its payloads are: JSON where all are.
+pub(super) fn subscribed(
+    log_epoch: &str,
+    offset: Offset,
+    missed: Missed<'_>,
+) -> (SubscribeResult, PayloadKind) {
+    let mut kind = PayloadKind::Json;
     let mut result = SubscribeResult {
         epoch: log_epoch.to_owned(),
         offset: offset.get(),
@@ -30,11 +35,17 @@ pub(super) fn subscribed(log_epoch: &str, offset: Offset, missed: Missed<'_>) ->
             // One that does not decode is passed over, as it is when it is delivered.
             result.publications = messages
                 .iter()
-                .filter_map(|delivered| publication(delivered).ok()?.1.push?.r#pub)
+                .filter_map(|delivered| {
+                    let (_, reply, of_this) = publication(delivered).ok()?;
+                    if of_this != PayloadKind::Json {
+                        kind = of_this;
+                    }
+                    reply.push?.r#pub
+                })
                 .collect();
         }
     }
-    result
+    (result, kind)
 }
 
 /// The answer to `message.send`.
@@ -92,9 +103,10 @@ pub(super) fn refused(refusal: Refusal) -> Error {
     }
 }
 
-/// The push for a delivered message, and its channel.
-pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply), prost::DecodeError> {
+/// The push for a delivered message, its channel, and of which kind its payload is.
+pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply, PayloadKind), prost::DecodeError> {
     let message = Message::decode(delivered.message.clone())?;
+    let kind = message.kind();
     let info = message.sender.map(|sender| ClientInfo {
         user: sender.user,
         client: sender.client,
@@ -119,5 +131,6 @@ pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply), pros
             push: Some(push),
             ..Reply::default()
         },
+        kind,
     ))
 }

@@ -4,4 +4,6 @@
 mod bad_input;
 mod harness;
 mod life;
+mod pings;
+mod protobuf;
 mod upgrades;

@@ -103,7 +103,16 @@ impl End {
     pub(super) fn note(&self, gateway: &Gateway, session: &SessionHandle) {
         let code = self.close_frame().map_or(0, |frame| u16::from(frame.code));
         let (by, why): (EndedBy, Option<Cow<'_, str>>) = match self {
-            Self::Disconnect { why, .. } => (EndedBy::Gateway, why.as_deref().map(Into::into)),
+            Self::Disconnect { code, why } => {
+                let why = why.as_deref().or(match code {
+                    DisconnectCode::Slow => Some("its queue is full, see gateway.outgoing_queue"),
+                    DisconnectCode::InappropriateProtocol => {
+                        Some("a payload that is not JSON came for this JSON connection")
+                    }
+                    _ => None,
+                });
+                (EndedBy::Gateway, why.map(Into::into))
+            }
             Self::TooLarge => (
                 EndedBy::Gateway,
                 Some("frame larger than gateway.max_frame".into()),
@@ -118,14 +127,13 @@ impl End {
         match self {
             Self::Disconnect { why: Some(_), .. }
             | Self::Disconnect {
-                code: DisconnectCode::Slow,
+                code: DisconnectCode::Slow | DisconnectCode::InappropriateProtocol,
                 ..
             }
             | Self::TooLarge
             | Self::NotText
             | Self::NotWebSocket(_) => {
-                let why = why.unwrap_or("its queue is full, see gateway.outgoing_queue".into());
-                tracing::info!(%client, code, %why, "client disconnected");
+                tracing::info!(%client, code, why = why.as_deref(), "client disconnected");
             }
             Self::Disconnect { .. } | Self::Client | Self::Network(_) => {
                 tracing::debug!(%client, ?by, code, why = why.as_deref(), "connection ended");

@@ -16,15 +16,16 @@ use switchboard_proto::client::{
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::ids::Offset;
-use switchboard_proto::json::{self, DecodeError};
+use switchboard_proto::json;
 use switchboard_service_kit::trace_context::TraceContext;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SessionHandle;
+use super::encoding::{DecodeError, Frame};
 use super::send_message::SendMessage;
 use super::subscriptions::By;
-use super::timers::OpenPing;
+use super::timers::{OpenPing, Pings};
 use crate::gateway::Gateway;
 use crate::links::{Asker, Publish, Since};
 use crate::metrics::Method;
@@ -57,6 +58,7 @@ const ANONYMOUS: &str = "";
 pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
+    pings: Pings,
     connected: bool,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
@@ -65,10 +67,11 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>, pings: Pings) -> Self {
         Self {
             gateway,
             session,
+            pings,
             connected: false,
             failed: false,
             arrived: Instant::now(),
@@ -83,12 +86,12 @@ impl Commands {
     /// Carries out the commands of a frame, in order. Waits while a link's queue is full.
     ///
     /// When dropped half-way, the session has to end: some of the commands are not answered.
-    pub(super) async fn frame(&mut self, frame: &str, open_ping: &OpenPing) -> Result<(), Violation> {
+    pub(super) async fn frame(&mut self, frame: &Frame, open_ping: &OpenPing) -> Result<(), Violation> {
         self.arrived = Instant::now();
-        for command in json::commands(frame) {
+        for command in frame.commands() {
             match command {
                 Ok(command) => self.command(command, open_ping).await?,
-                Err(DecodeError::TooDeep { id }) if self.connected && id > 0 => {
+                Err(DecodeError::Json(json::DecodeError::TooDeep { id })) if self.connected && id > 0 => {
                     self.refuse(id, ErrorCode::BadRequest, "payload nests too deep");
                 }
                 Err(error) => {
@@ -141,7 +144,7 @@ impl Commands {
                 code: DisconnectCode::NotAvailable,
                 why: "send is not available".into(),
             }),
-            Method::Pong => match open_ping.pong() {
+            Method::Pong => match self.pings == Pings::Protocol && open_ping.pong() {
                 true => Ok(()),
                 false => Err(violation("pong without a ping")),
             },
@@ -165,7 +168,7 @@ impl Commands {
                 "connect without token; only gateway.insecure allows that",
             ));
         }
-        let subs = match self.server_side(id, &request).await {
+        let (subs, payload) = match self.server_side(id, &request).await {
             Ok(subs) => subs,
             Err(code) => {
                 self.failed = true;
@@ -181,33 +184,40 @@ impl Commands {
         };
         self.connected = true;
         self.gateway.metrics.connects.inc();
-        let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
+        let pong = self.pings == Pings::Protocol;
+        let interval = self.gateway.config.ping_interval.as_secs();
+        let ping = if pong {
+            u32::try_from(interval).unwrap_or(u32::MAX)
+        } else {
+            0
+        };
         let result = ConnectResult {
             client: self.session.client().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ping,
-            pong: true,
+            pong,
             subs,
             ..ConnectResult::default()
         };
-        self.session.release(&Reply {
+        let reply = Reply {
             id,
             connect: Some(result),
             ..Reply::default()
-        });
+        };
+        self.session.release(&reply, payload);
         Ok(())
     }
 
     /// Subscribes to the channels that the server gives this session, and waits for all of them:
-    /// what they missed stands in the connect reply.
+    /// what they missed stands in the connect reply. With the results, of which kind their payloads are.
     async fn server_side(
         &self,
         id: u32,
         request: &ConnectRequest,
-    ) -> Result<BTreeMap<String, SubscribeResult>, ErrorCode> {
+    ) -> Result<(BTreeMap<String, SubscribeResult>, PayloadKind), ErrorCode> {
         let channels = self.server_side_channels();
         if channels.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), PayloadKind::Json));
         }
         self.session.outgoing.hold();
         self.session.connecting.begin(channels.len());
@@ -299,7 +309,8 @@ impl Commands {
                 "data larger than gateway.publish_size",
             );
         } else {
-            let message = self.message(request.channel, PayloadKind::Json, request.data);
+            let kind = self.session.encoding.payload_kind(&request.data);
+            let message = self.message(request.channel, kind, request.data);
             self.gateway
                 .links
                 .publish(self.asker(id), &channel, Publish::plain(&message))
@@ -352,7 +363,8 @@ impl Commands {
                 "data larger than gateway.publish_size",
             );
         }
-        let mut message = self.message(request.channel.clone(), PayloadKind::Json, request.data());
+        let kind = self.session.encoding.payload_kind(&request.data());
+        let mut message = self.message(request.channel.clone(), kind, request.data());
         request.fill(&mut message);
         self.gateway
             .links

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::SubscribeResult;
 use switchboard_proto::codes::ErrorCode;
@@ -20,6 +21,8 @@ pub(super) struct Connecting {
 struct State {
     expected: usize,
     results: BTreeMap<String, SubscribeResult>,
+    /// Of a payload in the results that is not JSON.
+    not_json: Option<PayloadKind>,
     failed: Option<ErrorCode>,
 }
 
@@ -29,11 +32,15 @@ impl Connecting {
         self.state.lock().expected = expected;
     }
 
-    pub(super) fn subscribed(&self, channel: &ChannelName, result: SubscribeResult) {
-        self.state
-            .lock()
-            .results
-            .insert(channel.as_str().to_owned(), result);
+    /// `payload`: of which kind the payloads in the result are.
+    pub(super) fn subscribed(&self, channel: &ChannelName, result: SubscribeResult, payload: PayloadKind) {
+        {
+            let mut state = self.state.lock();
+            state.results.insert(channel.as_str().to_owned(), result);
+            if payload != PayloadKind::Json {
+                state.not_json = Some(payload);
+            }
+        }
         self.changed.notify_one();
     }
 
@@ -42,8 +49,11 @@ impl Connecting {
         self.changed.notify_one();
     }
 
-    /// Waits until all results are there, or one failed. Cancel safe.
-    pub(super) async fn finished(&self) -> Result<BTreeMap<String, SubscribeResult>, ErrorCode> {
+    /// Waits until all results are there, or one failed. With them, of which kind their payloads are:
+    /// JSON where all are. Cancel safe.
+    pub(super) async fn finished(
+        &self,
+    ) -> Result<(BTreeMap<String, SubscribeResult>, PayloadKind), ErrorCode> {
         loop {
             {
                 let mut state = self.state.lock();
@@ -51,7 +61,8 @@ impl Connecting {
                     return Err(code);
                 }
                 if state.results.len() >= state.expected {
-                    return Ok(std::mem::take(&mut state.results));
+                    let payload = state.not_json.unwrap_or(PayloadKind::Json);
+                    return Ok((std::mem::take(&mut state.results), payload));
                 }
             }
             self.changed.notified().await;

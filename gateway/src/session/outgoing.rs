@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use switchboard_proto::codes::DisconnectCode;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// What a frame costs in the queue besides its text, so that a million empty ones are not free.
+use super::encoding::Frame;
+
+/// What a frame costs in the queue besides its bytes, so that a million empty ones are not free.
 const FRAME_COST: usize = 64;
 
 /// See the module. Filled by anybody, emptied by the session's task alone.
@@ -21,9 +22,9 @@ pub(super) struct Outgoing {
 
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Utf8Bytes>,
+    frames: VecDeque<Frame>,
     /// `Some`: what is queued waits here for the reply that has to come before it.
-    held: Option<VecDeque<Utf8Bytes>>,
+    held: Option<VecDeque<Frame>>,
     is_finished: bool,
     bytes: usize,
     peak: usize,
@@ -41,7 +42,7 @@ impl Outgoing {
 
     /// Queues a frame. Over the limit everything is dropped and the session closes as slow; a
     /// closing one takes nothing.
-    pub(super) fn push(&self, frame: Utf8Bytes) {
+    pub(super) fn push(&self, frame: Frame) {
         let cost = FRAME_COST + frame.len();
         let wake = {
             let mut state = self.state.lock();
@@ -81,7 +82,7 @@ impl Outgoing {
     }
 
     /// Queues `first` before everything that was held.
-    pub(super) fn release(&self, first: Utf8Bytes) {
+    pub(super) fn release(&self, first: Frame) {
         {
             let mut state = self.state.lock();
             // Over the limit it is closed as any other would be.
@@ -98,7 +99,7 @@ impl Outgoing {
     }
 
     /// Queues `last`, and nothing after it: what is pushed is dropped from here on.
-    pub(super) fn finish(&self, last: Utf8Bytes) {
+    pub(super) fn finish(&self, last: Frame) {
         self.release(last);
         self.state.lock().is_finished = true;
     }
@@ -108,16 +109,29 @@ impl Outgoing {
         self.state.lock().bytes < self.limit / 4
     }
 
-    /// The next frame.
-    pub(super) fn pop(&self) -> Option<Utf8Bytes> {
-        let mut state = self.state.lock();
-        let frame = state.frames.pop_front()?;
-        state.bytes -= FRAME_COST + frame.len();
-        if state.frames.is_empty() {
-            // A burst's memory is not kept by a connection that is quiet afterwards.
-            state.frames.shrink_to(8);
-        }
-        Some(frame)
+    /// The next frame, joined with those behind it up to `limit` bytes: one WebSocket message costs
+    /// both sides less than many. A single frame may be larger.
+    pub(super) fn take(&self, limit: usize) -> Option<Frame> {
+        let (first, more) = {
+            let mut state = self.state.lock();
+            let first = state.frames.pop_front()?;
+            state.bytes -= FRAME_COST + first.len();
+            let mut length = first.len();
+            let mut more = Vec::new();
+            // What joins two of them takes a byte at most.
+            while let Some(next) = state.frames.pop_front_if(|next| length + 1 + next.len() <= limit) {
+                state.bytes -= FRAME_COST + next.len();
+                length += 1 + next.len();
+                more.push(next);
+            }
+            if state.frames.is_empty() {
+                // A burst's memory is not kept by a connection that is quiet afterwards.
+                state.frames.shrink_to(8);
+            }
+            (first, more)
+        };
+        // Copied without the lock, which every sender of a push would wait for.
+        Some(first.joined(&more))
     }
 
     /// Nothing is queued from here on. The first code counts.
@@ -153,6 +167,10 @@ mod tests {
 
     use super::*;
 
+    fn text(text: &'static str) -> Frame {
+        Frame::Text(text.into())
+    }
+
     fn is_changed(outgoing: &Outgoing) -> bool {
         futures_util::FutureExt::now_or_never(outgoing.changed()).is_some()
     }
@@ -161,43 +179,62 @@ mod tests {
     fn frames_leave_in_order_and_only_the_first_wakes() {
         let outgoing = Outgoing::new(1024);
         assert!(!is_changed(&outgoing));
-        outgoing.push("a".into());
-        outgoing.push("b".into());
+        outgoing.push(text("a"));
+        outgoing.push(text("b"));
         assert!(is_changed(&outgoing));
         assert!(!is_changed(&outgoing));
-        assert_eq!(outgoing.pop().unwrap(), "a");
-        outgoing.push("c".into());
+        assert_eq!(outgoing.take(0), Some(text("a")));
+        outgoing.push(text("c"));
         assert!(!is_changed(&outgoing), "the task is still emptying");
-        assert_eq!(outgoing.pop().unwrap(), "b");
-        assert_eq!(outgoing.pop().unwrap(), "c");
-        assert!(outgoing.pop().is_none());
-        outgoing.push("d".into());
+        assert_eq!(outgoing.take(0), Some(text("b")));
+        assert_eq!(outgoing.take(0), Some(text("c")));
+        assert!(outgoing.take(0).is_none());
+        outgoing.push(text("d"));
         assert!(is_changed(&outgoing));
     }
 
     #[test]
     fn over_the_limit_it_closes_as_slow_and_drops_what_waits() {
         let outgoing = Outgoing::new(2 * (FRAME_COST + 10));
-        outgoing.push("0123456789".into());
-        outgoing.push("0123456789".into());
+        outgoing.push(text("0123456789"));
+        outgoing.push(text("0123456789"));
         assert_eq!(outgoing.closing(), None);
         assert!(is_changed(&outgoing));
-        outgoing.push("".into());
+        outgoing.push(text(""));
         assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
         assert!(is_changed(&outgoing));
-        assert!(outgoing.pop().is_none());
-        outgoing.push("x".into());
-        assert!(outgoing.pop().is_none());
+        assert!(outgoing.take(0).is_none());
+        outgoing.push(text("x"));
+        assert!(outgoing.take(0).is_none());
         outgoing.close(DisconnectCode::Shutdown);
         assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
+    }
+
+    #[test]
+    fn what_waits_together_leaves_together_up_to_the_limit() {
+        let outgoing = Outgoing::new(4 * (FRAME_COST + 4));
+        for frame in ["aaaa", "bb", "cc", "dddd"] {
+            outgoing.push(text(frame));
+        }
+        assert_eq!(outgoing.take(10), Some(text("aaaa\nbb\ncc")));
+        // One that is larger goes alone.
+        outgoing.push(text("e"));
+        assert_eq!(outgoing.take(3), Some(text("dddd")));
+        assert_eq!(outgoing.take(3), Some(text("e")));
+        assert_eq!(outgoing.take(3), None);
+        // All the room is there again.
+        for _ in 0..4 {
+            outgoing.push(text("ffff"));
+        }
+        assert_eq!(outgoing.closing(), None);
     }
 
     #[test]
     fn what_left_makes_room() {
         let outgoing = Outgoing::new(FRAME_COST + 1);
         for _ in 0..10 {
-            outgoing.push("x".into());
-            assert!(outgoing.pop().is_some());
+            outgoing.push(text("x"));
+            assert!(outgoing.take(0).is_some());
         }
         assert_eq!(outgoing.closing(), None);
         assert_eq!(outgoing.peak(), FRAME_COST + 1);
@@ -206,31 +243,31 @@ mod tests {
     #[test]
     fn what_waits_when_it_closes_still_leaves() {
         let outgoing = Outgoing::new(1024);
-        outgoing.push("a".into());
+        outgoing.push(text("a"));
         outgoing.close(DisconnectCode::Shutdown);
-        outgoing.push("b".into());
-        assert_eq!(outgoing.pop().unwrap(), "a");
-        assert!(outgoing.pop().is_none());
+        outgoing.push(text("b"));
+        assert_eq!(outgoing.take(0), Some(text("a")));
+        assert!(outgoing.take(0).is_none());
     }
 
     #[test]
     fn what_is_held_waits_for_the_frame_that_comes_before_it() {
         let outgoing = Outgoing::new(1024);
         outgoing.hold();
-        outgoing.push("b".into());
+        outgoing.push(text("b"));
         assert!(!is_changed(&outgoing));
-        assert!(outgoing.pop().is_none());
-        outgoing.release("a".into());
-        outgoing.push("c".into());
+        assert!(outgoing.take(0).is_none());
+        outgoing.release(text("a"));
+        outgoing.push(text("c"));
         assert!(is_changed(&outgoing));
-        for text in ["a", "b", "c"] {
-            assert_eq!(outgoing.pop().unwrap(), text);
+        for next in ["a", "b", "c"] {
+            assert_eq!(outgoing.take(0), Some(text(next)));
         }
         assert_eq!(outgoing.state.lock().bytes, 0);
-        outgoing.finish("d".into());
-        outgoing.push("e".into());
-        assert_eq!(outgoing.pop().unwrap(), "d");
-        assert!(outgoing.pop().is_none());
+        outgoing.finish(text("d"));
+        outgoing.push(text("e"));
+        assert_eq!(outgoing.take(0), Some(text("d")));
+        assert!(outgoing.take(0).is_none());
     }
 
     /// The waking protocol under real threads: nothing stays behind in the queue.
@@ -241,7 +278,7 @@ mod tests {
         let pushers: Vec<_> = (0..2)
             .map(|_| {
                 let outgoing = std::sync::Arc::clone(&outgoing);
-                std::thread::spawn(move || (0..EACH).for_each(|_| outgoing.push("x".into())))
+                std::thread::spawn(move || (0..EACH).for_each(|_| outgoing.push(text("x"))))
             })
             .collect();
         let mut popped = 0;
@@ -249,7 +286,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(10), outgoing.changed())
                 .await
                 .expect("woken while frames wait");
-            while outgoing.pop().is_some() {
+            while outgoing.take(0).is_some() {
                 popped += 1;
             }
         }

@@ -1,52 +1,51 @@
-//! Replies to frames; one that many receive is encoded once.
+//! A reply that many receive is encoded once.
 
 use std::cell::OnceCell;
 
-use bytes::Bytes;
+use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::client::Reply;
-use switchboard_proto::json;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::Encoding;
+use super::encoding::{Encoding, Frame};
 
 /// A reply and its frames, one per encoding, each made when the first session needs it and shared
 /// by the others.
 pub(crate) struct SharedReply {
     reply: Reply,
-    json: OnceCell<Option<Utf8Bytes>>,
+    payload: PayloadKind,
+    json: OnceCell<Option<Frame>>,
+    protobuf: OnceCell<Option<Frame>>,
 }
 
 impl SharedReply {
-    pub(crate) fn new(reply: Reply) -> Self {
+    /// `payload`: of which kind the payloads in it are.
+    pub(crate) fn new(reply: Reply, payload: PayloadKind) -> Self {
         Self {
             reply,
+            payload,
             json: OnceCell::new(),
+            protobuf: OnceCell::new(),
         }
     }
 
     /// The frame; `None` where a payload cannot be shown in this encoding.
-    pub(super) fn frame(&self, encoding: Encoding) -> Option<Utf8Bytes> {
-        match encoding {
-            Encoding::Json => self.json.get_or_init(|| frame(&self.reply, encoding)).clone(),
-        }
-    }
-}
-
-/// The frame of one reply; `None` where a payload cannot be shown in this encoding.
-pub(super) fn frame(reply: &Reply, encoding: Encoding) -> Option<Utf8Bytes> {
-    match encoding {
-        Encoding::Json => {
-            let mut text = Vec::with_capacity(128);
-            json::write_reply(reply, &mut text);
-            Utf8Bytes::try_from(Bytes::from(text)).ok()
-        }
+    pub(super) fn frame(&self, encoding: Encoding) -> Option<Frame> {
+        let frame = match encoding {
+            Encoding::Json => &self.json,
+            Encoding::Protobuf => &self.protobuf,
+        };
+        frame
+            .get_or_init(|| encoding.frame(&self.reply, self.payload))
+            .clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use switchboard_proto::client::{Message, Push};
+    use switchboard_proto::codes::DisconnectCode;
 
+    use super::super::{Limits, SessionHandle};
     use super::*;
 
     fn message(data: &'static [u8]) -> Reply {
@@ -64,18 +63,50 @@ mod tests {
     }
 
     #[test]
-    fn all_receivers_share_one_frame() {
-        let shared = SharedReply::new(message(b"[1]"));
-        let (one, other) = (
-            shared.frame(Encoding::Json).unwrap(),
-            shared.frame(Encoding::Json).unwrap(),
-        );
-        assert_eq!(one, r#"{"push":{"message":{"data":[1]}}}"#);
-        assert_eq!(one.as_str().as_ptr(), other.as_str().as_ptr());
+    fn all_receivers_of_an_encoding_share_one_frame() {
+        let shared = SharedReply::new(message(b"[1]"), PayloadKind::Json);
+        let text = || match shared.frame(Encoding::Json) {
+            Some(Frame::Text(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(), r#"{"push":{"message":{"data":[1]}}}"#);
+        assert_eq!(text().as_ptr(), text().as_ptr());
+        let binary = || match shared.frame(Encoding::Protobuf) {
+            Some(Frame::Binary(bytes)) => bytes,
+            other => panic!("{other:?}"),
+        };
+        // push (4) { message (8) { data (1) } }
+        assert_eq!(binary(), b"\x09\x22\x07\x42\x05\x0a\x03[1]"[..]);
+        assert_eq!(binary().as_ptr(), binary().as_ptr());
     }
 
     #[test]
-    fn bytes_that_are_no_text_have_no_json_frame() {
-        assert_eq!(SharedReply::new(message(b"\"\xff\"")).frame(Encoding::Json), None);
+    fn a_payload_that_is_not_json_goes_to_protobuf_alone() {
+        let shared = SharedReply::new(message(b"boom"), PayloadKind::Binary);
+        assert_eq!(shared.frame(Encoding::Json), None);
+        assert!(shared.frame(Encoding::Protobuf).is_some());
+    }
+
+    #[test]
+    fn it_closes_the_json_sessions_that_it_would_reach() {
+        let limits = Limits {
+            outgoing: 1024,
+            channels: 1,
+        };
+        let json = SessionHandle::new(1, Encoding::Json, limits);
+        let protobuf = SessionHandle::new(2, Encoding::Protobuf, limits);
+        for session in [&json, &protobuf] {
+            session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json));
+            assert_eq!(session.outgoing.closing(), None);
+            session.push_shared(&SharedReply::new(message(b"boom"), PayloadKind::Binary));
+        }
+        assert_eq!(
+            json.outgoing.closing(),
+            Some(DisconnectCode::InappropriateProtocol)
+        );
+        assert_eq!(protobuf.outgoing.closing(), None);
+        json.reply_carrying(&message(b"boom"), PayloadKind::Binary);
+        protobuf.reply_carrying(&message(b"boom"), PayloadKind::Binary);
+        assert_eq!(protobuf.outgoing.closing(), None);
     }
 }

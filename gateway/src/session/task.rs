@@ -7,35 +7,39 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use switchboard_proto::codes::DisconnectCode;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::SessionHandle;
 use super::close::{End, close};
 use super::commands::{Commands, Violation};
-use super::timers::{Due, OpenPing, Timers, Timing};
+use super::encoding::{Encoding, Frame};
+use super::timers::{Due, OpenPing, Pings, Timers, Timing};
 use crate::gateway::Gateway;
 
 /// A client's socket.
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// A ping of the client protocol.
-const PING: Utf8Bytes = Utf8Bytes::from_static("{}");
-
 /// Bytes that are written before the session looks at its other work: a slow client's full queue
-/// must delay neither its pings nor its commands for long.
+/// must delay neither its pings nor its commands for long. Also what is joined into one frame at most.
 const A_TURN: usize = 64 * 1024;
 
 /// Runs a connection to its end. A panic inside ends this session with 3004, after which it is
 /// passed on to the caller, who counts it.
-pub(crate) async fn serve(gateway: Arc<Gateway>, session: Arc<SessionHandle>, mut socket: Socket) {
-    let conversation = converse(&gateway, &session, &mut socket);
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    session: Arc<SessionHandle>,
+    pings: Pings,
+    mut socket: Socket,
+) {
+    let conversation = converse(&gateway, &session, pings, &mut socket);
     // What a panic may have left half done belongs to this session and is thrown away: the socket is
     // only closed after it, and the rest is behind locks that are not held across a panic's way.
     let (end, panic) = match AssertUnwindSafe(conversation).catch_unwind().await {
@@ -61,9 +65,14 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, session: Arc<SessionHandle>, mu
     }
 }
 
-async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: &mut Socket) -> End {
-    let mut commands = Commands::new(Arc::clone(gateway), Arc::clone(session));
-    let mut chores = Chores::new(Arc::clone(gateway), Arc::clone(session));
+async fn converse(
+    gateway: &Arc<Gateway>,
+    session: &Arc<SessionHandle>,
+    pings: Pings,
+    socket: &mut Socket,
+) -> End {
+    let mut commands = Commands::new(Arc::clone(gateway), Arc::clone(session), pings);
+    let mut chores = Chores::new(Arc::clone(gateway), Arc::clone(session), pings);
     let open_ping = OpenPing::default();
     loop {
         // No order of preference: a client that is sent much must still be read, and the other way.
@@ -76,22 +85,35 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: 
             }
             message = socket.next() => message,
         };
-        let text = match message {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Binary(_))) => {
-                return End::from(Violation {
-                    code: DisconnectCode::BadRequest,
-                    why: "binary frame on a JSON connection".into(),
-                });
+        let frame = match message {
+            Some(Ok(Message::Text(text))) => Frame::Text(text),
+            Some(Ok(Message::Binary(bytes))) => Frame::Binary(bytes),
+            Some(Ok(Message::Pong(_))) => {
+                // One that nobody asked for is nothing wrong in WebSocket.
+                if pings == Pings::WebSocket {
+                    open_ping.pong();
+                }
+                continue;
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
             Some(Ok(Message::Close(_))) | None => return End::Client,
             Some(Err(error)) => return End::from(error),
         };
+        let why = match (session.encoding, &frame) {
+            (Encoding::Json, Frame::Text(_)) | (Encoding::Protobuf, Frame::Binary(_)) => None,
+            (Encoding::Json, Frame::Binary(_)) => Some("binary frame on a JSON connection"),
+            (Encoding::Protobuf, Frame::Text(_)) => Some("text frame on a Protobuf connection"),
+        };
+        if let Some(why) = why {
+            return End::from(Violation {
+                code: DisconnectCode::BadRequest,
+                why: why.into(),
+            });
+        }
         gateway.metrics.frames_in.inc();
-        gateway.metrics.bytes_in.inc_by(text.len() as u64);
+        gateway.metrics.bytes_in.inc_by(frame.len() as u64);
         {
-            let carried_out = commands.frame(&text, &open_ping);
+            let carried_out = commands.frame(&frame, &open_ping);
             tokio::pin!(carried_out);
             loop {
                 tokio::select! {
@@ -118,6 +140,8 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: 
 struct Chores {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
+    /// What a ping is here.
+    ping: Message,
     timers: Timers,
     /// Ends when the timers' next is due.
     sleep: Pin<Box<Sleep>>,
@@ -132,7 +156,7 @@ enum Chore {
 }
 
 impl Chores {
-    fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+    fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>, pings: Pings) -> Self {
         let timing = Timing {
             connect_timeout: gateway.config.connect_timeout,
             ping_interval: gateway.config.ping_interval,
@@ -140,6 +164,10 @@ impl Chores {
         };
         let timers = Timers::new(timing, Instant::now());
         Self {
+            ping: match pings {
+                Pings::Protocol => session.encoding.ping().into(),
+                Pings::WebSocket => Message::Ping(Bytes::new()),
+            },
             sleep: Box::pin(tokio::time::sleep_until(timers.next())),
             timers,
             stop: Some(Box::pin(CancellationToken::cancelled_owned(gateway.stop.clone()))),
@@ -175,7 +203,7 @@ impl Chores {
             Chore::Write => {}
             Chore::Time => match self.timers.due(Instant::now(), open_ping, busy) {
                 // Before all that waits: SDKs give up on a connection whose pings are late.
-                Some(Due::Ping) => feed(&self.gateway, socket, PING).await?,
+                Some(Due::Ping) => feed(&self.gateway, socket, self.ping.clone()).await?,
                 Some(Due::Close(code)) => return Err(code.into()),
                 None => {}
             },
@@ -216,9 +244,9 @@ pub(super) async fn write(
 ) -> Result<bool, End> {
     let mut written = 0;
     let mut all = true;
-    while let Some(frame) = session.outgoing.pop() {
+    while let Some(frame) = session.outgoing.take(A_TURN) {
         written += frame.len();
-        feed(gateway, socket, frame).await?;
+        feed(gateway, socket, frame.into()).await?;
         if written >= A_TURN {
             all = false;
             break;
@@ -231,10 +259,10 @@ pub(super) async fn write(
     }
 }
 
-async fn feed(gateway: &Gateway, socket: &mut Socket, frame: Utf8Bytes) -> Result<(), End> {
+async fn feed(gateway: &Gateway, socket: &mut Socket, message: Message) -> Result<(), End> {
     gateway.metrics.frames_out.inc();
-    gateway.metrics.bytes_out.inc_by(frame.len() as u64);
-    match tokio::time::timeout(gateway.config.write_timeout, socket.feed(Message::Text(frame))).await {
+    gateway.metrics.bytes_out.inc_by(message.len() as u64);
+    match tokio::time::timeout(gateway.config.write_timeout, socket.feed(message)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(End::Network(error)),
         Err(_) => Err(DisconnectCode::WriteError.into()),

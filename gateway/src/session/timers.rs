@@ -14,6 +14,16 @@ pub(super) struct Timing {
     pub(super) pong_timeout: Duration,
 }
 
+/// How a connection is pinged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pings {
+    /// With messages of the client protocol.
+    Protocol,
+    /// With WebSocket's own pings, for tools that do not speak the protocol but answer these. Nothing
+    /// is said of them in the reply to `connect`.
+    WebSocket,
+}
+
 /// Whether a ping waits for its pong. Shared by who sends the one and who reads the other.
 #[derive(Default)]
 pub(super) struct OpenPing(AtomicBool);

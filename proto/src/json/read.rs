@@ -122,6 +122,13 @@ fn payloads(command: &Command) -> impl Iterator<Item = &Bytes> {
     .chain(subs.map(|request| &request.data))
 }
 
+/// Whether these bytes can be a payload in the JSON encoding: one JSON text, in UTF-8, that does not
+/// nest deeper than [`MAX_NESTING`]. White space around it is fine. Builds nothing of it, and does not
+/// recurse.
+pub fn is_payload(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(bytes).is_ok() && nesting(bytes) <= MAX_NESTING
+}
+
 /// How deep the brackets of a valid JSON text nest. Reading it does not recurse.
 pub fn nesting(json: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0_usize);

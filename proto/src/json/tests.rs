@@ -198,6 +198,39 @@ fn brackets_in_strings_do_not_nest() {
     assert_eq!(nesting(b"1"), 0);
 }
 
+#[test]
+fn what_is_a_payload_of_the_json_encoding() {
+    let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+    for json in [
+        "null",
+        "1",
+        " {\"a\":\n[1, 2]}\r\n",
+        r#""\u00e4 \n""#,
+        "\"ä\"",
+        &nested(MAX_NESTING),
+    ] {
+        assert!(is_payload(json.as_bytes()), "{json}");
+    }
+    for other in [
+        "",
+        " ",
+        "boom",
+        "1 2",
+        "{}{}",
+        "[1,]",
+        "'a'",
+        "\"a\nb\"",
+        "\u{feff}1",
+        "NaN",
+        "[1",
+    ] {
+        assert!(!is_payload(other.as_bytes()), "{other}");
+    }
+    assert!(!is_payload(b"\"\xff\""), "not UTF-8");
+    assert!(!is_payload(nested(MAX_NESTING + 1).as_bytes()));
+    assert!(!is_payload("[".repeat(1_000_000).as_bytes()));
+}
+
 // ---- writing
 
 #[test]
@@ -539,7 +572,7 @@ fn any_push() -> impl Strategy<Value = Push> {
     (any::<i64>(), any::<String>(), body).prop_map(|(id, channel, body)| Push { id, channel, ..body })
 }
 
-fn any_reply() -> impl Strategy<Value = Reply> {
+pub(crate) fn any_reply() -> impl Strategy<Value = Reply> {
     let body = prop_oneof![
         Just(Reply::default()),
         any::<(u32, String, bool)>().prop_map(|(code, message, temporary)| Reply {
@@ -643,7 +676,7 @@ prop_compose! {
     }
 }
 
-fn any_command() -> impl Strategy<Value = Command> {
+pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let body = prop_oneof![
         Just(Command::default()),
         (
@@ -744,6 +777,11 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused(frame: String) {
         commands(&frame).for_each(drop);
+    }
+
+    #[test]
+    fn a_payload_is_what_a_parser_takes(payload in prop_oneof![payload_text(), any::<Vec<u8>>().prop_map(Bytes::from)]) {
+        prop_assert_eq!(is_payload(&payload), serde_json::from_slice::<serde_json::Value>(&payload).is_ok());
     }
 
     #[test]

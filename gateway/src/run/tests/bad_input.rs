@@ -176,6 +176,27 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
 }
 
 #[tokio::test]
+async fn several_commands_in_a_frame_and_unknown_fields() {
+    let node = Node::insecure("").await;
+    let mut client = node.client().await;
+    let commands = [
+        r#"{"later":{"x":[{}]},"id":1,"connect":{"dict":"d","profile":null}}"#,
+        r#"{"id":2,"rpc":{"method":"a","later":[]}}"#,
+        r#"{"id":3,"unsubscribe":{"channel":"never"}}"#,
+    ];
+    client.send(&commands.join("\n")).await;
+    assert!(
+        client
+            .reply()
+            .await
+            .starts_with(r#"{"id":1,"connect":{"client":""#)
+    );
+    let refused = r#"{"id":2,"error":{"code":108,"message":"not available"}}"#;
+    assert_eq!(client.reply().await, refused);
+    assert_eq!(client.reply().await, r#"{"id":3,"unsubscribe":{}}"#);
+}
+
+#[tokio::test]
 async fn send_is_not_available() {
     let node = Node::insecure("").await;
     let mut client = node.connected().await;

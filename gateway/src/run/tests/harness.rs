@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use switchboard_bus::SubjectPrefix;
 use switchboard_bus::embedded::EmbeddedBus;
+use switchboard_proto::client::{Command, ConnectRequest, Reply};
+use switchboard_proto::protobuf;
 use switchboard_service_kit::config::Document;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -69,6 +71,27 @@ impl Node {
         client
     }
 
+    /// A client that speaks Protobuf and has not said anything yet.
+    pub(super) async fn protobuf_client(&self) -> Client {
+        let header = ("sec-websocket-protocol", "centrifuge-protobuf");
+        Client::open(&self.url(), &[header]).await.unwrap()
+    }
+
+    /// One whose `connect` was answered.
+    pub(super) async fn protobuf_connected(&self) -> Client {
+        let mut client = self.protobuf_client().await;
+        let connect = Command {
+            id: 1,
+            connect: Some(ConnectRequest::default()),
+            ..Command::default()
+        };
+        client.send_commands(&[connect]).await;
+        let reply = client.protobuf_reply().await;
+        assert_eq!(reply.id, 1);
+        assert!(!reply.connect.unwrap().client.is_empty());
+        client
+    }
+
     /// The value of the metric `line`, name with labels.
     pub(super) fn metric(&self, line: &str) -> u64 {
         let page = self.context.metrics.encode();
@@ -97,7 +120,10 @@ impl Node {
 
 pub(super) struct Client {
     pub(super) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The subprotocol that the gateway selected.
+    pub(super) subprotocol: Option<String>,
     replies: VecDeque<String>,
+    protobuf_replies: VecDeque<Reply>,
 }
 
 impl Client {
@@ -109,12 +135,14 @@ impl Client {
         let config = WebSocketConfig::default().read_buffer_size(1024);
         let opening = connect_async_with_config(request, Some(config), true);
         let (socket, response) = tokio::time::timeout(DEADLINE, opening).await.unwrap()?;
-        let protocol = response.headers().get("sec-websocket-protocol");
+        let subprotocol = response.headers().get("sec-websocket-protocol");
         let asked = headers.iter().find(|(name, _)| *name == "sec-websocket-protocol");
-        assert_eq!(protocol.is_some(), asked.is_some());
+        assert_eq!(subprotocol.is_some(), asked.is_some());
         Ok(Self {
             socket,
+            subprotocol: subprotocol.map(|name| name.to_str().unwrap().to_owned()),
             replies: VecDeque::new(),
+            protobuf_replies: VecDeque::new(),
         })
     }
 
@@ -126,7 +154,16 @@ impl Client {
         self.socket.send(message).await.unwrap();
     }
 
-    async fn message(&mut self) -> Option<Result<Message, Error>> {
+    /// In one binary frame.
+    pub(super) async fn send_commands(&mut self, commands: &[Command]) {
+        let mut frame = Vec::new();
+        for command in commands {
+            protobuf::write_command(command, &mut frame);
+        }
+        self.send_message(Message::binary(frame)).await;
+    }
+
+    pub(super) async fn message(&mut self) -> Option<Result<Message, Error>> {
         tokio::time::timeout(DEADLINE, self.socket.next())
             .await
             .expect("an answer in time")
@@ -145,11 +182,25 @@ impl Client {
         self.replies.pop_front().unwrap()
     }
 
+    /// The next reply or push of a Protobuf connection.
+    pub(super) async fn protobuf_reply(&mut self) -> Reply {
+        while self.protobuf_replies.is_empty() {
+            match self.message().await {
+                Some(Ok(Message::Binary(frame))) => {
+                    let replies: Result<Vec<_>, _> = protobuf::replies(&frame).collect();
+                    self.protobuf_replies.extend(replies.unwrap());
+                }
+                other => panic!("expected a reply: {other:?}"),
+            }
+        }
+        self.protobuf_replies.pop_front().unwrap()
+    }
+
     /// Code and reason of the close frame, behind any replies.
     pub(super) async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.message().await {
-                Some(Ok(Message::Text(_))) => {}
+                Some(Ok(Message::Text(_) | Message::Binary(_))) => {}
                 Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
                     return (code.into(), reason.to_string());
                 }

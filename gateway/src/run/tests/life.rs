@@ -157,6 +157,32 @@ async fn a_long_queue_is_written_to_its_end() {
     client.assert_lives().await;
 }
 
+/// All of them wait when the first is written.
+#[tokio::test]
+async fn answers_that_wait_together_share_a_frame() {
+    let node = Node::insecure("").await;
+    let mut client = node.connected().await;
+    client.send(&vec![r#"{"id":2,"rpc":{}}"#; 30].join("\n")).await;
+    let answer = r#"{"id":2,"error":{"code":108,"message":"not available"}}"#;
+    assert_eq!(
+        client.message().await.unwrap().unwrap(),
+        Message::text(vec![answer; 30].join("\n"))
+    );
+    // Up to a bound.
+    client.send(&vec![r#"{"id":2,"rpc":{}}"#; 3000].join("\n")).await;
+    let mut frames = Vec::new();
+    while frames
+        .iter()
+        .map(|frame: &Message| frame.len() + 1)
+        .sum::<usize>()
+        < 3000 * (answer.len() + 1)
+    {
+        frames.push(client.message().await.unwrap().unwrap());
+    }
+    assert!(frames.iter().all(|frame| frame.len() <= 64 * 1024));
+    assert_eq!(frames.len(), 3);
+}
+
 #[tokio::test]
 async fn who_does_not_read_blocks_nobody_and_is_let_go() {
     let node = Node::insecure(

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::harness::{Client, Node};
 
@@ -40,15 +40,75 @@ async fn pages_of_other_hosts_are_refused() {
     );
 }
 
+/// In which encoding a `connect` is answered, with the subprotocol that was selected.
+async fn encoding(node: &Node, query: &str, offered: &str) -> (&'static str, Option<String>) {
+    let header = [("sec-websocket-protocol", offered)];
+    let headers = if offered.is_empty() { &[][..] } else { &header };
+    let mut client = Client::open(&format!("{}{query}", node.url()), headers)
+        .await
+        .unwrap();
+    // Each is wrong in the other encoding.
+    let encoding = match client.subprotocol.as_deref() {
+        Some("centrifuge-protobuf") => "protobuf",
+        None if query.contains("=protobuf") => "protobuf",
+        _ => "json",
+    };
+    if encoding == "protobuf" {
+        client
+            .send_message(Message::binary(b"\x04\x08\x01\x22\x00".to_vec()))
+            .await;
+        assert!(client.protobuf_reply().await.connect.is_some());
+    } else {
+        client.send(r#"{"id":1,"connect":{}}"#).await;
+        assert!(client.reply().await.contains("client"));
+    }
+    (encoding, client.subprotocol)
+}
+
 #[tokio::test]
-async fn the_encoding_that_is_asked_for_is_given_or_refused() {
+async fn the_encoding_that_is_asked_for_is_given() {
     let node = Node::insecure("").await;
-    let protocol = "sec-websocket-protocol";
-    assert_eq!(status(&node, "", &[(protocol, "centrifuge-json")]).await, 101);
-    assert_eq!(status(&node, "?cf_protocol_version=v2", &[]).await, 101);
-    assert_eq!(status(&node, "?cf_protocol=protobuf", &[]).await, 400);
-    assert_eq!(status(&node, "?format=protobuf", &[]).await, 400);
-    assert_eq!(status(&node, "", &[(protocol, "centrifuge-protobuf")]).await, 400);
+    let (json, protobuf) = ("centrifuge-json", "centrifuge-protobuf");
+    for (query, offered, expected, selected) in [
+        ("", "", "json", None),
+        ("?cf_protocol_version=v2", "", "json", None),
+        ("?cf_protocol=json", "", "json", None),
+        ("?cf_protocol=protobuf", "", "protobuf", None),
+        ("?format=protobuf", "", "protobuf", None),
+        ("", json, "json", Some(json)),
+        ("", protobuf, "protobuf", Some(protobuf)),
+        (
+            "?cf_protocol=protobuf",
+            "centrifuge-json, centrifuge-protobuf",
+            "protobuf",
+            Some(protobuf),
+        ),
+        ("", "centrifuge-json, centrifuge-protobuf", "json", Some(json)),
+        (
+            "",
+            "chat,centrifuge-protobuf,centrifuge-json",
+            "protobuf",
+            Some(protobuf),
+        ),
+    ] {
+        let given = encoding(&node, query, offered).await;
+        assert_eq!(
+            given,
+            (expected, selected.map(str::to_owned)),
+            "{query} {offered}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_encodings_at_once_are_refused() {
+    let node = Node::insecure("").await;
+    let json = ("sec-websocket-protocol", "centrifuge-json");
+    assert_eq!(status(&node, "?cf_protocol=protobuf", &[json]).await, 400);
+    assert_eq!(
+        node.metric("switchboard_gateway_refused_total{reason=\"encoding\"}"),
+        1
+    );
 }
 
 #[tokio::test]
