@@ -6,6 +6,7 @@ use std::time::Duration;
 use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
 use switchboard_service_kit::config::Document;
 
+use crate::auth::TokensConfig;
 use crate::origin::Origins;
 
 const KIB: u64 = 1024;
@@ -21,6 +22,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Clients need no token and may do everything. Only on loopback.
     pub insecure: bool,
+    /// How tokens are verified.
+    pub tokens: TokensConfig,
     /// Which web pages may connect.
     pub origins: Origins,
     /// WebSocket connections, at most.
@@ -226,6 +229,7 @@ impl Config {
         Self {
             listen,
             insecure,
+            tokens: TokensConfig::read(document, answer_timeout),
             origins: Origins::new(allowed, insecure),
             max_connections: size(max_connections),
             http_connections: size(http_connections),

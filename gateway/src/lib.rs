@@ -7,12 +7,14 @@
 //! | --- | --- |
 //! | [`run`] | starts it and drains it |
 //! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `auth` | who a client is: tokens and their keys |
 //! | `session` | one client's connection |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
 //! (`session`); everything a client can make grow has a bound in [`Config`].
 
+mod auth;
 mod config;
 mod error;
 mod gateway;
@@ -24,6 +26,7 @@ mod run;
 mod session;
 mod upgrade;
 
+pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use error::StartError;
 pub use origin::Origins;

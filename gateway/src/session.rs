@@ -8,6 +8,8 @@
 
 mod close;
 mod commands;
+mod identity;
+mod lease;
 mod outgoing;
 mod shared_reply;
 mod subscriptions;
@@ -19,9 +21,12 @@ use std::sync::Arc;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Reply;
 use switchboard_proto::codes::DisconnectCode;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
+use self::identity::Admission;
+use self::lease::Leases;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::Subscriptions;
@@ -39,6 +44,8 @@ pub(crate) struct SessionHandle {
     id: u64,
     client: Uuid,
     encoding: Encoding,
+    admission: Admission,
+    leases: Leases,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
 }
@@ -59,6 +66,8 @@ impl SessionHandle {
             id,
             client: Uuid::new_v4(),
             encoding,
+            admission: Admission::default(),
+            leases: Leases::default(),
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
         })
@@ -76,9 +85,24 @@ impl SessionHandle {
 
     /// Queues an answer or a push. Over the queue's limit the session closes as slow.
     pub(crate) fn reply(&self, reply: &Reply) {
-        if self.outgoing.closing().is_none() {
-            self.push(shared_reply::frame(reply, self.encoding));
+        if self.outgoing.closing().is_some() {
+            return;
         }
+        let granted = reply
+            .subscribe
+            .as_ref()
+            .and_then(|result| self.leases.result(reply.id, result, Instant::now()));
+        self.push(match granted {
+            Some(result) => {
+                let reply = Reply {
+                    id: reply.id,
+                    subscribe: Some(result),
+                    ..Reply::default()
+                };
+                shared_reply::frame(&reply, self.encoding)
+            }
+            None => shared_reply::frame(reply, self.encoding),
+        });
     }
 
     /// Queues a push that many receive. Over the queue's limit the session closes as slow.
@@ -109,12 +133,17 @@ impl SessionHandle {
 
     /// Subscribe command `id` failed.
     pub(crate) fn refused(&self, channel: &ChannelName, id: u32) {
+        self.leases.refused(channel, id);
         self.subscriptions.refused(channel, id);
     }
 
     /// A running subscription ended from our side. `false`: the client gave it up already, and need
     /// not be told.
     pub(crate) fn lost(&self, channel: &ChannelName) -> bool {
-        self.subscriptions.lost(channel)
+        let lost = self.subscriptions.lost(channel);
+        if lost {
+            self.leases.forget(channel.as_str());
+        }
+        lost
     }
 }

@@ -39,6 +39,7 @@ use nearest::nearest;
 pub use section::Section;
 pub use source::Source;
 use source::{FileText, variable_name};
+pub use units::parse_duration;
 
 /// What the names of all our environment variables begin with. The parts of a key's path follow,
 /// in upper case, joined by two underscores: `SWITCHBOARD__GATEWAY__PING_INTERVAL`.

@@ -3,10 +3,12 @@
 //! A command is answered with an error where the client did something it may try otherwise, and
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
+mod tokens;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use switchboard_proto::bus::{Message, PayloadKind, Sender};
+use switchboard_proto::bus::{Message, PayloadKind};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
@@ -38,14 +40,13 @@ fn violation(why: &'static str) -> Violation {
     }
 }
 
-/// Who publishes: nobody has a name while there are no tokens.
-const ANONYMOUS: &str = "";
-
 /// Carries out the commands of one session.
 pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
     connected: bool,
+    /// `connect` was answered with an error: the client has its word and is to close.
+    turned_away: bool,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
@@ -56,6 +57,7 @@ impl Commands {
             gateway,
             session,
             connected: false,
+            turned_away: false,
             arrived: Instant::now(),
         }
     }
@@ -90,6 +92,10 @@ impl Commands {
     async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
         let method = method(&command);
         self.gateway.metrics.command(method);
+        if self.turned_away {
+            // Sent along with the `connect`, whose error is what the client has to see.
+            return Ok(());
+        }
         if !self.connected && method != Method::Connect {
             return Err(violation("command before connect"));
         }
@@ -99,7 +105,7 @@ impl Commands {
         }
         // The first that is set counts, in the order of `method`.
         match method {
-            Method::Connect => self.connect(id, &command.connect.unwrap_or_default()),
+            Method::Connect => self.connect(id, &command.connect.unwrap_or_default()).await,
             Method::Subscribe => self.subscribe(id, command.subscribe.unwrap_or_default()).await,
             Method::Unsubscribe => {
                 let channel = command.unsubscribe.unwrap_or_default().channel;
@@ -115,11 +121,12 @@ impl Commands {
                 self.refuse(id, ErrorCode::NotAvailable, "rpc is not available");
                 Ok(())
             }
-            Method::Presence
-            | Method::PresenceStats
-            | Method::History
-            | Method::Refresh
-            | Method::SubRefresh => {
+            Method::Refresh => self.refresh(id, &command.refresh.unwrap_or_default()).await,
+            Method::SubRefresh => {
+                self.sub_refresh(id, &command.sub_refresh.unwrap_or_default())
+                    .await
+            }
+            Method::Presence | Method::PresenceStats | Method::History => {
                 self.refuse(id, ErrorCode::NotAvailable, "command is not available");
                 Ok(())
             }
@@ -135,28 +142,24 @@ impl Commands {
         }
     }
 
-    fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
+    async fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
         if self.connected {
             return Err(violation("second connect"));
         }
-        // Nobody can verify a token yet, and one that is sent has to be verified.
-        if !request.token.is_empty() {
-            return Err(Violation {
-                code: DisconnectCode::InvalidToken,
-                why: "tokens are not served yet".into(),
-            });
-        }
-        if !self.gateway.config.insecure {
-            return Err(violation(
-                "connect without token; only gateway.insecure allows that",
-            ));
-        }
+        let Some(identity) = self.authenticate(id, &request.token).await? else {
+            self.turned_away = true;
+            return Ok(());
+        };
+        let ttl = self.lease_connection(&identity);
+        self.session.admit(identity);
         self.connected = true;
         self.gateway.metrics.connects.inc();
         let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
         let result = ConnectResult {
             client: self.session.client().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
             ping,
             pong: true,
             ..ConnectResult::default()
@@ -187,11 +190,20 @@ impl Commands {
             );
         } else if request.tf.is_some() {
             self.refuse(id, ErrorCode::BadRequest, "filters are not available");
-        } else if !request.token.is_empty() {
-            self.refuse(id, ErrorCode::PermissionDenied, "tokens are not served yet");
         } else {
+            let lease = if request.token.is_empty() {
+                None
+            } else {
+                match self.subscription_lease(id, &channel, &request.token).await? {
+                    None => return Ok(()),
+                    lease => lease,
+                }
+            };
             match self.session.subscriptions.begin(&channel, id) {
-                Ok(()) => self.gateway.links.subscribe(self.asker(id), channel).await,
+                Ok(()) => {
+                    self.session.leases.enter(&channel, id, lease);
+                    self.gateway.links.subscribe(self.asker(id), channel).await;
+                }
                 Err(code) => self.refuse(id, code, "subscription refused"),
             }
         }
@@ -203,6 +215,7 @@ impl Commands {
         match self.session.subscriptions.give_up(channel) {
             // The link answers, behind what it has already queued of this channel.
             Some(channel) => {
+                self.session.leases.forget(channel.as_str());
                 self.gateway
                     .links
                     .unsubscribe(&self.session, Some(id), channel)
@@ -244,11 +257,7 @@ impl Commands {
                 channel: request.channel,
                 kind: PayloadKind::Json.into(),
                 payload: request.data,
-                sender: Some(Sender {
-                    user: ANONYMOUS.to_owned(),
-                    client: self.session.client().to_string(),
-                    ..Sender::default()
-                }),
+                sender: Some(self.session.sender(&channel)),
                 trace: trace.to_bytes().to_vec().into(),
                 ..Message::default()
             };

@@ -72,26 +72,41 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: 
                 if let Err(end) = chores.perform(chore, socket, &open_ping, false).await {
                     return end;
                 }
-                continue;
+                if !chores.is_subscription_over() {
+                    continue;
+                }
+                None
             }
-            message = socket.next() => message,
+            message = socket.next() => Some(message),
         };
         let text = match message {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Binary(_))) => {
+            // Subscriptions end as commands do: in their order, and waiting for full links.
+            None => None,
+            Some(Some(Ok(Message::Text(text)))) => {
+                gateway.metrics.frames_in.inc();
+                gateway.metrics.bytes_in.inc_by(text.len() as u64);
+                Some(text)
+            }
+            Some(Some(Ok(Message::Binary(_)))) => {
                 return End::from(Violation {
                     code: DisconnectCode::BadRequest,
                     why: "binary frame on a JSON connection".into(),
                 });
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Close(_))) | None => return End::Client,
-            Some(Err(error)) => return End::from(error),
+            Some(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => continue,
+            Some(Some(Ok(Message::Close(_))) | None) => return End::Client,
+            Some(Some(Err(error))) => return End::from(error),
         };
-        gateway.metrics.frames_in.inc();
-        gateway.metrics.bytes_in.inc_by(text.len() as u64);
         {
-            let carried_out = commands.frame(&text, &open_ping);
+            let carried_out = async {
+                match &text {
+                    Some(text) => commands.frame(text, &open_ping).await,
+                    None => {
+                        commands.end_expired().await;
+                        Ok(())
+                    }
+                }
+            };
             tokio::pin!(carried_out);
             loop {
                 tokio::select! {
@@ -111,6 +126,7 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<SessionHandle>, socket: 
         if commands.is_connected() {
             chores.connected();
         }
+        chores.set_alarm(false);
     }
 }
 
@@ -173,6 +189,9 @@ impl Chores {
     ) -> Result<(), End> {
         match chore {
             Chore::Write => {}
+            Chore::Time if self.is_connection_over() => {
+                return Err(DisconnectCode::ConnectionExpired.into());
+            }
             Chore::Time => match self.timers.due(Instant::now(), open_ping, busy) {
                 // Before all that waits: SDKs give up on a connection whose pings are late.
                 Some(Due::Ping) => feed(&self.gateway, socket, PING).await?,
@@ -185,7 +204,7 @@ impl Chores {
                 self.timers.leave(Instant::now() + spread.mul_f64(rand::random()));
             }
         }
-        self.set_alarm();
+        self.set_alarm(busy);
         if !write(&self.gateway, &self.session, socket).await? {
             self.session.outgoing.come_back();
         }
@@ -197,11 +216,30 @@ impl Chores {
 
     fn connected(&mut self) {
         self.timers.connected(Instant::now(), rand::random());
-        self.set_alarm();
     }
 
-    fn set_alarm(&mut self) {
-        let next = self.timers.next();
+    fn is_connection_over(&self) -> bool {
+        self.session
+            .leases
+            .connection_end()
+            .is_some_and(|end| end <= Instant::now())
+    }
+
+    fn is_subscription_over(&self) -> bool {
+        self.session
+            .leases
+            .next_channel_end()
+            .is_some_and(|end| end <= Instant::now())
+    }
+
+    /// Subscriptions are not ended while a command is carried out, so nothing wakes for them then.
+    fn set_alarm(&mut self, busy: bool) {
+        let leases = &self.session.leases;
+        let channel_end = leases.next_channel_end().filter(|_| !busy);
+        let next = [leases.connection_end(), channel_end]
+            .into_iter()
+            .flatten()
+            .fold(self.timers.next(), Instant::min);
         if self.sleep.deadline() != next {
             self.sleep.as_mut().reset(next);
         }
