@@ -2,20 +2,11 @@
 // one second of grace behind an expiry.
 
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
 import { test } from "node:test";
 import { DEADLINE, connect, endpoint, freshChannel, newClient, once, subscribe, within } from "./harness.js";
+import { encode, sign } from "./sign.js";
 
 const options = { timeout: 4 * DEADLINE };
-const secret = process.env.SWITCHBOARD_SECRET;
-
-const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-
-function sign(claims, key = secret) {
-  const body = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
-  return `${body}.${createHmac("sha256", key).update(body).digest("base64url")}`;
-}
-
 // Seconds since 1970.
 const inSeconds = (seconds) => Date.now() / 1000 + seconds;
 

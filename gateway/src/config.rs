@@ -8,6 +8,7 @@ use switchboard_service_kit::config::Document;
 
 use crate::auth::TokensConfig;
 use crate::origin::Origins;
+use crate::policy::{Bounds, Policy};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -24,6 +25,8 @@ pub struct Config {
     pub insecure: bool,
     /// How tokens are verified.
     pub tokens: TokensConfig,
+    /// Who may do what in which channel.
+    pub policy: Policy,
     /// Which web pages may connect.
     pub origins: Origins,
     /// WebSocket connections, at most.
@@ -230,6 +233,14 @@ impl Config {
             listen,
             insecure,
             tokens: TokensConfig::read(document, answer_timeout),
+            policy: Policy::read(
+                document,
+                Bounds {
+                    insecure,
+                    publish_size,
+                    name_length: channel_name_length,
+                },
+            ),
             origins: Origins::new(allowed, insecure),
             max_connections: size(max_connections),
             http_connections: size(http_connections),

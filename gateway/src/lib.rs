@@ -8,6 +8,7 @@
 //! | [`run`] | starts it and drains it |
 //! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
 //! | `auth` | who a client is: tokens and their keys |
+//! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
@@ -22,6 +23,7 @@ mod links;
 mod listener;
 mod metrics;
 mod origin;
+mod policy;
 mod run;
 mod session;
 mod upgrade;
@@ -30,4 +32,5 @@ pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use error::StartError;
 pub use origin::Origins;
+pub use policy::Policy;
 pub use run::{Deps, Running, start};

@@ -40,6 +40,13 @@ enum Command {
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
     PrintConfig,
+    /// Print what USER may do in CHANNEL, and which setting decides it.
+    Explain {
+        /// The user's id; "" for an anonymous one.
+        user: String,
+        /// The channel's name.
+        channel: String,
+    },
     /// Print a token that lets USER connect, or subscribe to CHANNEL, signed with gateway.tokens.hmac_secret.
     Token {
         /// The user's id.
@@ -80,6 +87,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::PrintConfig => print(&effective),
+        Command::Explain { user, channel } => explain(&config, &user, &channel),
         Command::Token {
             user,
             channel,
@@ -100,6 +108,19 @@ pub fn main() -> ExitCode {
 fn print(effective: &Effective) -> ExitCode {
     println!("{effective}");
     ExitCode::SUCCESS
+}
+
+fn explain(config: &Config, user: &str, channel: &str) -> ExitCode {
+    match config.gateway.policy.explain(user, channel) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("switchboard: {error}; clients are answered with error 107");
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 fn ttl(text: &str) -> Result<Duration, &'static str> {

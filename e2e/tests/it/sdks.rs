@@ -21,7 +21,7 @@ async fn python(system: &System) -> Result<()> {
     .await
 }
 
-/// Both SDKs with tokens. One after the other: each test is about seconds, and a busy machine has none to spare.
+/// Both SDKs with tokens, and what these may do. One after the other: each test is about seconds, and a busy machine has none to spare.
 async fn tokens(system: &System) -> Result<()> {
     let urls = system.websocket_urls().join(",");
     let environment = [
@@ -29,6 +29,7 @@ async fn tokens(system: &System) -> Result<()> {
         ("SWITCHBOARD_SECRET", SECRET),
     ];
     tools::node("tokens.test.js", &environment).await?;
+    tools::node("permissions.test.js", &environment).await?;
     tools::python("tokens_test", &environment).await
 }
 

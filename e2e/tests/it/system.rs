@@ -21,12 +21,28 @@ drain_spread = "100ms"
 /// Signs and verifies tokens.
 pub(crate) const SECRET: &str = "a secret of tests that is long enough to be none";
 
+/// What clients with tokens may do.
+const NAMESPACES: &str = r#"
+[namespaces.room]
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+
+[namespaces.news]
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+
+[namespaces.dm]
+allow_user_limited_channels = true
+allow_publish_for_subscriber = true
+"#;
+
 /// How clients are let in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Access {
     /// Without a token, and they may do everything.
     Insecure,
-    /// With a token signed with [`SECRET`]. No leeway, and one second of grace behind an expiry.
+    /// With a token signed with [`SECRET`]; [`NAMESPACES`] says what they may do then. No leeway, and one second of grace
+    /// behind an expiry.
     Tokens,
 }
 
@@ -36,7 +52,7 @@ impl Access {
         match self {
             Self::Insecure => "insecure = true\n".to_owned(),
             Self::Tokens => format!(
-                "[gateway.tokens]\nhmac_secret = {SECRET:?}\nleeway = \"0s\"\nexpiry_grace = \"1s\"\n"
+                "[gateway.tokens]\nhmac_secret = {SECRET:?}\nleeway = \"0s\"\nexpiry_grace = \"1s\"\n{NAMESPACES}"
             ),
         }
     }

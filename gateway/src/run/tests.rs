@@ -4,5 +4,6 @@
 mod bad_input;
 mod harness;
 mod life;
+mod permissions;
 mod tokens;
 mod upgrades;

@@ -3,12 +3,13 @@
 //! A command is answered with an error where the client did something it may try otherwise, and
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
+mod permissions;
 mod tokens;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use switchboard_proto::bus::{Message, PayloadKind};
+use switchboard_proto::bus::Message;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
@@ -24,6 +25,7 @@ use super::timers::OpenPing;
 use crate::gateway::Gateway;
 use crate::links::Asker;
 use crate::metrics::Method;
+use crate::policy::Action;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -199,6 +201,9 @@ impl Commands {
                     lease => lease,
                 }
             };
+            if !self.may(Action::Subscribe, id, &channel, lease.is_some()) {
+                return Ok(());
+            }
             match self.session.subscriptions.begin(&channel, id) {
                 Ok(()) => {
                     self.session.leases.enter(&channel, id, lease);
@@ -244,18 +249,12 @@ impl Commands {
             );
         } else if request.data.is_empty() {
             self.refuse(id, ErrorCode::BadRequest, "publish without data");
-        } else if request.data.len() > self.gateway.config.publish_size {
-            self.refuse(
-                id,
-                ErrorCode::LimitExceeded,
-                "data larger than gateway.publish_size",
-            );
-        } else {
+        } else if let Some(kind) = self.may_publish(id, &channel, &request.data) {
             let trace = TraceContext::random(false);
             let message = Message {
                 id: Uuid::now_v7().into_bytes().to_vec().into(),
                 channel: request.channel,
-                kind: PayloadKind::Json.into(),
+                kind: kind.into(),
                 payload: request.data,
                 sender: Some(self.session.sender(&channel)),
                 trace: trace.to_bytes().to_vec().into(),

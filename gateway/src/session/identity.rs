@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use switchboard_proto::bus::Sender;
 use switchboard_proto::channel::ChannelName;
+use switchboard_proto::codes::ErrorCode;
 
 use super::SessionHandle;
 use crate::auth::Identity;
@@ -46,6 +47,20 @@ impl SessionHandle {
     /// The user's id; empty: anonymous, or not connected yet.
     pub(crate) fn user(&self) -> &str {
         self.identity().map_or("", |identity| &identity.user)
+    }
+
+    /// Whether the client asked for `channel` and did not give it up.
+    pub(super) fn holds(&self, channel: &ChannelName) -> bool {
+        // No command has this id, so nobody else can mean this request; it is over before anybody
+        // sees it.
+        const NOBODYS: u32 = 0;
+        match self.subscriptions.begin(channel, NOBODYS) {
+            Ok(()) => {
+                self.subscriptions.refused(channel, NOBODYS);
+                false
+            }
+            Err(code) => code == ErrorCode::AlreadySubscribed,
+        }
     }
 
     /// The sender of what this client publishes in `channel`.

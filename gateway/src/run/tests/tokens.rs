@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::harness::{Client, Node};
 
-const SECRET: &str = "a secret of tests that is long enough to be none";
+pub(super) const SECRET: &str = "a secret of tests that is long enough to be none";
 
 /// Seconds since 1970, `seconds` from now.
-fn in_seconds(seconds: f64) -> f64 {
+pub(super) fn in_seconds(seconds: f64) -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
@@ -18,7 +18,7 @@ fn in_seconds(seconds: f64) -> f64 {
         + seconds
 }
 
-fn token(claims: &Value) -> String {
+pub(super) fn token(claims: &Value) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&Header::default(), claims, &key).unwrap()
 }
@@ -31,7 +31,7 @@ async fn node(keys: &str) -> Node {
     .await
 }
 
-async fn send(client: &mut Client, id: u32, command: &str, request: Value) {
+pub(super) async fn send(client: &mut Client, id: u32, command: &str, request: Value) {
     client
         .send(&json!({"id": id, command: request}).to_string())
         .await;
@@ -44,7 +44,7 @@ async fn connect(node: &Node, claims: Value) -> Client {
 }
 
 /// The reply, which has to be that of command `id`.
-async fn reply(client: &mut Client, id: u32, command: &str) -> Value {
+pub(super) async fn reply(client: &mut Client, id: u32, command: &str) -> Value {
     let text = client.reply().await;
     let reply: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(reply["id"], id, "{text}");
@@ -52,7 +52,7 @@ async fn reply(client: &mut Client, id: u32, command: &str) -> Value {
     reply[command].clone()
 }
 
-async fn connected(node: &Node, claims: Value) -> Client {
+pub(super) async fn connected(node: &Node, claims: Value) -> Client {
     let mut client = connect(node, claims).await;
     reply(&mut client, 1, "connect").await;
     client
