@@ -19,14 +19,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use switchboard_proto::channel::ChannelName;
+use switchboard_service_kit::metrics::Metrics;
 use switchboard_service_kit::tasks::Tasks;
 
 use self::claims::Claims;
 pub(crate) use self::config::Anonymous;
 pub use self::config::TokensConfig;
 pub use self::issue::{IssueError, TokenRequest};
-use self::jwks::Jwks;
 pub use self::jwks::JwksError;
+use self::jwks::{Jwks, JwksMetrics};
 use self::keys::{Checks, Rejected, VerifyingKey};
 
 /// A moment of the wall clock, in milliseconds since 1970 (UTC), as tokens name it.
@@ -170,8 +171,10 @@ impl Tokens {
     pub(crate) fn start(
         config: &TokensConfig,
         channel_name_length: usize,
+        metrics: &Metrics,
         tasks: &Tasks,
     ) -> Result<Self, JwksError> {
+        let metrics = JwksMetrics::register(metrics);
         let verifier = |keys: &config::KeysConfig| -> Result<Verifier, JwksError> {
             let checks = Checks {
                 issuer: keys.issuer.clone(),
@@ -182,6 +185,7 @@ impl Tokens {
                     url.clone(),
                     config.jwks.clone(),
                     checks.clone(),
+                    metrics.clone(),
                     tasks,
                 )?),
                 None => None,

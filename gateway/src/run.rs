@@ -94,7 +94,12 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     .await?;
 
     config.tokens.warn();
-    let tokens = Tokens::start(&config.tokens, config.channel_name_length, &context.tasks)?;
+    let tokens = Tokens::start(
+        &config.tokens,
+        config.channel_name_length,
+        &context.metrics,
+        &context.tasks,
+    )?;
     if config.insecure {
         tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
     } else if !tokens.has_keys() && tokens.anonymous() != Anonymous::Everybody {

@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use serde::Deserialize;
+use switchboard_service_kit::metrics::Metrics;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -37,6 +41,33 @@ pub(crate) struct JwksSettings {
     pub(crate) refetch: Duration,
     /// How long a set is used that cannot be fetched anew.
     pub(crate) keep: Duration,
+}
+
+/// Counts fetches, of all key sets together. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct JwksMetrics(Family<FetchLabel, Counter>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabel {
+    outcome: &'static str,
+}
+
+impl JwksMetrics {
+    pub(super) fn register(metrics: &Metrics) -> Self {
+        let fetches = Self::default();
+        metrics.register("gateway_jwks", |registry| {
+            registry.register(
+                "fetches",
+                "Requests for key sets, by outcome: taken, failed",
+                fetches.0.clone(),
+            );
+        });
+        fetches
+    }
+
+    fn fetched(&self, outcome: &'static str) {
+        self.0.get_or_create(&FetchLabel { outcome }).inc();
+    }
 }
 
 /// Why no key set can be fetched at all.
@@ -74,6 +105,7 @@ impl Jwks {
         url: Url,
         settings: JwksSettings,
         checks: Checks,
+        metrics: JwksMetrics,
         tasks: &Tasks,
     ) -> Result<Self, JwksError> {
         let client = Client::builder()
@@ -97,6 +129,7 @@ impl Jwks {
             url,
             settings,
             checks,
+            metrics,
             wanted: Arc::clone(&wanted),
             publish,
         };
@@ -161,6 +194,7 @@ struct Fetcher {
     url: Url,
     settings: JwksSettings,
     checks: Checks,
+    metrics: JwksMetrics,
     wanted: Arc<Notify>,
     publish: watch::Sender<Arc<Set>>,
 }
@@ -210,6 +244,7 @@ impl Fetcher {
             let first = old.fetched.is_none();
             let set = match fetched {
                 Ok((keys, nameless)) => {
+                    self.metrics.fetched("taken");
                     tracing::debug!(keys = keys.len(), "key set fetched");
                     regular = began + self.settings.refresh;
                     Set {
@@ -222,6 +257,7 @@ impl Fetcher {
                     }
                 }
                 Err(error) => {
+                    self.metrics.fetched("failed");
                     let why = switchboard_service_kit::run::chain(&error);
                     tracing::warn!(url = %self.url, %why, "key set not fetched; tokens are verified with the one at hand");
                     regular = next_look;

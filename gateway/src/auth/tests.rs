@@ -18,7 +18,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use switchboard_service_kit::config::Document;
-use switchboard_service_kit::metrics::Metrics;
 
 use super::*;
 
@@ -43,7 +42,8 @@ fn config(keys: &str) -> Result<TokensConfig, String> {
 /// With the keys `keys` of `[gateway.tokens]`.
 fn tokens(keys: &str) -> Tokens {
     let config = config(&format!("[gateway.tokens]\n{keys}")).unwrap();
-    Tokens::start(&config, 255, &Tasks::new(&Metrics::new())).unwrap()
+    let metrics = Metrics::new();
+    Tokens::start(&config, 255, &metrics, &Tasks::new(&metrics)).unwrap()
 }
 
 fn with_secret() -> Tokens {

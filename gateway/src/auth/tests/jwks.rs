@@ -20,6 +20,7 @@ struct Provider {
     /// A permit is one answer.
     gate: Arc<Semaphore>,
     tasks: Tasks,
+    metrics: Metrics,
 }
 
 impl Provider {
@@ -38,7 +39,8 @@ impl Provider {
                 answers.lock().clone()
             }),
         );
-        let tasks = Tasks::new(&Metrics::new());
+        let metrics = Metrics::new();
+        let tasks = Tasks::new(&metrics);
         tasks.spawn("provider", TaskKind::Replaceable, async move {
             axum::serve(listener, router).await.unwrap();
         });
@@ -48,6 +50,7 @@ impl Provider {
             requests,
             gate,
             tasks,
+            metrics,
         };
         provider.serve(keys);
         provider
@@ -63,7 +66,7 @@ impl Provider {
 
     fn tokens(&self, keys: &str) -> Tokens {
         let text = format!("[gateway.tokens]\njwks_url = \"{}\"\n{keys}", self.url);
-        Tokens::start(&config(&text).unwrap(), 255, &self.tasks).unwrap()
+        Tokens::start(&config(&text).unwrap(), 255, &self.metrics, &self.tasks).unwrap()
     }
 
     /// As [`Provider::tokens`], once the first set has been fetched.
@@ -257,6 +260,9 @@ async fn a_set_that_cannot_be_fetched_leaves_the_one_at_hand() {
             "{status} {body}"
         );
         assert!(verify(&tokens, &token).await.is_ok(), "{status} {body}");
+        let page = provider.metrics.encode();
+        let failed = "switchboard_gateway_jwks_fetches_total{outcome=\"failed\"} ";
+        assert!(page.lines().any(|line| line.starts_with(failed)), "{page}");
     }
     // Never there.
     let provider = Provider::start(&[]).await;
