@@ -1,6 +1,6 @@
 """Tokens, with the unchanged SDK for Python: `python -m unittest -v tokens_test`.
 
-SWITCHBOARD_SECRET is the gateways' HMAC secret; they allow no leeway, and one second of grace behind an expiry.
+SWITCHBOARD_SECRET is the gateways' HMAC secret; they allow no leeway, and three seconds of grace behind an expiry.
 """
 
 import asyncio

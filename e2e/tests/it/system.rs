@@ -41,7 +41,7 @@ allow_publish_for_subscriber = true
 pub(crate) enum Access {
     /// Without a token, and they may do everything.
     Insecure,
-    /// With a token signed with [`SECRET`]; [`NAMESPACES`] says what they may do then. No leeway, and one second of grace
+    /// With a token signed with [`SECRET`]; [`NAMESPACES`] says what they may do then. No leeway, and three seconds of grace
     /// behind an expiry.
     Tokens,
 }
@@ -52,7 +52,7 @@ impl Access {
         match self {
             Self::Insecure => "insecure = true\n".to_owned(),
             Self::Tokens => format!(
-                "[gateway.tokens]\nhmac_secret = {SECRET:?}\nleeway = \"0s\"\nexpiry_grace = \"1s\"\n{NAMESPACES}"
+                "[gateway.tokens]\nhmac_secret = {SECRET:?}\nleeway = \"0s\"\nexpiry_grace = \"3s\"\n{NAMESPACES}"
             ),
         }
     }
