@@ -306,28 +306,6 @@ impl Tokens {
 impl Verifier {
     async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let header = keys::header(token)?;
-        // Only the keys of a set have names. Where the header gives the name of one, that one decides;
-        // to the other keys a name means nothing.
-        let mut refused = TokenError::from(Rejected::Signature);
-        let named = match (&self.jwks, header.kid.as_deref()) {
-            (Some(jwks), Some(kid)) => Some(jwks.key(kid).await),
-            (Some(jwks), None) => Some(jwks.only_key().await),
-            (None, _) => None,
-        };
-        match named {
-            Some(Ok(key)) if header.kid.is_some() => return Ok(key.verify(token)?),
-            Some(Ok(key)) => match key.verify(token) {
-                Err(Rejected::Signature) => {}
-                decided => return Ok(decided?),
-            },
-            Some(Err(error)) => refused = error,
-            None if self.keys.is_empty() => {
-                return Err(TokenError::Invalid(
-                    "no key is configured, see [gateway.tokens] in the configuration",
-                ));
-            }
-            None => {}
-        }
         for key in &self.keys {
             match key.verify(token) {
                 // Another key may have signed it.
@@ -335,7 +313,20 @@ impl Verifier {
                 decided => return Ok(decided?),
             }
         }
-        Err(refused)
+        // Last, because it may have to be waited for. Only the keys of a set have names.
+        let Some(jwks) = &self.jwks else {
+            if self.keys.is_empty() {
+                return Err(TokenError::Invalid(
+                    "no key is configured, see [gateway.tokens] in the configuration",
+                ));
+            }
+            return Err(Rejected::Signature.into());
+        };
+        let key = match header.kid.as_deref() {
+            Some(kid) => jwks.key(kid).await?,
+            None => jwks.only_key().await?,
+        };
+        Ok(key.verify(token)?)
     }
 }
 

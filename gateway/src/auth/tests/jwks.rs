@@ -289,14 +289,22 @@ async fn a_provider_that_does_not_answer_holds_nobody_for_long() {
 }
 
 #[tokio::test]
-async fn a_secret_beside_a_key_set_still_counts() {
+async fn a_secret_beside_a_key_set_still_counts_and_asks_nobody() {
     let pair = Pair::ed25519();
     let provider = Provider::start(&[pair.jwk(Algorithm::EdDSA, "known")]).await;
     let tokens = provider.ready(&format!("hmac_secret = \"{SECRET}\"")).await;
-    assert!(verify(&tokens, &signed(&json!({"sub": "alice"}))).await.is_ok());
-    assert!(
-        verify(&tokens, &signed_by(&pair, Algorithm::EdDSA, Some("known")))
-            .await
-            .is_ok()
-    );
+    let header = Header {
+        kid: Some("a name of its own".to_owned()),
+        ..Header::default()
+    };
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let named = jsonwebtoken::encode(&header, &json!({"sub": "alice"}), &key).unwrap();
+    for token in [
+        named,
+        signed(&json!({"sub": "alice"})),
+        signed_by(&pair, Algorithm::EdDSA, Some("known")),
+    ] {
+        assert!(verify(&tokens, &token).await.is_ok(), "{token}");
+    }
+    assert_eq!(provider.requests(), 1);
 }
