@@ -24,6 +24,7 @@ mod listener;
 mod metrics;
 mod origin;
 mod policy;
+mod rules;
 mod run;
 mod session;
 mod upgrade;

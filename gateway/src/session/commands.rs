@@ -7,23 +7,29 @@ mod permissions;
 mod tokens;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use switchboard_proto::bus::Message;
+use bytes::Bytes;
+use switchboard_proto::bus::{Message, PayloadKind};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
-    Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
+    Command, ConnectRequest, ConnectResult, PublishRequest, Reply, RpcRequest, SubscribeRequest,
+    SubscribeResult, UnsubscribeResult,
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
+use switchboard_proto::ids::Offset;
 use switchboard_proto::json::{self, DecodeError};
 use switchboard_service_kit::trace_context::TraceContext;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SessionHandle;
+use super::send_message::SendMessage;
+use super::subscriptions::By;
 use super::timers::OpenPing;
 use crate::gateway::Gateway;
-use crate::links::Asker;
+use crate::links::{Asker, Publish, Since};
 use crate::metrics::Method;
 use crate::policy::Action;
 
@@ -42,13 +48,19 @@ fn violation(why: &'static str) -> Violation {
     }
 }
 
+/// A flag of a subscribe request: error 112 rather than a subscription that could not recover.
+const FLAG_ERROR_IF_LOST: i64 = 2;
+
+/// The rpc that publishes with more than `publish` can say.
+const MESSAGE_SEND: &str = "message.send";
+
 /// Carries out the commands of one session.
 pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
     connected: bool,
-    /// `connect` was answered with an error: the client has its word and is to close.
-    turned_away: bool,
+    /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
+    failed: bool,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
@@ -59,7 +71,7 @@ impl Commands {
             gateway,
             session,
             connected: false,
-            turned_away: false,
+            failed: false,
             arrived: Instant::now(),
         }
     }
@@ -92,12 +104,12 @@ impl Commands {
     }
 
     async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
-        let method = method(&command);
-        self.gateway.metrics.command(method);
-        if self.turned_away {
+        if self.failed {
             // Sent along with the `connect`, whose error is what the client has to see.
             return Ok(());
         }
+        let method = method(&command);
+        self.gateway.metrics.command(method);
         if !self.connected && method != Method::Connect {
             return Err(violation("command before connect"));
         }
@@ -107,7 +119,7 @@ impl Commands {
         }
         // The first that is set counts, in the order of `method`.
         match method {
-            Method::Connect => self.connect(id, &command.connect.unwrap_or_default()).await,
+            Method::Connect => self.connect(id, command.connect.unwrap_or_default()).await,
             Method::Subscribe => self.subscribe(id, command.subscribe.unwrap_or_default()).await,
             Method::Unsubscribe => {
                 let channel = command.unsubscribe.unwrap_or_default().channel;
@@ -116,11 +128,7 @@ impl Commands {
             }
             Method::Publish => self.publish(id, command.publish.unwrap_or_default()).await,
             Method::Rpc => {
-                #[cfg(test)]
-                if command.rpc.is_some_and(|request| request.method == "test.panic") {
-                    panic!("asked to by a test");
-                }
-                self.refuse(id, ErrorCode::NotAvailable, "rpc is not available");
+                self.rpc(id, command.rpc.unwrap_or_default()).await;
                 Ok(())
             }
             Method::Refresh => self.refresh(id, &command.refresh.unwrap_or_default()).await,
@@ -144,16 +152,30 @@ impl Commands {
         }
     }
 
-    async fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
+    async fn connect(&mut self, id: u32, request: ConnectRequest) -> Result<(), Violation> {
         if self.connected {
             return Err(violation("second connect"));
         }
         let Some(identity) = self.authenticate(id, &request.token).await? else {
-            self.turned_away = true;
+            self.failed = true;
             return Ok(());
         };
         let ttl = self.lease_connection(&identity);
         self.session.admit(identity);
+        let subs = match self.server_side(id, &request).await {
+            Ok(subs) => subs,
+            Err(code) => {
+                self.failed = true;
+                self.gateway.metrics.error(code);
+                tracing::debug!(client = %self.session.client(), code = code.code(), "connect refused");
+                self.session.finish(&Reply {
+                    id,
+                    error: Some(code.into()),
+                    ..Reply::default()
+                });
+                return Ok(());
+            }
+        };
         self.connected = true;
         self.gateway.metrics.connects.inc();
         let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
@@ -164,14 +186,41 @@ impl Commands {
             ttl: ttl.unwrap_or(0),
             ping,
             pong: true,
+            subs,
             ..ConnectResult::default()
         };
-        self.session.reply(&Reply {
+        self.session.release(&Reply {
             id,
             connect: Some(result),
             ..Reply::default()
         });
         Ok(())
+    }
+
+    /// Subscribes to the channels that the server gives this session, and waits for all of them:
+    /// what they missed stands in the connect reply.
+    async fn server_side(
+        &self,
+        id: u32,
+        request: &ConnectRequest,
+    ) -> Result<BTreeMap<String, SubscribeResult>, ErrorCode> {
+        let channels = self.server_side_channels();
+        if channels.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.session.outgoing.hold();
+        self.session.connecting.begin(channels.len());
+        for channel in channels {
+            self.session.subscriptions.begin(&channel, id, By::Server)?;
+            let since = request.subs.get(channel.as_str()).and_then(since);
+            self.gateway.links.subscribe(self.asker(id), channel, since).await;
+        }
+        self.session.connecting.finished().await
+    }
+
+    /// Channels that every connection of this user is subscribed to by the server.
+    fn server_side_channels(&self) -> Vec<ChannelName> {
+        Vec::new()
     }
 
     async fn subscribe(&self, id: u32, request: SubscribeRequest) -> Result<(), Violation> {
@@ -204,10 +253,14 @@ impl Commands {
             if !self.may(Action::Subscribe, id, &channel, lease.is_some()) {
                 return Ok(());
             }
-            match self.session.subscriptions.begin(&channel, id) {
+            let by = By::Client {
+                or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
+            };
+            match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
                     self.session.leases.enter(&channel, id, lease);
-                    self.gateway.links.subscribe(self.asker(id), channel).await;
+                    let since = since(&request);
+                    self.gateway.links.subscribe(self.asker(id), channel, since).await;
                 }
                 Err(code) => self.refuse(id, code, "subscription refused"),
             }
@@ -250,23 +303,58 @@ impl Commands {
         } else if request.data.is_empty() {
             self.refuse(id, ErrorCode::BadRequest, "publish without data");
         } else if let Some(kind) = self.may_publish(id, &channel, &request.data) {
-            let trace = TraceContext::random(false);
-            let message = Message {
-                id: Uuid::now_v7().into_bytes().to_vec().into(),
-                channel: request.channel,
-                kind: kind.into(),
-                payload: request.data,
-                sender: Some(self.session.sender(&channel)),
-                trace: trace.to_bytes().to_vec().into(),
-                ..Message::default()
-            };
-            tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
+            let message = self.message(&channel, kind, request.data);
             self.gateway
                 .links
-                .publish(self.asker(id), &channel, &message)
+                .publish(self.asker(id), &channel, Publish::plain(&message))
                 .await;
         }
         Ok(())
+    }
+
+    /// A message of this client, as `publish` makes it.
+    fn message(&self, channel: &ChannelName, kind: PayloadKind, payload: Bytes) -> Message {
+        let trace = TraceContext::random(false);
+        tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
+        Message {
+            id: Uuid::now_v7().into_bytes().to_vec().into(),
+            channel: channel.as_str().to_owned(),
+            kind: kind.into(),
+            payload,
+            sender: Some(self.session.sender(channel)),
+            trace: trace.to_bytes().to_vec().into(),
+            ..Message::default()
+        }
+    }
+
+    async fn rpc(&self, id: u32, request: RpcRequest) {
+        match request.method.as_str() {
+            MESSAGE_SEND => self.message_send(id, &request.data).await,
+            #[cfg(test)]
+            "test.panic" => panic!("asked to by a test"),
+            _ => self.refuse(id, ErrorCode::NotAvailable, "rpc is not available"),
+        }
+    }
+
+    /// Publishes once, however often it is asked with the same key (P5).
+    async fn message_send(&self, id: u32, data: &[u8]) {
+        let request = match SendMessage::parse(data) {
+            Ok(request) => request,
+            Err(why) => return self.refuse(id, ErrorCode::BadRequest, why),
+        };
+        let Some(channel) = self.channel(id, &request.channel) else {
+            return;
+        };
+        let data = request.data();
+        let Some(kind) = self.may_publish(id, &channel, &data) else {
+            return;
+        };
+        let mut message = self.message(&channel, kind, data);
+        request.fill(&mut message);
+        self.gateway
+            .links
+            .publish(self.asker(id), &channel, Publish::send(&message))
+            .await;
     }
 
     fn asker(&self, id: u32) -> Asker {
@@ -298,6 +386,14 @@ impl Commands {
             ..Reply::default()
         });
     }
+}
+
+/// Where a client left off, if it wants what it missed.
+fn since(request: &SubscribeRequest) -> Option<Since> {
+    request.recover.then(|| Since {
+        epoch: request.epoch.clone(),
+        offset: Offset::from_u64(request.offset),
+    })
 }
 
 fn method(command: &Command) -> Method {

@@ -9,6 +9,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
 
 use super::SessionHandle;
+use super::subscriptions::By;
 use crate::auth::Identity;
 
 /// Set once, by `connect`; only what goes with publications may change later, at a refresh.
@@ -54,7 +55,10 @@ impl SessionHandle {
         // No command has this id, so nobody else can mean this request; it is over before anybody
         // sees it.
         const NOBODYS: u32 = 0;
-        match self.subscriptions.begin(channel, NOBODYS) {
+        match self
+            .subscriptions
+            .begin(channel, NOBODYS, By::Client { or_error: false })
+        {
             Ok(()) => {
                 self.subscriptions.refused(channel, NOBODYS);
                 false
