@@ -6,7 +6,9 @@ use std::time::Duration;
 use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
 use switchboard_service_kit::config::Document;
 
+use crate::auth::TokensConfig;
 use crate::origin::Origins;
+use crate::policy::{Bounds, Policy};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -21,6 +23,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Clients need no token and may do everything. Only on loopback.
     pub insecure: bool,
+    /// How tokens are verified.
+    pub tokens: TokensConfig,
+    /// Who may do what in which channel.
+    pub policy: Policy,
     /// Which web pages may connect.
     pub origins: Origins,
     /// WebSocket connections, at most.
@@ -49,6 +55,10 @@ pub struct Config {
     pub channels_per_connection: usize,
     /// Bytes of a channel's name, at most.
     pub channel_name_length: usize,
+    /// Whether users are subscribed to their inbox.
+    pub inbox: bool,
+    /// Whether everybody is subscribed to the broadcast.
+    pub broadcast: bool,
     /// Requests of sessions that wait for one link.
     pub link_queue: usize,
     /// Frames of an owner that wait for one link.
@@ -194,6 +204,16 @@ impl Config {
             1..=MAX_CHANNEL_LENGTH as u64,
             "Bytes of a channel's name, at most; a longer one is refused with error 107.",
         );
+        let inbox = gateway.boolean(
+            "inbox",
+            true,
+            "Every connection of a user is subscribed to the user's inbox channel, `#alice`, by the server.",
+        );
+        let broadcast = gateway.boolean(
+            "broadcast",
+            false,
+            "Every connection is subscribed to `$broadcast` by the server.",
+        );
         let link_queue = gateway.integer(
             "link_queue",
             1024,
@@ -243,6 +263,15 @@ impl Config {
         Self {
             listen,
             insecure,
+            tokens: TokensConfig::read(document, answer_timeout),
+            policy: Policy::read(
+                document,
+                Bounds {
+                    insecure,
+                    publish_size,
+                    name_length: channel_name_length,
+                },
+            ),
             origins: Origins::new(allowed, insecure),
             max_connections: size(max_connections),
             http_connections: size(http_connections),
@@ -257,6 +286,8 @@ impl Config {
             publish_size: size(publish_size),
             channels_per_connection: size(channels_per_connection),
             channel_name_length: size(channel_name_length),
+            inbox,
+            broadcast,
             link_queue: size(link_queue),
             link_inbox: size(link_inbox),
             link_unanswered: size(link_unanswered),

@@ -4,6 +4,8 @@ use switchboard_bus::BusError;
 use switchboard_bus::membership::MembershipError;
 use switchboard_service_kit::admin::BindError;
 
+use crate::auth::JwksError;
+
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -16,6 +18,9 @@ pub enum StartError {
     /// The bus did not take a subscription.
     #[error("gateway cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),
+    /// See [`JwksError`].
+    #[error(transparent)]
+    Jwks(#[from] JwksError),
     /// See [`MembershipError`].
     #[error("gateway cannot join the bus: is NATS there?")]
     Membership(#[from] MembershipError),

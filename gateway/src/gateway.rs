@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Tokens;
 use crate::config::Config;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
@@ -15,6 +16,7 @@ use crate::session::{Encoding, Limits, SessionHandle};
 /// See the module.
 pub(crate) struct Gateway {
     pub(crate) config: Config,
+    pub(crate) tokens: Tokens,
     pub(crate) links: Links,
     pub(crate) metrics: GatewayMetrics,
     /// Cancelled when the gateway begins to stop.
@@ -29,6 +31,7 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(
         config: Config,
+        tokens: Tokens,
         links: Links,
         metrics: GatewayMetrics,
         stop: CancellationToken,
@@ -36,6 +39,7 @@ impl Gateway {
         Arc::new(Self {
             slots: Arc::new(Semaphore::new(config.max_connections)),
             config,
+            tokens,
             links,
             metrics,
             stop,

@@ -7,12 +7,15 @@
 //! | --- | --- |
 //! | [`run`] | starts it and drains it |
 //! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `auth` | who a client is: tokens and their keys |
+//! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
 //! (`session`); everything a client can make grow has a bound in [`Config`].
 
+mod auth;
 mod config;
 mod error;
 mod gateway;
@@ -20,6 +23,7 @@ mod links;
 mod listener;
 mod metrics;
 mod origin;
+mod policy;
 mod rules;
 mod run;
 mod session;
@@ -28,7 +32,9 @@ mod session;
 pub mod simulation;
 mod upgrade;
 
+pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use error::StartError;
 pub use origin::Origins;
+pub use policy::Policy;
 pub use run::{Deps, Running, start};

@@ -219,23 +219,26 @@ pub(crate) struct Publish {
     message: bytes::Bytes,
     /// Its id, where the command was `message.send`, whose answer tells it.
     send_id: Option<bytes::Bytes>,
+    /// It is stored before it is answered and delivered.
+    is_durable: bool,
 }
 
 impl Publish {
     /// By the command `publish`.
-    pub(crate) fn plain(message: &Message) -> Self {
+    pub(crate) fn plain(message: &Message, is_durable: bool) -> Self {
         Self {
             series: series(message),
             message: message.encode_to_vec().into(),
             send_id: None,
+            is_durable,
         }
     }
 
     /// By the rpc `message.send`.
-    pub(crate) fn send(message: &Message) -> Self {
+    pub(crate) fn send(message: &Message, is_durable: bool) -> Self {
         Self {
             send_id: Some(message.id.clone()),
-            ..Self::plain(message)
+            ..Self::plain(message, is_durable)
         }
     }
 }

@@ -19,6 +19,7 @@ use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 
+use crate::auth::{Anonymous, Tokens};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::gateway::Gateway;
@@ -94,10 +95,19 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     )
     .await?;
 
+    config.tokens.warn();
+    let tokens = Tokens::start(
+        &config.tokens,
+        config.channel_name_length,
+        &context.metrics,
+        &context.tasks,
+    )?;
     if config.insecure {
         tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
-    } else {
-        tracing::warn!("no client can connect: there are no tokens yet, and gateway.insecure is off");
+    } else if !tokens.has_keys() && tokens.anonymous() != Anonymous::Everybody {
+        tracing::warn!(
+            "no client can connect: no key is configured in [gateway.tokens], and gateway.insecure is off"
+        );
     }
     let http_connections = config.http_connections;
     let metrics = GatewayMetrics::register(&context.metrics);
@@ -114,7 +124,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             ("publications", delivered.publications()),
         ]
     });
-    let gateway = Gateway::new(config, links, metrics, stop.clone());
+    let gateway = Gateway::new(config, tokens, links, metrics, stop.clone());
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
     context.tasks.spawn(
         "listener",

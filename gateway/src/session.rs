@@ -10,6 +10,8 @@ mod close;
 mod commands;
 mod connecting;
 mod encoding;
+mod identity;
+mod lease;
 mod outgoing;
 mod send_message;
 mod shared_reply;
@@ -23,11 +25,14 @@ use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{Push, Reply, SubscribeResult};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
+use self::identity::Admission;
+use self::lease::Leases;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
@@ -39,6 +44,8 @@ pub(crate) struct SessionHandle {
     id: u64,
     client: Uuid,
     encoding: Encoding,
+    admission: Admission,
+    leases: Leases,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
@@ -60,6 +67,8 @@ impl SessionHandle {
             id,
             client: Uuid::new_v4(),
             encoding,
+            admission: Admission::default(),
+            leases: Leases::default(),
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
@@ -151,15 +160,24 @@ impl SessionHandle {
             self.reply_carrying(&reply, payload);
         };
         match self.subscriptions.subscribed(channel, id) {
-            Some(By::Client { or_error: true }) if result.was_recovering && !result.recovered => {
+            Some(By::Client { or_error: true, .. }) if result.was_recovering && !result.recovered => {
                 self.not_subscribed(channel, id, ErrorCode::UnrecoverablePosition);
                 false
             }
+            Some(By::Client { is_durable: false, .. }) => {
+                let result = SubscribeResult {
+                    was_recovering: result.was_recovering,
+                    ..SubscribeResult::default()
+                };
+                answer(self.leases.granted(channel, id, result, Instant::now()));
+                true
+            }
             Some(By::Client { .. }) => {
-                answer(result);
+                answer(self.leases.granted(channel, id, result, Instant::now()));
                 true
             }
             Some(By::Server) => {
+                let result = self.leases.granted(channel, id, result, Instant::now());
                 self.connecting.subscribed(channel, result, payload);
                 true
             }
@@ -173,6 +191,7 @@ impl SessionHandle {
 
     /// Subscribe command `id` failed, and the client is answered.
     pub(crate) fn not_subscribed(&self, channel: &ChannelName, id: u32, code: ErrorCode) {
+        self.leases.refused(channel, id);
         match self.subscriptions.refused(channel, id) {
             Some(By::Server) => self.connecting.failed(code),
             Some(By::Client { .. }) | None => self.reply(&Reply {
@@ -188,6 +207,7 @@ impl SessionHandle {
     pub(crate) fn lost(&self, channel: &ChannelName) {
         match self.subscriptions.lost(channel) {
             Some(By::Client { .. }) => {
+                self.leases.forget(channel.as_str());
                 let push = Push {
                     channel: channel.as_str().to_owned(),
                     unsubscribe: Some(UnsubscribeCode::InsufficientState.into()),

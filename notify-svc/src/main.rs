@@ -12,7 +12,15 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "will tell those who are away; today it only joins the bus",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8005),
-    other_sections: &["gateway", "persistence", "presence", "router", "switchboard"],
+    other_sections: &[
+        "channels",
+        "gateway",
+        "namespaces",
+        "persistence",
+        "presence",
+        "router",
+        "switchboard",
+    ],
 };
 
 fn main() -> ExitCode {

@@ -12,7 +12,15 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "will store and search messages; today it only joins the bus",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8003),
-    other_sections: &["gateway", "notify", "presence", "router", "switchboard"],
+    other_sections: &[
+        "channels",
+        "gateway",
+        "namespaces",
+        "notify",
+        "presence",
+        "router",
+        "switchboard",
+    ],
 };
 
 fn main() -> ExitCode {

@@ -12,7 +12,15 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "will know who is there; today it only joins the bus",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8004),
-    other_sections: &["gateway", "notify", "persistence", "router", "switchboard"],
+    other_sections: &[
+        "channels",
+        "gateway",
+        "namespaces",
+        "notify",
+        "persistence",
+        "router",
+        "switchboard",
+    ],
 };
 
 fn main() -> ExitCode {

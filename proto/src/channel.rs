@@ -85,13 +85,16 @@ impl ChannelName {
     pub fn inboxes(&self) -> Option<impl Iterator<Item = ChannelName>> {
         let (conversation, users) = self.0.rsplit_once('#')?;
         let users = (!conversation.is_empty()).then_some(users)?;
-        // A part of this name, so it fits, and its characters are those of a name.
-        Some(users.split(',').map(|user| Self::inbox(user)))
+        Some(users.split(',').filter_map(Self::inbox))
     }
 
-    /// A user's own inbox channel, `#alice`. `user` has to be what may stand in a name.
-    fn inbox(user: &str) -> Self {
-        Self(format!("#{user}").into())
+    /// A user's own inbox channel, `#alice`; `None` where the user's id cannot stand in a name.
+    pub fn inbox(user: &str) -> Option<Self> {
+        let name = format!("#{user}");
+        let is_one_user = !user.contains([',', '#', ':']);
+        is_one_user
+            .then(|| Self::parse(&name, MAX_CHANNEL_LENGTH).ok())
+            .flatten()
     }
 
     /// The users who may be there; `None` where the name does not limit them.
@@ -197,6 +200,10 @@ mod tests {
             .collect();
         assert_eq!(inboxes, ["#alice", "#bob"]);
         assert!(inbox.inboxes().is_none(), "an inbox has no inboxes");
+        assert_eq!(ChannelName::inbox("alice"), Some(inbox.clone()));
+        for none in ["", "a,b", "a#b", "a b", "ä", &"x".repeat(255)] {
+            assert_eq!(ChannelName::inbox(none), None, "{none}");
+        }
         assert!(room.inboxes().is_none());
         assert_eq!(parse("$broadcast").unwrap().namespace(), None);
         assert_eq!(parse("$room:1").unwrap().namespace(), Some("room"));

@@ -12,7 +12,15 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "owns shards and writes their logs",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8002),
-    other_sections: &["switchboard", "gateway", "persistence", "presence", "notify"],
+    other_sections: &[
+        "switchboard",
+        "gateway",
+        "channels",
+        "namespaces",
+        "persistence",
+        "presence",
+        "notify",
+    ],
 };
 
 fn main() -> ExitCode {

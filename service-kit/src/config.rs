@@ -39,6 +39,7 @@ use nearest::nearest;
 pub use section::Section;
 pub use source::Source;
 use source::{FileText, variable_name};
+pub use units::parse_duration;
 
 /// What the names of all our environment variables begin with. The parts of a key's path follow,
 /// in upper case, joined by two underscores: `SWITCHBOARD__GATEWAY__PING_INTERVAL`.
@@ -52,8 +53,10 @@ pub struct Document {
     file: FileText,
     /// Variables with our prefix, by full name.
     environment: BTreeMap<String, String>,
-    sections: BTreeSet<&'static str>,
+    sections: BTreeSet<String>,
     ignored: BTreeSet<&'static str>,
+    /// Sections that were refused for their name.
+    ignored_names: BTreeSet<String>,
     entries: Vec<Entry>,
     faults: Vec<Fault>,
 }
@@ -108,6 +111,7 @@ impl Document {
             environment,
             sections: BTreeSet::new(),
             ignored: BTreeSet::new(),
+            ignored_names: BTreeSet::new(),
             entries: Vec::new(),
             faults: Vec::new(),
         }
@@ -115,13 +119,51 @@ impl Document {
 
     /// The keys under `path`, such as `"gateway"` or `"bus.nats"`. A section may be read more than
     /// once. One that the document lacks has all its defaults.
-    pub fn section(&mut self, path: &'static str) -> Section<'_> {
-        if self.sections.insert(path)
+    pub fn section(&mut self, path: &str) -> Section<'_> {
+        self.open(path, "write its keys under");
+        Section::new(self, path.to_owned())
+    }
+
+    /// The names of the sections that the file has directly under `path`, sorted: `["room"]` for
+    /// `[namespaces.room]`. Each is to be read as the section `path.NAME`. Variables of the
+    /// environment override keys of these, but name no further ones.
+    ///
+    /// A name may hold letters, digits, `-` and `_`; others are faults, and left out.
+    pub fn names(&mut self, path: &str) -> Vec<String> {
+        self.open(path, "write sections with a name of yours under");
+        let below = self.file.value(path).and_then(toml::Value::as_table);
+        let tables: Vec<String> = below
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| value.is_table())
+            .map(|(name, _)| name.clone())
+            .collect();
+        let is_allowed = |name: &String| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            !name.is_empty() && name.bytes().all(allowed)
+        };
+        let (names, others): (Vec<_>, Vec<_>) = tables.into_iter().partition(is_allowed);
+        for name in others {
+            let key = format!("{path}.{name}");
+            self.ignored_names.insert(key.clone());
+            self.add_fault(Fault {
+                source: self.file.source(&key),
+                key,
+                problem: "the name holds something other than letters, digits, '-' and '_'".to_owned(),
+                remedy: "give it another name".to_owned(),
+            });
+        }
+        names
+    }
+
+    /// Notes that `path` is a section. Faults if the document has something else there.
+    fn open(&mut self, path: &str, remedy: &str) {
+        if self.sections.insert(path.to_owned())
             && let Some(value) = self.file.value(path)
             && !value.is_table()
         {
             let problem = format!("is a section, found {}", value.type_str());
-            let remedy = format!("write its keys under [{path}]");
+            let remedy = format!("{remedy} [{path}]");
             let source = self.file.source(path);
             self.add_fault(Fault {
                 key: path.to_owned(),
@@ -130,7 +172,6 @@ impl Document {
                 source,
             });
         }
-        Section::new(self, path)
     }
 
     /// Accepts `section` with everything below it, unread: it belongs to another service that is
@@ -171,7 +212,10 @@ impl Document {
             } else {
                 format!("{above}.{name}")
             };
-            if self.ignored.contains(path.as_str()) || self.is_key(&path) {
+            if self.ignored.contains(path.as_str())
+                || self.ignored_names.contains(&path)
+                || self.is_key(&path)
+            {
                 continue;
             }
             match value {
@@ -245,11 +289,16 @@ impl Document {
 
     /// Whether `path` is a section somebody knows, or lies above one.
     fn leads_to_section(&self, path: &str) -> bool {
-        self.sections.iter().chain(&self.ignored).any(|section| {
-            section
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        let ignored = self.ignored.iter().copied();
+        self.sections
+            .iter()
+            .map(String::as_str)
+            .chain(ignored)
+            .any(|section| {
+                section
+                    .strip_prefix(path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
     }
 
     fn known_paths(&self) -> impl Iterator<Item = String> {
@@ -257,8 +306,8 @@ impl Document {
         let sections = self
             .sections
             .iter()
-            .chain(&self.ignored)
-            .map(|section| (*section).to_owned());
+            .cloned()
+            .chain(self.ignored.iter().map(|section| (*section).to_owned()));
         keys.chain(sections)
     }
 }

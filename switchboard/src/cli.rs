@@ -1,10 +1,12 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use switchboard_service_kit::config::process_environment;
+use switchboard_gateway::{IssueError, TokenRequest};
+use switchboard_service_kit::config::{parse_duration, process_environment};
 use switchboard_service_kit::run::chain;
 use switchboard_service_kit::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +30,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Start the configured services and run until SIGTERM or SIGINT (the default).
     Serve,
@@ -38,6 +40,27 @@ enum Command {
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
     PrintConfig,
+    /// Print what USER may do in CHANNEL, and which setting decides it.
+    Explain {
+        /// The user's id; "" for an anonymous one.
+        user: String,
+        /// The channel's name.
+        channel: String,
+    },
+    /// Print a token that lets USER connect, or subscribe to CHANNEL, signed with gateway.tokens.hmac_secret.
+    Token {
+        /// The user's id.
+        user: String,
+        /// A subscription token for this channel instead of a connection token.
+        #[arg(long)]
+        channel: Option<String>,
+        /// How long the token is valid: a whole number with one of the units s, m, h, d.
+        #[arg(long, default_value = "1h", value_parser = ttl)]
+        ttl: Duration,
+        /// JSON that goes with everything its bearer publishes.
+        #[arg(long, value_name = "JSON")]
+        info: Option<String>,
+    },
 }
 
 /// Wrong arguments or configuration.
@@ -54,19 +77,75 @@ pub fn main() -> ExitCode {
         }
     };
     match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => run(&config.clone(), serve(config)),
+        Command::Serve => {
+            let token = token_command(&config, arguments.config.as_deref());
+            run(&config.clone(), serve(config, token))
+        }
         Command::Migrate => run(&config.clone(), migrate(config)),
         Command::CheckConfig => {
             println!("configuration is valid");
             ExitCode::SUCCESS
         }
         Command::PrintConfig => print(&effective),
+        Command::Explain { user, channel } => explain(&config, &user, &channel),
+        Command::Token {
+            user,
+            channel,
+            ttl,
+            info,
+        } => token(
+            &config,
+            TokenRequest {
+                user: &user,
+                channel: channel.as_deref(),
+                ttl,
+                info: info.as_deref(),
+            },
+        ),
     }
 }
 
 fn print(effective: &Effective) -> ExitCode {
     println!("{effective}");
     ExitCode::SUCCESS
+}
+
+fn explain(config: &Config, user: &str, channel: &str) -> ExitCode {
+    match config.gateway.policy.explain(user, channel) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("switchboard: {error}; clients are answered with error 107");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    match parse_duration(text) {
+        Some(ttl) if ttl >= Duration::from_secs(1) => Ok(ttl),
+        Some(_) | None => Err("write a whole number with one of the units s, m, h, d, such as 1h"),
+    }
+}
+
+/// Prints the token alone, so that it can be used in scripts.
+fn token(config: &Config, request: TokenRequest<'_>) -> ExitCode {
+    match config.gateway.tokens.issue(request) {
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(error @ IssueError::Info(_)) => {
+            eprintln!("switchboard: {}", chain(&error));
+            ExitCode::from(USAGE)
+        }
+        Err(error) => {
+            eprintln!("switchboard: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
@@ -90,7 +169,7 @@ async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, token: Option<String>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let insecure = config.gateway.insecure;
@@ -99,7 +178,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
-    announce(&system, insecure);
+    announce(&system, insecure, token.as_deref());
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -123,7 +202,21 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn announce(system: &Switchboard, insecure: bool) {
+/// What to type for a token; `None` where none can be signed here.
+fn token_command(config: &Config, file: Option<&Path>) -> Option<String> {
+    let request = TokenRequest {
+        user: "alice",
+        channel: None,
+        ttl: Duration::from_secs(1),
+        info: None,
+    };
+    config.gateway.tokens.issue(request).ok()?;
+    let program = std::env::args().next()?;
+    let file = file.map_or(String::new(), |file| format!(" --config {}", file.display()));
+    Some(format!("{program} token alice{file}"))
+}
+
+fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
     println!("Switchboard {} is running", env!("CARGO_PKG_VERSION"));
     if let (Some(demo), Some(websocket)) = (system.demo_url(), system.websocket_url()) {
         println!("  demo page   {demo}");
@@ -134,8 +227,63 @@ fn announce(system: &Switchboard, insecure: bool) {
     if let Some(folder) = system.data_folder() {
         println!("  data        {}", folder.display());
     }
+    if let Some(token) = token {
+        println!("  a token     {token}");
+    }
     if insecure {
         println!("  clients are let in without a token (gateway.insecure; accepted on loopback only)");
     }
     println!("Ctrl-C stops it.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_understood() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["switchboard"], arguments].concat());
+        let arguments = parse(&[
+            "token",
+            "alice",
+            "--channel",
+            "room:1",
+            "--ttl",
+            "5m",
+            "--info",
+            "1",
+        ])
+        .unwrap();
+        let Some(Command::Token {
+            user,
+            channel,
+            ttl,
+            info,
+        }) = arguments.command
+        else {
+            panic!("{arguments:?}");
+        };
+        assert_eq!(
+            (user.as_str(), channel.as_deref(), info.as_deref()),
+            ("alice", Some("room:1"), Some("1"))
+        );
+        assert_eq!(ttl, Duration::from_secs(300));
+        for wrong in ["5", "0s", "10ms", "-1h", "1y", ""] {
+            assert!(parse(&["token", "alice", "--ttl", wrong]).is_err(), "{wrong}");
+        }
+        assert!(parse(&["token"]).is_err());
+    }
+
+    #[test]
+    fn the_command_that_is_announced_works_without_a_file_and_not_without_a_secret() {
+        let (config, _) = Config::load(None, []).unwrap();
+        assert!(token_command(&config, None).unwrap().ends_with(" token alice"));
+        // Whoever switches insecure off has to name a secret of their own.
+        let secure = ("SWITCHBOARD__GATEWAY__INSECURE".to_owned(), "false".to_owned());
+        let (config, _) = Config::load(None, [secure]).unwrap();
+        assert_eq!(token_command(&config, None), None);
+        let config = Config::from_toml("[gateway.tokens]\nhmac_secret = \"x\"").unwrap();
+        let command = token_command(&config, Some(Path::new("s.toml"))).unwrap();
+        assert!(command.ends_with(" token alice --config s.toml"), "{command}");
+    }
 }

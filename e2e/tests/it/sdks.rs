@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::system::{Pings, System};
+use crate::system::{Access, Pings, SECRET, System};
 use crate::tools;
 
 /// What the clients of a run speak.
@@ -30,6 +30,32 @@ fn environment<'a>(urls: &'a str, encoding: &'a str) -> [(&'a str, &'a str); 2] 
         ("SWITCHBOARD_ENDPOINTS", urls),
         ("SWITCHBOARD_ENCODING", encoding),
     ]
+}
+
+/// Both SDKs with tokens, and what these may do. One after the other: each test is about seconds, and a busy machine has none to spare.
+async fn tokens(system: &System) -> Result<()> {
+    let urls = system.websocket_urls().join(",");
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", urls.as_str()),
+        ("SWITCHBOARD_SECRET", SECRET),
+    ];
+    tools::node("tokens.test.js", &environment).await?;
+    tools::node("permissions.test.js", &environment).await?;
+    tools::python("tokens_test", &environment).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_on_embedded() -> Result<()> {
+    let system = System::embedded_for(Access::Tokens, Pings::Seldom).await?;
+    tokens(&system).await?;
+    system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_on_a_cluster() -> Result<()> {
+    let system = System::cluster_for(Access::Tokens, 2, 2, Pings::Seldom).await?;
+    tokens(&system).await?;
+    system.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

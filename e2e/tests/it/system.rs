@@ -8,16 +8,55 @@ use switchboard_testkit::NatsServer;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Every node here: no tokens, any free port, quick to stop.
+/// Every node here: any free port, quick to stop. Keys of `[gateway]` follow.
 const NODE: &str = r#"
 [admin]
 listen = "127.0.0.1:0"
 
 [gateway]
-insecure = true
 listen = "127.0.0.1:0"
 drain_spread = "100ms"
 "#;
+
+/// Signs and verifies tokens.
+pub(crate) const SECRET: &str = "a secret of tests that is long enough to be none";
+
+/// What clients with tokens may do.
+const NAMESPACES: &str = r#"
+[namespaces.room]
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+
+[namespaces.news]
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+
+[namespaces.dm]
+allow_user_limited_channels = true
+allow_publish_for_subscriber = true
+"#;
+
+/// How clients are let in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Access {
+    /// Without a token, and they may do everything.
+    Insecure,
+    /// With a token signed with [`SECRET`]; [`NAMESPACES`] says what they may do then. No leeway, and three seconds of grace
+    /// behind an expiry.
+    Tokens,
+}
+
+impl Access {
+    /// Keys of `[gateway]`, and sections below it.
+    fn config(self) -> String {
+        match self {
+            Self::Insecure => "insecure = true\n".to_owned(),
+            Self::Tokens => format!(
+                "[gateway.tokens]\nhmac_secret = {SECRET:?}\nleeway = \"0s\"\nexpiry_grace = \"3s\"\n{NAMESPACES}"
+            ),
+        }
+    }
+}
 
 /// How often clients are pinged.
 #[derive(Debug, Clone, Copy)]
@@ -52,12 +91,17 @@ pub(crate) struct System {
 impl System {
     /// What `cargo run` starts: all services in one process, embedded bus and log.
     pub(crate) async fn embedded(pings: Pings) -> Result<Self> {
+        Self::embedded_for(Access::Insecure, pings).await
+    }
+
+    /// As [`Self::embedded`].
+    pub(crate) async fn embedded_for(access: Access, pings: Pings) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let bus = format!(
             "[bus]\nbackend = \"embedded\"\n[bus.embedded]\npath = {:?}\n",
             data.path()
         );
-        let config = format!("{NODE}{}{bus}", pings.config());
+        let config = format!("{NODE}{}{}{bus}", pings.config(), access.config());
         let node = start(&config).await?;
         let system = Self {
             nodes: vec![node],
@@ -70,6 +114,16 @@ impl System {
 
     /// So many gateways and routers, each a node of its own, over one nats-server with JetStream.
     pub(crate) async fn cluster(gateways: usize, routers: usize, pings: Pings) -> Result<Self> {
+        Self::cluster_for(Access::Insecure, gateways, routers, pings).await
+    }
+
+    /// As [`Self::cluster`].
+    pub(crate) async fn cluster_for(
+        access: Access,
+        gateways: usize,
+        routers: usize,
+        pings: Pings,
+    ) -> Result<Self> {
         let nats = NatsServer::start().await?;
         let mut nodes = Vec::new();
         let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
@@ -79,8 +133,9 @@ impl System {
                 nats.url()
             );
             let config = format!(
-                "switchboard.services = [{service:?}]\n{NODE}{}{bus}",
-                pings.config()
+                "switchboard.services = [{service:?}]\n{NODE}{}{}{bus}",
+                pings.config(),
+                access.config()
             );
             nodes.push(start(&config).await?);
         }

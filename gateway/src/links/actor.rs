@@ -214,6 +214,10 @@ impl LinkActor {
                 if let Some(message_id) = publish.send_id {
                     turn.sends.insert((session.id(), id), message_id);
                 }
+                if !publish.is_durable {
+                    self.link.publish_ephemeral(&session, id, publish.message, turn);
+                    return;
+                }
                 let asked = PublishAsked {
                     session,
                     id,

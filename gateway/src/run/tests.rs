@@ -4,6 +4,8 @@
 mod bad_input;
 mod harness;
 mod life;
+mod permissions;
 mod pings;
 mod protobuf;
+mod tokens;
 mod upgrades;

@@ -3,16 +3,19 @@
 //! A command is answered with an error where the client did something it may try otherwise, and
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
+mod permissions;
+mod server_side;
+mod tokens;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use switchboard_proto::bus::{Message, PayloadKind, Sender};
+use switchboard_proto::bus::{Message, PayloadKind};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, PublishRequest, Reply, RpcRequest, SubscribeRequest,
-    SubscribeResult, UnsubscribeResult,
+    UnsubscribeResult,
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::ids::Offset;
@@ -29,6 +32,7 @@ use super::timers::{OpenPing, Pings};
 use crate::gateway::Gateway;
 use crate::links::{Asker, Publish, Since};
 use crate::metrics::Method;
+use crate::policy::Action;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -50,9 +54,6 @@ const FLAG_ERROR_IF_LOST: i64 = 2;
 
 /// The rpc that publishes with more than `publish` can say.
 const MESSAGE_SEND: &str = "message.send";
-
-/// Who publishes: nobody has a name while there are no tokens.
-const ANONYMOUS: &str = "";
 
 /// Carries out the commands of one session.
 pub(super) struct Commands {
@@ -107,6 +108,7 @@ impl Commands {
 
     async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
         if self.failed {
+            // Sent along with the `connect`, whose error is what the client has to see.
             return Ok(());
         }
         let method = method(&command);
@@ -132,11 +134,12 @@ impl Commands {
                 self.rpc(id, command.rpc.unwrap_or_default()).await;
                 Ok(())
             }
-            Method::Presence
-            | Method::PresenceStats
-            | Method::History
-            | Method::Refresh
-            | Method::SubRefresh => {
+            Method::Refresh => self.refresh(id, &command.refresh.unwrap_or_default()).await,
+            Method::SubRefresh => {
+                self.sub_refresh(id, &command.sub_refresh.unwrap_or_default())
+                    .await
+            }
+            Method::Presence | Method::PresenceStats | Method::History => {
                 self.refuse(id, ErrorCode::NotAvailable, "command is not available");
                 Ok(())
             }
@@ -156,19 +159,13 @@ impl Commands {
         if self.connected {
             return Err(violation("second connect"));
         }
-        // Nobody can verify a token yet, and one that is sent has to be verified.
-        if !request.token.is_empty() {
-            return Err(Violation {
-                code: DisconnectCode::InvalidToken,
-                why: "tokens are not served yet".into(),
-            });
-        }
-        if !self.gateway.config.insecure {
-            return Err(violation(
-                "connect without token; only gateway.insecure allows that",
-            ));
-        }
-        let (subs, payload) = match self.server_side(id, &request).await {
+        let Some(identity) = self.authenticate(id, &request.token).await? else {
+            self.failed = true;
+            return Ok(());
+        };
+        let ttl = self.lease_connection(&identity);
+        self.session.admit(identity);
+        let (subs, payload) = match self.server_side(id, &request).await? {
             Ok(subs) => subs,
             Err(code) => {
                 self.failed = true;
@@ -194,6 +191,8 @@ impl Commands {
         let result = ConnectResult {
             client: self.session.client().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
             ping,
             pong,
             subs,
@@ -206,32 +205,6 @@ impl Commands {
         };
         self.session.release(&reply, payload);
         Ok(())
-    }
-
-    /// Subscribes to the channels that the server gives this session, and waits for all of them:
-    /// what they missed stands in the connect reply. With the results, of which kind their payloads are.
-    async fn server_side(
-        &self,
-        id: u32,
-        request: &ConnectRequest,
-    ) -> Result<(BTreeMap<String, SubscribeResult>, PayloadKind), ErrorCode> {
-        let channels = self.server_side_channels();
-        if channels.is_empty() {
-            return Ok((BTreeMap::new(), PayloadKind::Json));
-        }
-        self.session.outgoing.hold();
-        self.session.connecting.begin(channels.len());
-        for channel in channels {
-            self.session.subscriptions.begin(&channel, id, By::Server)?;
-            let since = request.subs.get(channel.as_str()).and_then(since);
-            self.gateway.links.subscribe(self.asker(id), channel, since).await;
-        }
-        self.session.connecting.finished().await
-    }
-
-    /// Channels that every connection of this user is subscribed to by the server.
-    fn server_side_channels(&self) -> Vec<ChannelName> {
-        Vec::new()
     }
 
     async fn subscribe(&self, id: u32, request: SubscribeRequest) -> Result<(), Violation> {
@@ -252,15 +225,27 @@ impl Commands {
             );
         } else if request.tf.is_some() {
             self.refuse(id, ErrorCode::BadRequest, "filters are not available");
-        } else if !request.token.is_empty() {
-            self.refuse(id, ErrorCode::PermissionDenied, "tokens are not served yet");
         } else {
+            let lease = if request.token.is_empty() {
+                None
+            } else {
+                match self.subscription_lease(id, &channel, &request.token).await? {
+                    None => return Ok(()),
+                    lease => lease,
+                }
+            };
+            if !self.may(Action::Subscribe, id, &channel, lease.is_some()) {
+                return Ok(());
+            }
+            let is_durable = self.gateway.config.policy.is_durable(&channel);
             let by = By::Client {
                 or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
+                is_durable,
             };
             match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
-                    let since = since(&request);
+                    self.session.leases.enter(&channel, id, lease);
+                    let since = since(&request).filter(|_| is_durable);
                     self.gateway.links.subscribe(self.asker(id), channel, since).await;
                 }
                 Err(code) => self.refuse(id, code, "subscription refused"),
@@ -274,6 +259,7 @@ impl Commands {
         match self.session.subscriptions.give_up(channel) {
             // The link answers, behind what it has already queued of this channel.
             Some(channel) => {
+                self.session.leases.forget(channel.as_str());
                 self.gateway
                     .links
                     .unsubscribe(&self.session, Some(id), channel)
@@ -302,40 +288,33 @@ impl Commands {
             );
         } else if request.data.is_empty() {
             self.refuse(id, ErrorCode::BadRequest, "publish without data");
-        } else if request.data.len() > self.gateway.config.publish_size {
-            self.refuse(
-                id,
-                ErrorCode::LimitExceeded,
-                "data larger than gateway.publish_size",
-            );
-        } else {
-            let kind = self.session.encoding.payload_kind(&request.data);
-            let message = self.message(request.channel, kind, request.data);
+        } else if let Some(kind) = self.may_publish(id, &channel, &request.data) {
+            let message = self.message(&channel, kind, request.data);
             self.gateway
                 .links
-                .publish(self.asker(id), &channel, Publish::plain(&message))
+                .publish(self.asker(id), &channel, Publish::plain(&message, self.is_durable(&channel)))
                 .await;
         }
         Ok(())
     }
 
     /// A message of this client, as `publish` makes it.
-    fn message(&self, channel: String, kind: PayloadKind, payload: Bytes) -> Message {
+    fn message(&self, channel: &ChannelName, kind: PayloadKind, payload: Bytes) -> Message {
         let trace = TraceContext::random(false);
-        tracing::trace!(client = %self.session.client(), channel, correlation_id = %trace.correlation_id(), "publish");
+        tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
         Message {
             id: Uuid::now_v7().into_bytes().to_vec().into(),
-            channel,
+            channel: channel.as_str().to_owned(),
             kind: kind.into(),
             payload,
-            sender: Some(Sender {
-                user: ANONYMOUS.to_owned(),
-                client: self.session.client().to_string(),
-                ..Sender::default()
-            }),
+            sender: Some(self.session.sender(channel)),
             trace: trace.to_bytes().to_vec().into(),
             ..Message::default()
         }
+    }
+
+    fn is_durable(&self, channel: &ChannelName) -> bool {
+        self.gateway.config.policy.is_durable(channel)
     }
 
     async fn rpc(&self, id: u32, request: RpcRequest) {
@@ -356,19 +335,15 @@ impl Commands {
         let Some(channel) = self.channel(id, &request.channel) else {
             return;
         };
-        if request.data().len() > self.gateway.config.publish_size {
-            return self.refuse(
-                id,
-                ErrorCode::LimitExceeded,
-                "data larger than gateway.publish_size",
-            );
-        }
-        let kind = self.session.encoding.payload_kind(&request.data());
-        let mut message = self.message(request.channel.clone(), kind, request.data());
+        let data = request.data();
+        let Some(kind) = self.may_publish(id, &channel, &data) else {
+            return;
+        };
+        let mut message = self.message(&channel, kind, data);
         request.fill(&mut message);
         self.gateway
             .links
-            .publish(self.asker(id), &channel, Publish::send(&message))
+            .publish(self.asker(id), &channel, Publish::send(&message, self.is_durable(&channel)))
             .await;
     }
 

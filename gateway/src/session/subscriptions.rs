@@ -29,7 +29,8 @@ struct Subscription {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     /// The client. `or_error`: it wants error 112 rather than a subscription that could not recover.
-    Client { or_error: bool },
+    /// `is_durable`: what is published there is stored, so that there is a position to go on from.
+    Client { or_error: bool, is_durable: bool },
     /// The server: it comes with the connect reply, and the connection ends with it.
     Server,
 }
@@ -58,6 +59,11 @@ impl Subscriptions {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the client asked for the channel and did not give it up.
+    pub(super) fn holds(&self, channel: &ChannelName) -> bool {
+        self.channels.lock().contains_key(channel)
     }
 
     /// The client gives the channel up. The name, where the link has to be asked to end it.
@@ -109,7 +115,10 @@ impl Subscriptions {
 mod tests {
     use super::*;
 
-    const CLIENT: By = By::Client { or_error: false };
+    const CLIENT: By = By::Client {
+        or_error: false,
+        is_durable: true,
+    };
 
     fn room(name: &str) -> ChannelName {
         ChannelName::parse(name, 255).unwrap()

@@ -81,39 +81,54 @@ async fn converse(
                 if let Err(end) = chores.perform(chore, socket, &open_ping, false).await {
                     return end;
                 }
-                continue;
+                if !chores.is_subscription_over() {
+                    continue;
+                }
+                None
             }
-            message = socket.next() => message,
+            message = socket.next() => Some(message),
         };
         let frame = match message {
-            Some(Ok(Message::Text(text))) => Frame::Text(text),
-            Some(Ok(Message::Binary(bytes))) => Frame::Binary(bytes),
-            Some(Ok(Message::Pong(_))) => {
+            // Subscriptions end as commands do: in their order, and waiting for full links.
+            None => None,
+            Some(Some(Ok(Message::Text(text)))) => Some(Frame::Text(text)),
+            Some(Some(Ok(Message::Binary(bytes)))) => Some(Frame::Binary(bytes)),
+            Some(Some(Ok(Message::Pong(_)))) => {
                 // One that nobody asked for is nothing wrong in WebSocket.
                 if pings == Pings::WebSocket {
                     open_ping.pong();
                 }
                 continue;
             }
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Close(_))) | None => return End::Client,
-            Some(Err(error)) => return End::from(error),
+            Some(Some(Ok(Message::Ping(_) | Message::Frame(_)))) => continue,
+            Some(Some(Ok(Message::Close(_))) | None) => return End::Client,
+            Some(Some(Err(error))) => return End::from(error),
         };
-        let why = match (session.encoding, &frame) {
-            (Encoding::Json, Frame::Text(_)) | (Encoding::Protobuf, Frame::Binary(_)) => None,
-            (Encoding::Json, Frame::Binary(_)) => Some("binary frame on a JSON connection"),
-            (Encoding::Protobuf, Frame::Text(_)) => Some("text frame on a Protobuf connection"),
-        };
-        if let Some(why) = why {
-            return End::from(Violation {
-                code: DisconnectCode::BadRequest,
-                why: why.into(),
-            });
+        if let Some(frame) = &frame {
+            let why = match (session.encoding, frame) {
+                (Encoding::Json, Frame::Text(_)) | (Encoding::Protobuf, Frame::Binary(_)) => None,
+                (Encoding::Json, Frame::Binary(_)) => Some("binary frame on a JSON connection"),
+                (Encoding::Protobuf, Frame::Text(_)) => Some("text frame on a Protobuf connection"),
+            };
+            if let Some(why) = why {
+                return End::from(Violation {
+                    code: DisconnectCode::BadRequest,
+                    why: why.into(),
+                });
+            }
+            gateway.metrics.frames_in.inc();
+            gateway.metrics.bytes_in.inc_by(frame.len() as u64);
         }
-        gateway.metrics.frames_in.inc();
-        gateway.metrics.bytes_in.inc_by(frame.len() as u64);
         {
-            let carried_out = commands.frame(&frame, &open_ping);
+            let carried_out = async {
+                match &frame {
+                    Some(frame) => commands.frame(frame, &open_ping).await,
+                    None => {
+                        commands.end_expired().await;
+                        Ok(())
+                    }
+                }
+            };
             tokio::pin!(carried_out);
             loop {
                 tokio::select! {
@@ -133,6 +148,7 @@ async fn converse(
         if commands.is_connected() {
             chores.connected();
         }
+        chores.set_alarm(false);
     }
 }
 
@@ -201,6 +217,9 @@ impl Chores {
     ) -> Result<(), End> {
         match chore {
             Chore::Write => {}
+            Chore::Time if self.is_connection_over() => {
+                return Err(DisconnectCode::ConnectionExpired.into());
+            }
             Chore::Time => match self.timers.due(Instant::now(), open_ping, busy) {
                 // Before all that waits: SDKs give up on a connection whose pings are late.
                 Some(Due::Ping) => feed(&self.gateway, socket, self.ping.clone()).await?,
@@ -213,7 +232,7 @@ impl Chores {
                 self.timers.leave(Instant::now() + spread.mul_f64(rand::random()));
             }
         }
-        self.set_alarm();
+        self.set_alarm(busy);
         if !write(&self.gateway, &self.session, socket).await? {
             self.session.outgoing.come_back();
         }
@@ -225,11 +244,30 @@ impl Chores {
 
     fn connected(&mut self) {
         self.timers.connected(Instant::now(), rand::random());
-        self.set_alarm();
     }
 
-    fn set_alarm(&mut self) {
-        let next = self.timers.next();
+    fn is_connection_over(&self) -> bool {
+        self.session
+            .leases
+            .connection_end()
+            .is_some_and(|end| end <= Instant::now())
+    }
+
+    fn is_subscription_over(&self) -> bool {
+        self.session
+            .leases
+            .next_channel_end()
+            .is_some_and(|end| end <= Instant::now())
+    }
+
+    /// Subscriptions are not ended while a command is carried out, so nothing wakes for them then.
+    fn set_alarm(&mut self, busy: bool) {
+        let leases = &self.session.leases;
+        let channel_end = leases.next_channel_end().filter(|_| !busy);
+        let next = [leases.connection_end(), channel_end]
+            .into_iter()
+            .flatten()
+            .fold(self.timers.next(), Instant::min);
         if self.sleep.deadline() != next {
             self.sleep.as_mut().reset(next);
         }

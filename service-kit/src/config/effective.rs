@@ -9,7 +9,7 @@ use super::source::variable_name;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The section's path.
-    pub section: &'static str,
+    pub section: String,
     /// The key inside it.
     pub key: String,
     /// What its values look like.
@@ -72,7 +72,7 @@ impl Effective {
                 if !page.is_empty() {
                     page.push('\n');
                 }
-                section = entry.section;
+                section = &entry.section;
                 page += &format!("## `[{section}]`\n\n");
                 page += "| Key | Takes | Default | What it does |\n| --- | --- | --- | --- |\n";
             }
@@ -96,7 +96,7 @@ impl fmt::Display for Effective {
                 if !section.is_empty() {
                     writeln!(f)?;
                 }
-                section = entry.section;
+                section = &entry.section;
                 writeln!(f, "[{section}]")?;
             }
             writeln!(f, "# {} ({})", entry.help, entry.form)?;

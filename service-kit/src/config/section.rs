@@ -25,7 +25,7 @@ const HIDDEN: &str = "<hidden>";
 #[derive(Debug)]
 pub struct Section<'a> {
     document: &'a mut Document,
-    path: &'static str,
+    path: String,
 }
 
 /// How a type of value is described, read and printed.
@@ -37,7 +37,7 @@ struct Reader<T, R, S> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(document: &'a mut Document, path: &'static str) -> Self {
+    pub(super) fn new(document: &'a mut Document, path: String) -> Self {
         Self { document, path }
     }
 
@@ -432,7 +432,7 @@ impl<'a> Section<'a> {
         }
         .or(reader.default);
         self.document.entries.push(Entry {
-            section: self.path,
+            section: self.path.clone(),
             key: key.to_owned(),
             form: reader.form,
             help: help.to_owned(),

@@ -382,3 +382,50 @@ fn the_reference_lists_every_key() {
     );
     assert!(page.contains("| `kind` | one of \"a\\|b\" |"), "{page}");
 }
+
+/// Sections whose names the operator makes up.
+#[test]
+fn named_sections_are_found_and_read_like_others() {
+    let text = "[rooms.big]\nseats = 90\n[rooms.small]\n[rooms.\"a.b\"]\nseats = 1\n[rooms]\nseats = 2";
+    let mut document = with_environment(text, &[("SWITCHBOARD__ROOMS__SMALL__SEATS", "4")]);
+    let names = document.names("rooms");
+    assert_eq!(names, ["big", "small"]);
+    let seats: Vec<u64> = names
+        .iter()
+        .map(|name| {
+            document
+                .section(&format!("rooms.{name}"))
+                .integer("seats", 1, 1..=100, "Seats.")
+        })
+        .collect();
+    assert_eq!(seats, [90, 4]);
+    let faults = faults(document).join("\n");
+    assert!(
+        faults.contains("rooms.a.b") && faults.contains("give it another name"),
+        "{faults}"
+    );
+    assert!(
+        faults.contains("rooms.seats") && faults.contains("unknown key"),
+        "{faults}"
+    );
+
+    let mut document = with_environment("rooms = 3", &[("SWITCHBOARD__ROOMS__NEW__SEATS", "4")]);
+    assert!(document.names("rooms").is_empty());
+    let faults = self::faults(document).join("\n");
+    assert!(
+        faults.contains("is a section") && faults.contains("SWITCHBOARD__ROOMS__NEW__SEATS"),
+        "{faults}"
+    );
+
+    let mut document = self::document("[rooms.big]\nseat = 90");
+    for name in document.names("rooms") {
+        document
+            .section(&format!("rooms.{name}"))
+            .integer("seats", 1, 1..=100, "Seats.");
+    }
+    let faults = self::faults(document).join("\n");
+    assert!(
+        faults.contains("rooms.big.seat") && faults.contains("did you mean `rooms.big.seats`?"),
+        "{faults}"
+    );
+}

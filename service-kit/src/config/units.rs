@@ -18,7 +18,7 @@ const BYTE_UNITS: [(&str, u64); 5] = [
 ];
 
 /// `250ms`, `25s`, `5m`, `1h`, `7d`: a whole number and a unit. `None` for anything else.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, &DURATION_UNITS).map(Duration::from_millis)
 }
 

@@ -161,8 +161,7 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
         (r#""presence_stats":{"channel":"a"}"#.to_owned(), 108),
         (r#""history":{"channel":"a"}"#.to_owned(), 108),
         (r#""rpc":{"method":"a"}"#.to_owned(), 108),
-        (r#""refresh":{"token":"a"}"#.to_owned(), 108),
-        (r#""sub_refresh":{"token":"a"}"#.to_owned(), 108),
+        (r#""sub_refresh":{"token":"a"}"#.to_owned(), 103),
     ];
     for (id, (request, code)) in (2..).zip(table) {
         client.send(&format!(r#"{{"id":{id},{request}}}"#)).await;

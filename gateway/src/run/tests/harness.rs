@@ -209,6 +209,15 @@ impl Client {
         }
     }
 
+    /// As [`Client::closed`], and no reply comes before it.
+    pub(super) async fn closed_without_reply(&mut self) -> (u16, String) {
+        assert!(self.replies.is_empty(), "{:?}", self.replies);
+        match self.message().await {
+            Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => (code.into(), reason.to_string()),
+            other => panic!("expected a close frame: {other:?}"),
+        }
+    }
+
     /// The gateway still answers this client.
     pub(super) async fn assert_lives(&mut self) {
         self.send(r#"{"id":4000000000,"rpc":{"method":"any"}}"#).await;

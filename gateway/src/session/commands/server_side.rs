@@ -1,0 +1,107 @@
+//! The channels that the server subscribes a connection to, with its `connect`: the user's inbox, the
+//! broadcast where that is switched on, and what the token names.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use switchboard_proto::bus::PayloadKind;
+use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
+use switchboard_proto::client::{ConnectRequest, SubscribeResult};
+use switchboard_proto::codes::{DisconnectCode, ErrorCode};
+
+use super::{Commands, Violation, since};
+use crate::policy::{Action, Asking, BROADCAST};
+use crate::session::lease::Lease;
+use crate::session::subscriptions::By;
+
+/// What the connect reply says of them, and of which kind their payloads are.
+pub(super) type ServerSide = (BTreeMap<String, SubscribeResult>, PayloadKind);
+
+/// A channel, with what the token says of it.
+struct Given {
+    channel: ChannelName,
+    info: Bytes,
+    data: Bytes,
+}
+
+impl From<ChannelName> for Given {
+    fn from(channel: ChannelName) -> Self {
+        Self {
+            channel,
+            info: Bytes::new(),
+            data: Bytes::new(),
+        }
+    }
+}
+
+impl Commands {
+    /// Subscribes, and waits for all of them: what they missed stands in the connect reply. The inner
+    /// error is answered, the outer one ends the connection.
+    pub(super) async fn server_side(
+        &self,
+        id: u32,
+        request: &ConnectRequest,
+    ) -> Result<Result<ServerSide, ErrorCode>, Violation> {
+        let channels = match self.given() {
+            Ok(channels) => channels,
+            Err(code) => return Ok(Err(code)),
+        };
+        if channels.is_empty() {
+            return Ok(Ok((BTreeMap::new(), PayloadKind::Json)));
+        }
+        if channels.len() > self.gateway.config.channels_per_connection {
+            return Err(Violation {
+                code: DisconnectCode::ChannelLimit,
+                why: "more server-side subscriptions than gateway.channels_per_connection".into(),
+            });
+        }
+        self.session.outgoing.hold();
+        self.session.connecting.begin(channels.len());
+        for Given { channel, info, data } in channels {
+            if let Err(code) = self.session.subscriptions.begin(&channel, id, By::Server) {
+                return Ok(Err(code));
+            }
+            let lease = Lease {
+                expiry: None,
+                info,
+                data,
+            };
+            self.session.leases.enter(&channel, id, Some(lease));
+            let since = request.subs.get(channel.as_str()).and_then(since);
+            self.gateway.links.subscribe(self.asker(id), channel, since).await;
+        }
+        Ok(self.session.connecting.finished().await)
+    }
+
+    fn given(&self) -> Result<Vec<Given>, ErrorCode> {
+        let config = &self.gateway.config;
+        let user = self.session.user();
+        let mut given = Vec::new();
+        if config.inbox && !user.is_empty() {
+            match ChannelName::inbox(user) {
+                Some(inbox) => given.push(Given::from(inbox)),
+                None => {
+                    tracing::debug!(client = %self.session.client(), "user has no inbox: its id cannot stand in a channel's name");
+                }
+            }
+        }
+        if config.broadcast
+            && let Ok(broadcast) = ChannelName::parse(BROADCAST, MAX_CHANNEL_LENGTH)
+        {
+            given.push(Given::from(broadcast));
+        }
+        let named = self.session.identity().map(|identity| &identity.subscriptions);
+        for (channel, subscription) in named.into_iter().flatten() {
+            // The token is the permission; that the namespace exists is not its to say.
+            let who = Asking { user, is_in: true };
+            config.policy.decide(Action::Subscribe, channel, who).outcome?;
+            given.retain(|other: &Given| other.channel != *channel);
+            given.push(Given {
+                channel: channel.clone(),
+                info: subscription.info.clone(),
+                data: subscription.data.clone(),
+            });
+        }
+        Ok(given)
+    }
+}

@@ -1,0 +1,268 @@
+//! Commands that bring a token: who connects, what may be subscribed with it, and what is renewed.
+//!
+//! The same fault of a token is answered differently from command to command, because SDKs react
+//! differently: an error that says "expired" makes them fetch a fresh token at `connect` and
+//! `subscribe`, but ends the connection for good at `refresh`.
+
+use std::time::Duration;
+
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::{
+    Push, RefreshRequest, RefreshResult, Reply, SubRefreshRequest, SubRefreshResult,
+};
+use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
+use tokio::time::Instant;
+
+use super::{Commands, Violation, violation};
+use crate::auth::{Anonymous, Bearer, Identity, SubscriptionGrant, TokenError, UnixTime};
+use crate::session::lease::{Expiry, Lease};
+
+/// Times beyond are as good as for ever, and would not fit into every clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The words that are logged for a refused command.
+fn why(error: TokenError) -> &'static str {
+    match error {
+        TokenError::Invalid(why) => why,
+        TokenError::Foreign(_) => "token of another channel, user or connection",
+        TokenError::Expired => "token expired",
+        TokenError::NotYet => "token is not valid yet: compare the clocks of backend and gateway",
+        TokenError::Over => "the time that the token grants is over",
+        TokenError::Anonymous => "token without a user",
+        TokenError::Unavailable => "keys of gateway.tokens.jwks_url are not known",
+    }
+}
+
+fn end(code: DisconnectCode, error: TokenError) -> Violation {
+    Violation {
+        code,
+        why: error.to_string().into(),
+    }
+}
+
+impl Commands {
+    /// Who connects. `None`: refused, and answered.
+    pub(super) async fn authenticate(&self, id: u32, token: &str) -> Result<Option<Identity>, Violation> {
+        let tokens = &self.gateway.tokens;
+        if token.is_empty() {
+            if self.gateway.config.insecure || tokens.anonymous() == Anonymous::Everybody {
+                return Ok(Some(Identity::default()));
+            }
+            return Err(violation(
+                "connect without token; only gateway.insecure and gateway.tokens.anonymous = \"everybody\" allow that",
+            ));
+        }
+        match self.in_time(tokens.connection(token, UnixTime::now())).await {
+            Ok(identity) => Ok(Some(identity)),
+            Err(error) => {
+                let code = match error {
+                    TokenError::Invalid(_) | TokenError::Foreign(_) => {
+                        return Err(end(DisconnectCode::InvalidToken, error));
+                    }
+                    TokenError::Anonymous => return Err(end(DisconnectCode::PermissionDenied, error)),
+                    TokenError::Expired | TokenError::NotYet => ErrorCode::TokenExpired,
+                    TokenError::Over => ErrorCode::Expired,
+                    TokenError::Unavailable => ErrorCode::Internal,
+                };
+                self.refuse(id, code, why(error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lets the connection stay until its token expires. Seconds until then; `None`: for ever.
+    pub(super) fn lease_connection(&self, identity: &Identity) -> Option<u32> {
+        // Whoever may come without a token may stay without one.
+        let expires_at = identity.expires_at.filter(|_| !self.gateway.config.insecure);
+        let expiry = expires_at.map(|at| self.expiry(at));
+        self.session.leases.connection(expiry);
+        expiry.map(|expiry| expiry.ttl(Instant::now()))
+    }
+
+    /// Renews the connection's time.
+    pub(super) async fn refresh(&self, id: u32, request: &RefreshRequest) -> Result<(), Violation> {
+        if request.token.is_empty() {
+            return Err(violation("refresh without token"));
+        }
+        let verified = self.gateway.tokens.connection(&request.token, UnixTime::now());
+        let identity = match self.in_time(verified).await {
+            Ok(identity) => identity,
+            // SDKs take an error here for the last word; on this code they come back with a fresh token.
+            Err(error @ (TokenError::Expired | TokenError::NotYet | TokenError::Over)) => {
+                return Err(end(DisconnectCode::ConnectionExpired, error));
+            }
+            Err(error @ TokenError::Unavailable) => {
+                self.refuse(id, ErrorCode::Internal, why(error));
+                return Ok(());
+            }
+            Err(error @ TokenError::Anonymous) => return Err(end(DisconnectCode::PermissionDenied, error)),
+            Err(error @ (TokenError::Invalid(_) | TokenError::Foreign(_))) => {
+                return Err(end(DisconnectCode::InvalidToken, error));
+            }
+        };
+        if identity.user != self.session.user() {
+            return Err(Violation {
+                code: DisconnectCode::InvalidToken,
+                why: "refresh with a token of another user".into(),
+            });
+        }
+        let ttl = self.lease_connection(&identity);
+        if !self.session.renew(identity) {
+            // Server-side subscriptions are made with the connection.
+            return Err(Violation {
+                code: DisconnectCode::InsufficientState,
+                why: "refresh with a token of other server-side subscriptions".into(),
+            });
+        }
+        let result = RefreshResult {
+            client: self.session.client().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+        };
+        self.session.reply(&Reply {
+            id,
+            refresh: Some(result),
+            ..Reply::default()
+        });
+        Ok(())
+    }
+
+    /// What a `subscribe` with a token grants. `None`: refused, and answered.
+    pub(super) async fn subscription_lease(
+        &self,
+        id: u32,
+        channel: &ChannelName,
+        token: &str,
+    ) -> Result<Option<Lease>, Violation> {
+        match self.grant(Some(channel.as_str()), token).await {
+            Ok(grant) => Ok(Some(self.lease(grant))),
+            Err(error) => {
+                let code = match error {
+                    TokenError::Foreign(_) => return Err(end(DisconnectCode::InvalidToken, error)),
+                    TokenError::Invalid(_) | TokenError::Anonymous => ErrorCode::PermissionDenied,
+                    TokenError::Expired | TokenError::NotYet => ErrorCode::TokenExpired,
+                    TokenError::Over => ErrorCode::Expired,
+                    TokenError::Unavailable => ErrorCode::Internal,
+                };
+                self.refuse(id, code, why(error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Renews a subscription's time. Without a channel, as one SDK sends it, the token names it.
+    pub(super) async fn sub_refresh(&self, id: u32, request: &SubRefreshRequest) -> Result<(), Violation> {
+        if request.token.is_empty() {
+            return Err(violation("sub_refresh without token"));
+        }
+        let named = Some(request.channel.as_str()).filter(|channel| !channel.is_empty());
+        let grant = match self.grant(named, &request.token).await {
+            Ok(grant) => grant,
+            Err(error @ TokenError::Foreign(_)) => return Err(end(DisconnectCode::InvalidToken, error)),
+            Err(error @ (TokenError::Expired | TokenError::NotYet | TokenError::Over)) => {
+                // SDKs take an error for the last word; on this push they subscribe again, with a
+                // fresh token. The answer comes first, since a command is answered.
+                self.answer_sub_refresh(id, SubRefreshResult::default());
+                tracing::debug!(client = %self.session.client(), why = why(error), "subscription ended at its refresh");
+                if let Some(channel) = named.and_then(|channel| self.session.subscriptions.give_up(channel)) {
+                    self.end_subscription(channel).await;
+                }
+                return Ok(());
+            }
+            Err(error @ TokenError::Unavailable) => {
+                self.refuse(id, ErrorCode::Internal, why(error));
+                return Ok(());
+            }
+            Err(error @ (TokenError::Invalid(_) | TokenError::Anonymous)) => {
+                self.refuse(id, ErrorCode::PermissionDenied, why(error));
+                return Ok(());
+            }
+        };
+        let channel = grant.channel.clone();
+        let lease = self.lease(grant);
+        let result = SubRefreshResult {
+            expires: lease.expiry.is_some(),
+            ttl: lease.expiry.map_or(0, |expiry| expiry.ttl(Instant::now())),
+        };
+        if self.session.leases.renew(&channel, lease) {
+            self.answer_sub_refresh(id, result);
+        } else {
+            self.refuse(
+                id,
+                ErrorCode::PermissionDenied,
+                "sub_refresh of a channel that is not subscribed with a token",
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends the subscriptions whose time is over. Waits while a link's queue is full.
+    pub(in crate::session) async fn end_expired(&self) {
+        for channel in self.session.leases.take_ended(Instant::now()) {
+            if let Some(channel) = self.session.subscriptions.give_up(channel.as_str()) {
+                self.end_subscription(channel).await;
+            }
+        }
+    }
+
+    /// `channel` was taken out of the session's already.
+    async fn end_subscription(&self, channel: ChannelName) {
+        self.session.leases.forget(channel.as_str());
+        let push = Push {
+            channel: channel.as_str().to_owned(),
+            unsubscribe: Some(UnsubscribeCode::Expired.into()),
+            ..Push::default()
+        };
+        self.gateway.links.unsubscribe(&self.session, None, channel).await;
+        self.session.reply(&Reply {
+            push: Some(push),
+            ..Reply::default()
+        });
+    }
+
+    fn answer_sub_refresh(&self, id: u32, result: SubRefreshResult) {
+        self.session.reply(&Reply {
+            id,
+            sub_refresh: Some(result),
+            ..Reply::default()
+        });
+    }
+
+    async fn grant(&self, channel: Option<&str>, token: &str) -> Result<SubscriptionGrant, TokenError> {
+        let client = self.session.client().to_string();
+        let bearer = Bearer {
+            user: self.session.user(),
+            client: &client,
+            channel,
+        };
+        self.in_time(self.gateway.tokens.subscription(token, bearer, UnixTime::now()))
+            .await
+    }
+
+    fn lease(&self, grant: SubscriptionGrant) -> Lease {
+        let expires_at = grant.expires_at.filter(|_| !self.gateway.config.insecure);
+        Lease {
+            expiry: expires_at.map(|at| self.expiry(at)),
+            info: grant.info,
+            data: grant.data,
+        }
+    }
+
+    fn expiry(&self, at: UnixTime) -> Expiry {
+        Expiry {
+            at: Instant::now() + at.after(UnixTime::now()).min(LONGEST),
+            grace: self.gateway.config.tokens.grace,
+        }
+    }
+
+    /// Every command is answered in time, also while keys are fetched (P4).
+    async fn in_time<T>(
+        &self,
+        verified: impl Future<Output = Result<T, TokenError>>,
+    ) -> Result<T, TokenError> {
+        let until = self.arrived + self.gateway.config.answer_timeout;
+        let answer = tokio::time::timeout_at(until, verified).await;
+        answer.unwrap_or(Err(TokenError::Unavailable))
+    }
+}

@@ -1,0 +1,65 @@
+//! Who a session's client is, from its `connect` on.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use switchboard_proto::bus::Sender;
+use switchboard_proto::channel::ChannelName;
+
+use super::SessionHandle;
+use crate::auth::Identity;
+
+/// Set once, by `connect`; only what goes with publications may change later, at a refresh.
+#[derive(Default)]
+pub(super) struct Admission {
+    identity: OnceLock<Identity>,
+    info: Mutex<Bytes>,
+}
+
+impl SessionHandle {
+    /// `connect` succeeded. A second call changes nothing.
+    pub(super) fn admit(&self, identity: Identity) {
+        let info = identity.info.clone();
+        if self.admission.identity.set(identity).is_ok() {
+            *self.admission.info.lock() = info;
+        }
+    }
+
+    /// A refresh succeeded, with a token of the same user. `false`: its server-side subscriptions
+    /// are others than the connection was made with.
+    pub(super) fn renew(&self, identity: Identity) -> bool {
+        let same = self
+            .identity()
+            .is_some_and(|first| first.subscriptions == identity.subscriptions);
+        if same {
+            *self.admission.info.lock() = identity.info;
+        }
+        same
+    }
+
+    /// Who it is, with the server-side subscriptions that the token asks for; `None` before `connect`.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.admission.identity.get()
+    }
+
+    /// The user's id; empty: anonymous, or not connected yet.
+    pub(crate) fn user(&self) -> &str {
+        self.identity().map_or("", |identity| &identity.user)
+    }
+
+    /// Whether the client asked for `channel` and did not give it up.
+    pub(super) fn holds(&self, channel: &ChannelName) -> bool {
+        self.subscriptions.holds(channel)
+    }
+
+    /// The sender of what this client publishes in `channel`.
+    pub(super) fn sender(&self, channel: &ChannelName) -> Sender {
+        Sender {
+            user: self.user().to_owned(),
+            client: self.client.to_string(),
+            conn_info: self.admission.info.lock().clone(),
+            chan_info: self.leases.channel_info(channel),
+        }
+    }
+}
