@@ -6,7 +6,10 @@ use std::time::Duration;
 use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
 use switchboard_service_kit::config::Document;
 
+use crate::client_address::Proxies;
+use crate::limits::LimitsConfig;
 use crate::origin::Origins;
+use crate::tls::TlsConfig;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -55,6 +58,12 @@ pub struct Config {
     pub link_inbox: usize,
     /// Publishes of one link that wait for their answer.
     pub link_unanswered: usize,
+    /// `[gateway.tls]`; `None`: plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// `[gateway.proxies]`.
+    pub proxies: Proxies,
+    /// `[gateway.limits]`.
+    pub limits: LimitsConfig,
 }
 
 impl Config {
@@ -243,6 +252,9 @@ impl Config {
             link_queue: size(link_queue),
             link_inbox: size(link_inbox),
             link_unanswered: size(link_unanswered),
+            tls: TlsConfig::read(document),
+            proxies: Proxies::read(document),
+            limits: LimitsConfig::read(document),
         }
     }
 }

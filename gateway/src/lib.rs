@@ -6,25 +6,33 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`run`] | starts it and drains it |
-//! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `listener`, `tls`, `proxy_protocol`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `admission`, `client_address`, `limits` | whether it gets there |
 //! | `session` | one client's connection |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
 //! (`session`); everything a client can make grow has a bound in [`Config`].
 
+mod admission;
+mod client_address;
 mod config;
 mod error;
 mod gateway;
+mod limited_log;
+mod limits;
 mod links;
 mod listener;
 mod metrics;
 mod origin;
+mod proxy_protocol;
 mod run;
 mod session;
+mod tls;
 mod upgrade;
 
 pub use config::Config;
 pub use error::StartError;
 pub use origin::Origins;
 pub use run::{Deps, Running, start};
+pub use tls::TlsError;

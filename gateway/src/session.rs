@@ -9,11 +9,13 @@
 mod close;
 mod commands;
 mod outgoing;
+mod pace;
 mod shared_reply;
 mod subscriptions;
 mod task;
 mod timers;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use switchboard_proto::channel::ChannelName;
@@ -38,6 +40,7 @@ pub(crate) enum Encoding {
 pub(crate) struct SessionHandle {
     id: u64,
     client: Uuid,
+    address: IpAddr,
     encoding: Encoding,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
@@ -54,10 +57,11 @@ pub(crate) struct Limits {
 
 impl SessionHandle {
     /// `id` has to be unique in this life of the gateway.
-    pub(crate) fn new(id: u64, encoding: Encoding, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(id: u64, address: IpAddr, encoding: Encoding, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             id,
             client: Uuid::new_v4(),
+            address,
             encoding,
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),

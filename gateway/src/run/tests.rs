@@ -4,4 +4,7 @@
 mod bad_input;
 mod harness;
 mod life;
+mod limits;
+mod proxies;
+mod tls;
 mod upgrades;

@@ -18,10 +18,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SessionHandle;
+use super::pace::{Pace, Verdict};
 use super::timers::OpenPing;
 use crate::gateway::Gateway;
+use crate::limits::users::UserSlot;
 use crate::links::Asker;
-use crate::metrics::Method;
+use crate::metrics::{Method, Refused};
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -46,17 +48,23 @@ pub(super) struct Commands {
     gateway: Arc<Gateway>,
     session: Arc<SessionHandle>,
     connected: bool,
+    pace: Pace,
+    /// The connection's place among its user's.
+    _user_slot: Option<UserSlot>,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
 
 impl Commands {
     pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>) -> Self {
+        let now = Instant::now();
         Self {
+            pace: Pace::new(&gateway.config.limits, now),
+            _user_slot: None,
             gateway,
             session,
             connected: false,
-            arrived: Instant::now(),
+            arrived: now,
         }
     }
 
@@ -97,6 +105,9 @@ impl Commands {
         if id == 0 && !matches!(method, Method::Send | Method::Pong) {
             return Err(violation("command without id"));
         }
+        if self.is_too_quick(id, method)? {
+            return Ok(());
+        }
         // The first that is set counts, in the order of `method`.
         match method {
             Method::Connect => self.connect(id, &command.connect.unwrap_or_default()),
@@ -135,6 +146,48 @@ impl Commands {
         }
     }
 
+    /// Whether a command was refused because they come too quickly.
+    fn is_too_quick(&mut self, id: u32, method: Method) -> Result<bool, Violation> {
+        // A pong's pace is ours, and there is one connect.
+        if matches!(method, Method::Pong | Method::Connect) {
+            return Ok(false);
+        }
+        let verdict = self.pace.command(self.arrived);
+        if verdict == Verdict::CarryOut {
+            return Ok(false);
+        }
+        self.gateway.metrics.commands_over_rate.inc();
+        if verdict == Verdict::End {
+            return Err(Violation {
+                code: DisconnectCode::TooManyRequests,
+                why: "commands come too quickly; see gateway.limits.command_rate".into(),
+            });
+        }
+        // An SDK connects anew where an unsubscribe fails, which would be no relief.
+        let refused = method != Method::Unsubscribe;
+        if refused && id > 0 {
+            self.refuse(id, ErrorCode::TooManyRequests, "commands come too quickly");
+        }
+        Ok(refused)
+    }
+
+    /// Counts the connection as one of `user`'s.
+    fn take_user_slot(&mut self, user: &str) -> Result<(), Violation> {
+        match self.gateway.users.admit_user(user) {
+            Ok(slot) => {
+                self._user_slot = Some(slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.gateway.metrics.refused(Refused::UserLimit);
+                Err(Violation {
+                    code: DisconnectCode::ConnectionLimit,
+                    why: error.to_string().into(),
+                })
+            }
+        }
+    }
+
     fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
         if self.connected {
             return Err(violation("second connect"));
@@ -151,6 +204,10 @@ impl Commands {
                 "connect without token; only gateway.insecure allows that",
             ));
         }
+        let user = ANONYMOUS;
+        #[cfg(test)]
+        let user = request.name.strip_prefix("test.user.").unwrap_or(user);
+        self.take_user_slot(user)?;
         self.connected = true;
         self.gateway.metrics.connects.inc();
         let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
