@@ -23,14 +23,15 @@ const TOGETHER: usize = 50;
 /// How much more memory there may be after the second half than after the first, in percent.
 const GROWTH: u64 = 5;
 
-/// Without limits: all of them come from this machine, as quickly as they can.
+/// Limits that count and let everybody pass; and fewer addresses than there come.
 const CONFIG: &str = r#"
 [gateway]
 insecure = true
 
 [gateway.limits]
-connect_rate = 0
-connections_per_address = 0
+connect_rate = 1000000
+connect_burst = 1000000
+addresses = 1000
 "#;
 
 /// Connects, subscribes, and leaves, in the way that `number` says.
