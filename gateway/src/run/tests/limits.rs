@@ -126,6 +126,7 @@ async fn connections_that_ask_for_nothing_are_bounded_by_address() {
     // A WebSocket is none of them.
     for _ in 0..4 {
         assert_eq!(websocket_from(&node, 3).await.0, 101);
+        node.until("switchboard_gateway_http_connections", 0).await;
     }
 }
 

@@ -197,7 +197,7 @@ async fn a_bad_certificate_changes_nothing() {
 #[tokio::test]
 async fn who_does_not_speak_tls_is_turned_away() {
     let (files, certificate) = Files::new();
-    let keys = format!("{}[gateway.limits]\nhandshake_timeout = \"300ms\"", files.keys());
+    let keys = format!("{}[gateway.limits]\nhandshake_timeout = \"1s\"", files.keys());
     let node = Node::insecure(&keys).await;
     let mut bystander = Client::open(&node, &[&certificate]).await;
     // Plain HTTP, nonsense, and nothing at all.
