@@ -79,6 +79,14 @@ pub enum Subject {
         /// The shard.
         shard: ShardId,
     },
+    /// From the owner of one shard to the owner of another, and back: derived entries. Names the router,
+    /// as above.
+    Derive {
+        /// The shard of who receives it.
+        shard: ShardId,
+        /// The receiver's process.
+        router: Incarnation,
+    },
     /// Owners say that they own.
     OwnerBeat {
         /// The shard.
@@ -95,6 +103,7 @@ impl Subject {
         match self {
             Self::LinkUp { shard, router } => format!("{prefix}.link.up.{shard}.{router}"),
             Self::LinkDown { gateway, shard } => format!("{prefix}.link.down.{gateway}.{shard}"),
+            Self::Derive { shard, router } => format!("{prefix}.derive.{shard}.{router}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
         }
@@ -147,6 +156,10 @@ mod tests {
         assert_eq!(
             Subject::LinkDown { gateway: life, shard }.to_text(&prefix),
             format!("sb.link.down.{hex}.7")
+        );
+        assert_eq!(
+            Subject::Derive { shard, router: life }.to_text(&prefix),
+            format!("sb.derive.7.{hex}")
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
     }

@@ -58,6 +58,10 @@ pub struct Config {
     pub link_inbox: usize,
     /// Publishes of one link that wait for their answer.
     pub link_unanswered: usize,
+    /// Bytes of these.
+    pub link_unanswered_bytes: usize,
+    /// Bytes of deliveries that may be on the way.
+    pub link_unconfirmed_bytes: usize,
     /// `[gateway.tls]`; `None`: plain HTTP.
     pub tls: Option<TlsConfig>,
     /// `[gateway.proxies]`.
@@ -218,6 +222,19 @@ impl Config {
             1..=4_194_304,
             "Publishes of one link that wait for their answer; above, publishers are told to slow down.",
         );
+        let link_unanswered_bytes = gateway.bytes(
+            "link_unanswered_bytes",
+            16 * MIB,
+            MIB..=1024 * MIB,
+            "Bytes of these; above, publishers are told to slow down.",
+        );
+        let link_unconfirmed_bytes = gateway.bytes(
+            "link_unconfirmed_bytes",
+            16 * MIB,
+            MIB..=1024 * MIB,
+            "Bytes of deliveries that all shards together may have on the way to this gateway; above, they wait. \
+             Less than half of what NATS keeps for a slow client (`max_pending`).",
+        );
         if max_frame < publish_size + FRAME_SLACK {
             gateway.fault(
                 "publish_size",
@@ -252,6 +269,8 @@ impl Config {
             link_queue: size(link_queue),
             link_inbox: size(link_inbox),
             link_unanswered: size(link_unanswered),
+            link_unanswered_bytes: size(link_unanswered_bytes),
+            link_unconfirmed_bytes: size(link_unconfirmed_bytes),
             tls: TlsConfig::read(document),
             proxies: Proxies::read(document),
             limits: LimitsConfig::read(document),

@@ -26,6 +26,7 @@ mod listener;
 mod metrics;
 mod origin;
 mod proxy_protocol;
+mod rules;
 mod run;
 mod session;
 mod tls;

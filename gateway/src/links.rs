@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use switchboard_bus::{Bus, BusError, Pattern, Subject};
-use switchboard_proto::bus::{Message, OwnerBeat};
+use switchboard_proto::bus::{Message, OwnerBeat, Series};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
-pub(crate) use self::link::Reset;
 use self::link::{Bounds, Link, Timing};
+pub(crate) use self::link::{Missed, Reset, Since};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 
@@ -38,7 +38,14 @@ pub(crate) struct LinksConfig {
     pub(crate) inbox: usize,
     /// Publishes of one link that wait for their answer; above, publishers are told to slow down.
     pub(crate) unanswered: usize,
+    /// Bytes of these, likewise.
+    pub(crate) unanswered_bytes: usize,
+    /// Bytes of deliveries that all owners together may send before they are confirmed.
+    pub(crate) unconfirmed_bytes: usize,
 }
+
+/// An owner can always have this much on the way.
+const MIN_CREDIT: usize = 256 * 1024;
 
 /// Hands what sessions ask for to the shard's link. Cheap to clone.
 ///
@@ -85,6 +92,9 @@ impl Links {
             let bounds = Bounds {
                 frame: 256 * 1024,
                 unanswered: config.unanswered,
+                unanswered_bytes: config.unanswered_bytes,
+                credit: (config.unconfirmed_bytes / usize::from(shards.get())).max(MIN_CREDIT),
+                questions: 8,
             };
             let actor = LinkActor {
                 shard,
@@ -133,16 +143,19 @@ impl Links {
     /// publication of the channel.
     ///
     /// Not cancel safe: when dropped, the subscription may be asked for or not.
-    pub(crate) async fn subscribe(&self, asker: Asker, channel: ChannelName) {
+    pub(crate) async fn subscribe(&self, asker: Asker, channel: ChannelName, since: Option<Since>) {
         let shard = self.shard_of(&channel);
         let late = (asker.clone(), channel.clone());
-        if !self
-            .ask_in_time(shard, asker.arrived, Ask::Subscribe { asker, channel })
-            .await
-        {
+        let ask = Ask::Subscribe {
+            asker,
+            channel,
+            since,
+        };
+        if !self.ask_in_time(shard, late.0.arrived, ask).await {
             let (asker, channel) = late;
-            asker.session.refused(&channel, asker.id);
-            asker.answer_late();
+            asker
+                .session
+                .not_subscribed(&channel, asker.id, ErrorCode::Internal);
         }
     }
 
@@ -168,14 +181,11 @@ impl Links {
     /// stored or refused.
     ///
     /// Not cancel safe, as above.
-    pub(crate) async fn publish(&self, asker: Asker, channel: &ChannelName, message: &Message) {
-        let message = message.encode_to_vec().into();
-        let late = asker.clone();
+    pub(crate) async fn publish(&self, asker: Asker, channel: &ChannelName, publish: Publish) {
         let shard = self.shard_of(channel);
-        if !self
-            .ask_in_time(shard, asker.arrived, Ask::Publish { asker, message })
-            .await
-        {
+        let late = asker.clone();
+        let ask = Ask::Publish { asker, publish };
+        if !self.ask_in_time(shard, late.arrived, ask).await {
             late.answer_late();
         }
     }
@@ -198,6 +208,42 @@ impl Links {
             Ok(Err(_)) => true,
             Err(_) => false,
         }
+    }
+}
+
+/// A message to publish, and how its sender is answered.
+pub(crate) struct Publish {
+    series: Series,
+    /// An encoded `Message`.
+    message: bytes::Bytes,
+    /// Its id, where the command was `message.send`, whose answer tells it.
+    send_id: Option<bytes::Bytes>,
+}
+
+impl Publish {
+    /// By the command `publish`.
+    pub(crate) fn plain(message: &Message) -> Self {
+        Self {
+            series: series(message),
+            message: message.encode_to_vec().into(),
+            send_id: None,
+        }
+    }
+
+    /// By the rpc `message.send`.
+    pub(crate) fn send(message: &Message) -> Self {
+        Self {
+            send_id: Some(message.id.clone()),
+            ..Self::plain(message)
+        }
+    }
+}
+
+fn series(message: &Message) -> Series {
+    if message.key.is_empty() {
+        Series::Plain
+    } else {
+        Series::Keyed
     }
 }
 

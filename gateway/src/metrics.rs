@@ -11,7 +11,7 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::ids::ShardId;
 use switchboard_service_kit::metrics::Metrics;
 
-use crate::links::Reset;
+use crate::links::{Missed, Reset};
 
 /// Connections, what comes in and what goes out. Cheap to clone.
 #[derive(Clone, Default)]
@@ -200,6 +200,12 @@ label_values!(Reset {
     NewOwner = "new_owner",
     Silence = "silence",
     Disruption = "disruption",
+    Asked = "asked",
+});
+
+label_values!(Recovered {
+    Yes = "true",
+    No = "false",
 });
 
 impl GatewayMetrics {
@@ -338,10 +344,23 @@ pub(crate) struct LinkMetrics {
 
 #[derive(Default)]
 struct LinkFamilies {
+    recoveries: Family<RecoveryLabel, Counter>,
+    behind: Family<ShardLabel, Gauge>,
     resets: Family<ResetLabel, Counter>,
     channels: Family<ShardLabel, Gauge>,
     unanswered: Family<ShardLabel, Gauge>,
     errors: Family<ErrorLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecoveryLabel {
+    recovered: Recovered,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Recovered {
+    Yes,
+    No,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -374,6 +393,16 @@ impl LinkMetrics {
                 links.families.channels.clone(),
             );
             registry.register(
+                "recoveries",
+                "Subscriptions that asked for what they missed, by whether they got all of it",
+                links.families.recoveries.clone(),
+            );
+            registry.register(
+                "catching_up",
+                "Subscriptions that are being given what they missed",
+                links.families.behind.clone(),
+            );
+            registry.register(
                 "unanswered_publishes",
                 "Publishes that wait for the shard's owner",
                 links.families.unanswered.clone(),
@@ -402,13 +431,26 @@ impl LinkMetrics {
         self.families.errors.get_or_create(&ErrorLabel { code }).inc();
     }
 
+    /// A subscription was answered.
+    pub(crate) fn recovery(&self, missed: &Missed<'_>) {
+        let recovered = match missed {
+            Missed::NotAsked => return,
+            Missed::All(..) => Recovered::Yes,
+            Missed::Lost => Recovered::No,
+        };
+        self.families
+            .recoveries
+            .get_or_create(&RecoveryLabel { recovered })
+            .inc();
+    }
+
     /// A link opened anew.
     pub(crate) fn reset(&self, reason: Reset) {
         self.families.resets.get_or_create(&ResetLabel { reason }).inc();
     }
 
     /// What a shard's link holds.
-    pub(crate) fn measure(&self, shard: ShardId, channels: usize, unanswered: usize) {
+    pub(crate) fn measure(&self, shard: ShardId, channels: usize, unanswered: usize, behind: usize) {
         let label = ShardLabel { shard: shard.get() };
         let set = |family: &Family<ShardLabel, Gauge>, value: usize| {
             family
@@ -417,5 +459,6 @@ impl LinkMetrics {
         };
         set(&self.families.channels, channels);
         set(&self.families.unanswered, unanswered);
+        set(&self.families.behind, behind);
     }
 }

@@ -87,6 +87,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         queue: config.link_queue,
         inbox: config.link_inbox,
         unanswered: config.link_unanswered,
+        unanswered_bytes: config.link_unanswered_bytes,
+        unconfirmed_bytes: config.link_unconfirmed_bytes,
     };
     let link_metrics = LinkMetrics::register(&context.metrics);
     let links = Links::start(

@@ -8,8 +8,10 @@
 
 mod close;
 mod commands;
+mod connecting;
 mod outgoing;
 mod pace;
+mod send_message;
 mod shared_reply;
 mod subscriptions;
 mod task;
@@ -19,14 +21,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use switchboard_proto::channel::ChannelName;
-use switchboard_proto::client::Reply;
-use switchboard_proto::codes::DisconnectCode;
+use switchboard_proto::client::{Push, Reply, SubscribeResult};
+use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
+use self::connecting::Connecting;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
-use self::subscriptions::Subscriptions;
+use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
 
 /// How a connection's messages are encoded, for its whole life.
@@ -44,6 +47,7 @@ pub(crate) struct SessionHandle {
     encoding: Encoding,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
+    connecting: Connecting,
 }
 
 /// What a session's handle keeps to.
@@ -65,6 +69,7 @@ impl SessionHandle {
             encoding,
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
+            connecting: Connecting::default(),
         })
     }
 
@@ -105,20 +110,89 @@ impl SessionHandle {
         self.outgoing.close(code);
     }
 
-    /// The link took up subscribe command `id`. `false`: the session does not want the channel any
-    /// more, or is gone; the link must not keep it.
-    pub(crate) fn subscribed(&self, channel: &ChannelName, id: u32) -> bool {
-        self.subscriptions.subscribed(channel, id)
+    /// Queues the reply to `connect`, before everything that was queued since
+    /// [`SessionHandle::hold`].
+    fn release(&self, reply: &Reply) {
+        match shared_reply::frame(reply, self.encoding) {
+            Some(frame) => self.outgoing.release(frame),
+            None => self.close(DisconnectCode::InappropriateProtocol),
+        }
     }
 
-    /// Subscribe command `id` failed.
-    pub(crate) fn refused(&self, channel: &ChannelName, id: u32) {
-        self.subscriptions.refused(channel, id);
+    /// Queues the error that `connect` is answered with, and nothing after it: the client closes.
+    fn finish(&self, reply: &Reply) {
+        match shared_reply::frame(reply, self.encoding) {
+            Some(frame) => self.outgoing.finish(frame),
+            None => self.close(DisconnectCode::InappropriateProtocol),
+        }
     }
 
-    /// A running subscription ended from our side. `false`: the client gave it up already, and need
-    /// not be told.
-    pub(crate) fn lost(&self, channel: &ChannelName) -> bool {
-        self.subscriptions.lost(channel)
+    /// It has room for a page of what it missed, besides what comes live.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outgoing.has_room()
+    }
+
+    /// The link takes up subscribe command `id`, and the client is answered. `false`: the session does
+    /// not want the channel any more, or is gone; the link must not keep it.
+    pub(crate) fn subscribed(&self, channel: &ChannelName, id: u32, result: SubscribeResult) -> bool {
+        match self.subscriptions.subscribed(channel, id) {
+            Some(By::Client { or_error: true }) if result.was_recovering && !result.recovered => {
+                self.not_subscribed(channel, id, ErrorCode::UnrecoverablePosition);
+                false
+            }
+            Some(By::Client { .. }) => {
+                self.reply(&Reply {
+                    id,
+                    subscribe: Some(result),
+                    ..Reply::default()
+                });
+                true
+            }
+            Some(By::Server) => {
+                self.connecting.subscribed(channel, result);
+                true
+            }
+            None => {
+                // Given up meanwhile, and every command is answered.
+                self.reply(&Reply {
+                    id,
+                    subscribe: Some(result),
+                    ..Reply::default()
+                });
+                false
+            }
+        }
+    }
+
+    /// Subscribe command `id` failed, and the client is answered.
+    pub(crate) fn not_subscribed(&self, channel: &ChannelName, id: u32, code: ErrorCode) {
+        match self.subscriptions.refused(channel, id) {
+            Some(By::Server) => self.connecting.failed(code),
+            Some(By::Client { .. }) | None => self.reply(&Reply {
+                id,
+                error: Some(code.into()),
+                ..Reply::default()
+            }),
+        }
+    }
+
+    /// A running subscription ended from our side: the client subscribes again, or connects again for
+    /// one of the server's.
+    pub(crate) fn lost(&self, channel: &ChannelName) {
+        match self.subscriptions.lost(channel) {
+            Some(By::Client { .. }) => {
+                let push = Push {
+                    channel: channel.as_str().to_owned(),
+                    unsubscribe: Some(UnsubscribeCode::InsufficientState.into()),
+                    ..Push::default()
+                };
+                self.reply(&Reply {
+                    push: Some(push),
+                    ..Reply::default()
+                });
+            }
+            Some(By::Server) => self.close(DisconnectCode::InsufficientState),
+            None => {}
+        }
     }
 }

@@ -80,6 +80,20 @@ impl ChannelName {
         Some(namespace.strip_prefix('$').unwrap_or(namespace))
     }
 
+    /// Each member's inbox channel, where this is a conversation (`dm:#alice,bob`): what is said in it
+    /// is entered there too. `None` for anything else, an inbox itself included.
+    pub fn inboxes(&self) -> Option<impl Iterator<Item = ChannelName>> {
+        let (conversation, users) = self.0.rsplit_once('#')?;
+        let users = (!conversation.is_empty()).then_some(users)?;
+        // A part of this name, so it fits, and its characters are those of a name.
+        Some(users.split(',').map(|user| Self::inbox(user)))
+    }
+
+    /// A user's own inbox channel, `#alice`. `user` has to be what may stand in a name.
+    fn inbox(user: &str) -> Self {
+        Self(format!("#{user}").into())
+    }
+
     /// The users who may be there; `None` where the name does not limit them.
     pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
         let (_, users) = self.0.rsplit_once('#')?;
@@ -110,9 +124,53 @@ impl fmt::Debug for ChannelName {
     }
 }
 
+/// Count and hash of a set of channels, so that two sides can tell whether they hold the same without
+/// sending it (rules K2, K5). Adding and removing commute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChannelSet {
+    /// How many.
+    pub count: u32,
+    /// The sum of their hashes, which wraps.
+    pub hash: u64,
+}
+
+impl ChannelSet {
+    /// A channel that was not in the set enters it.
+    pub fn insert(&mut self, channel: &str) {
+        self.count = self.count.wrapping_add(1);
+        self.hash = self.hash.wrapping_add(hash(channel));
+    }
+
+    /// A channel that was in the set leaves it.
+    pub fn remove(&mut self, channel: &str) {
+        self.count = self.count.wrapping_sub(1);
+        self.hash = self.hash.wrapping_sub(hash(channel));
+    }
+}
+
+fn hash(channel: &str) -> u64 {
+    // Seeded, so that it shares nothing with the hash that chose the shard.
+    xxhash_rust::xxh3::xxh3_64_with_seed(channel.as_bytes(), 0x5b)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_are_compared_by_what_is_in_them() {
+        let mut one = ChannelSet::default();
+        let mut other = ChannelSet::default();
+        one.insert("a");
+        one.insert("b");
+        other.insert("b");
+        assert_ne!(one, other);
+        other.insert("c");
+        assert_ne!(one, other, "as many, but others");
+        other.remove("c");
+        other.insert("a");
+        assert_eq!(one, other, "in another order");
+    }
 
     fn parse(name: &str) -> Result<ChannelName, InvalidChannel> {
         ChannelName::parse(name, MAX_CHANNEL_LENGTH)
@@ -132,6 +190,14 @@ mod tests {
         let inbox = parse("#alice").unwrap();
         assert_eq!(inbox.namespace(), None);
         assert_eq!(inbox.users().unwrap().collect::<Vec<_>>(), ["alice"]);
+        let inboxes: Vec<_> = conversation
+            .inboxes()
+            .unwrap()
+            .map(|inbox| inbox.to_string())
+            .collect();
+        assert_eq!(inboxes, ["#alice", "#bob"]);
+        assert!(inbox.inboxes().is_none(), "an inbox has no inboxes");
+        assert!(room.inboxes().is_none());
         assert_eq!(parse("$broadcast").unwrap().namespace(), None);
         assert_eq!(parse("$room:1").unwrap().namespace(), Some("room"));
         assert_eq!(parse("a:b:c").unwrap().namespace(), Some("a"));

@@ -124,6 +124,12 @@ impl Offset {
     pub fn sequence(self) -> Sequence {
         Sequence(self.0 >> INDEX_BITS)
     }
+
+    /// The place in that record, below [`MAX_BATCH`].
+    pub fn index(self) -> usize {
+        // The mask leaves 12 bits.
+        (self.0 & (MAX_BATCH as u64 - 1)) as usize
+    }
 }
 
 impl fmt::Display for Offset {

@@ -13,12 +13,14 @@
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
+//! | [`tags`] | names of the tags that Switchboard itself sets |
 
 pub mod channel;
 pub mod codes;
 pub mod format;
 pub mod ids;
 pub mod json;
+pub mod tags;
 
 /// The client protocol's messages (generated).
 #[allow(

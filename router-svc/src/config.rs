@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::Document;
 
+const MIB: u64 = 1024 * 1024;
+
 /// What a router can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -21,6 +23,20 @@ pub struct Config {
     pub owner_silence: Duration,
     /// How long giving up a shard waits for the append in flight.
     pub release: Duration,
+    /// Bytes of recent messages that one shard keeps in memory.
+    pub window_bytes: usize,
+    /// How long they are kept.
+    pub window_age: Duration,
+    /// Bytes of recent messages of all shards of this process.
+    pub window_total: usize,
+    /// Channels, over all shards, whose newest message is known without reading.
+    pub known_channels: usize,
+    /// How long an idempotency key is known.
+    pub key_window: Duration,
+    /// Keys that are known, over all shards.
+    pub known_keys: usize,
+    /// Percent of a shard's log above which its oldest records are purged.
+    pub purge_above: u64,
 }
 
 impl Config {
@@ -64,6 +80,48 @@ impl Config {
                 Duration::from_secs(2),
                 Duration::ZERO..=Duration::from_secs(60),
                 "How long giving up a shard waits for the append in flight.",
+            ),
+            window_bytes: router.bytes(
+                "window_bytes",
+                64 * MIB,
+                MIB..=1024 * MIB,
+                "Bytes of its newest messages that a shard keeps in memory; older recoveries read the log.",
+            ) as usize,
+            window_age: router.duration(
+                "window_age",
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(86_400),
+                "How long a shard keeps messages in memory.",
+            ),
+            window_total: router.bytes(
+                "window_total",
+                512 * MIB,
+                MIB..=1024 * 1024 * MIB,
+                "Bytes of messages that all shards of a router keep in memory; above, each keeps its part of it.",
+            ) as usize,
+            known_channels: router.integer(
+                "known_channels",
+                1_000_000,
+                1024..=1_000_000_000,
+                "Channels, over all shards, whose newest message is known; a recovery of another one reads the log.",
+            ) as usize,
+            key_window: router.duration(
+                "key_window",
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(3600),
+                "How long an idempotency key is known; the same on every router.",
+            ),
+            known_keys: router.integer(
+                "known_keys",
+                1_000_000,
+                1024..=100_000_000,
+                "Idempotency keys that are known, over all shards; above, messages with a key are refused until older keys go.",
+            ) as usize,
+            purge_above: router.integer(
+                "purge_above",
+                75,
+                10..=89,
+                "Percent of a shard's log above which its oldest records are purged, unless something still needs them.",
             ),
         };
         if config.owner_silence < config.owner_beat * 3 {

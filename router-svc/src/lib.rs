@@ -16,6 +16,7 @@
 mod config;
 mod metrics;
 mod ownership;
+mod rules;
 mod run;
 mod shard;
 

@@ -6,6 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use switchboard_proto::ids::ShardId;
 use switchboard_service_kit::metrics::Metrics;
 
@@ -22,25 +23,55 @@ pub(crate) struct RouterMetrics {
     shards: Arc<ShardFamilies>,
 }
 
-#[derive(Default)]
-struct ShardFamilies {
-    position: Family<ShardLabel, Gauge>,
-    links: Family<ShardLabel, Gauge>,
-    channels: Family<ShardLabel, Gauge>,
-    queued_bytes: Family<ShardLabel, Gauge>,
+/// Declares the gauges of a shard: the field, and what it says.
+macro_rules! shard_gauges {
+    ($($name:ident: $help:literal,)*) => {
+        #[derive(Default)]
+        struct ShardFamilies {
+            $($name: Family<ShardLabel, Gauge>,)*
+        }
+
+        impl ShardFamilies {
+            fn register(&self, registry: &mut Registry) {
+                $(registry.register(concat!("shard_", stringify!($name)), $help, self.$name.clone());)*
+            }
+
+            fn of(&self, label: &ShardLabel) -> ShardMetrics {
+                ShardMetrics {
+                    $($name: self.$name.get_or_create_owned(label),)*
+                }
+            }
+        }
+
+        /// The gauges of one shard.
+        pub(crate) struct ShardMetrics {
+            $(pub(crate) $name: Gauge,)*
+        }
+    };
+}
+
+shard_gauges! {
+    position: "Sequence of the shard's last record",
+    links: "Gateways linked to the shard",
+    lagging_links: "Of those, how many have to confirm before they are sent more",
+    link_resets: "Links that the owner ended, since it took over",
+    channels: "Channels of the shard that some gateway is interested in",
+    queued_bytes: "Bytes of publishes that wait for the append in flight",
+    window_bytes: "Bytes of recent messages in memory",
+    known_channels: "Channels whose newest message is known",
+    known_keys: "Idempotency keys that are known",
+    publishers: "Gateways whose publishes are told from repeats",
+    duplicates: "Publishes that were recognised as repeats, since the owner took over",
+    recoveries: "Recoveries that wait for the log to be read",
+    log_readings: "Readings of the log for recoveries, since the owner took over",
+    underived: "Entries that wait to be stored by other shards",
+    fill_percent: "How full the shard's log is",
+    purges: "Purges of the shard's log, since the owner took over",
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShardLabel {
     shard: u16,
-}
-
-/// The gauges of one shard.
-pub(crate) struct ShardMetrics {
-    pub(crate) position: Gauge,
-    pub(crate) links: Gauge,
-    pub(crate) channels: Gauge,
-    pub(crate) queued_bytes: Gauge,
 }
 
 impl RouterMetrics {
@@ -70,38 +101,12 @@ impl RouterMetrics {
                 "Undecodable frames from gateways",
                 router.bad_frames.clone(),
             );
-            let shards = &router.shards;
-            registry.register(
-                "shard_position",
-                "Sequence of the shard's last record",
-                shards.position.clone(),
-            );
-            registry.register(
-                "shard_links",
-                "Gateways linked to the shard",
-                shards.links.clone(),
-            );
-            registry.register(
-                "shard_channels",
-                "Channels of the shard that some gateway is interested in",
-                shards.channels.clone(),
-            );
-            registry.register(
-                "shard_queued_bytes",
-                "Bytes of publishes that wait for the append in flight",
-                shards.queued_bytes.clone(),
-            );
+            router.shards.register(registry);
         });
         router
     }
 
     pub(crate) fn of(&self, shard: ShardId) -> ShardMetrics {
-        let label = ShardLabel { shard: shard.get() };
-        ShardMetrics {
-            position: self.shards.position.get_or_create_owned(&label),
-            links: self.shards.links.get_or_create_owned(&label),
-            channels: self.shards.channels.get_or_create_owned(&label),
-            queued_bytes: self.shards.queued_bytes.get_or_create_owned(&label),
-        }
+        self.shards.of(&ShardLabel { shard: shard.get() })
     }
 }

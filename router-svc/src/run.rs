@@ -13,6 +13,7 @@ use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::TaskKind;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::metrics::RouterMetrics;
 use crate::ownership::{Decision, Ownerships, Patience};
-use crate::shard::{Limits, Shard, ShardEnd, ShardSettings};
+use crate::shard::{
+    Limits, LinkLimits, MemoryLimits, Owners, Shard, ShardEnd, ShardSettings, UpkeepLimits, WindowBudget,
+    WindowLimits,
+};
 
 /// What a router needs of the outside.
 #[derive(Clone)]
@@ -88,13 +92,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let router = Router {
         incarnation,
         settings: ShardSettings {
-            limits: Limits {
-                batch_bytes: config.batch_bytes,
-                queue_bytes: config.queue_bytes,
-                links: config.links,
-                link_silence: Duration::from_secs(10),
-                beat: Duration::from_secs(1),
-            },
+            limits: limits(&config, deps.shards),
             owner_beat: config.owner_beat,
             inbox: config.inbox,
             release: config.release,
@@ -105,6 +103,11 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         metrics,
         actors: JoinSet::new(),
         shards: HashMap::new(),
+        owners: watch::Sender::new(Owners::new()),
+        budget: Arc::new(WindowBudget::new(
+            config.window_total as u64,
+            config.window_bytes as u64,
+        )),
         begun: Instant::now(),
     };
     let counted = router.metrics.clone();
@@ -126,6 +129,43 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     Ok(Running { incarnation })
 }
 
+/// What a shard's owner keeps to.
+fn limits(config: &Config, shards: ShardCount) -> Limits {
+    let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let each = |all: usize| (all / usize::from(shards.get())).max(1);
+    Limits {
+        batch_bytes: config.batch_bytes,
+        queue_bytes: config.queue_bytes,
+        links: LinkLimits {
+            links: config.links,
+            openings: 8,
+            silence: Duration::from_secs(10),
+            beat: Duration::from_secs(1),
+        },
+        memory: MemoryLimits {
+            window: WindowLimits {
+                bytes: config.window_bytes,
+                age_us: us(config.window_age),
+                heads: each(config.known_channels),
+            },
+            numbers: 131_072,
+            numbers_silence: Duration::from_secs(60),
+            keys_us: us(config.key_window),
+            keys: each(config.known_keys),
+            removed: 256 * 1024,
+        },
+        upkeep: UpkeepLimits {
+            state_records: 4096,
+            state_bytes: 16 * 1024 * 1024,
+            keys_us: us(config.key_window),
+            full: 90,
+            purge_above: config.purge_above,
+            // Enough at once that it does not happen all the time.
+            purge_to: config.purge_above * 4 / 5,
+        },
+    }
+}
+
 struct Router {
     incarnation: Incarnation,
     settings: ShardSettings,
@@ -135,6 +175,8 @@ struct Router {
     metrics: RouterMetrics,
     actors: JoinSet<Result<(), ShardEnd>>,
     shards: HashMap<Id, (ShardId, CancellationToken)>,
+    owners: watch::Sender<Owners>,
+    budget: Arc<WindowBudget>,
     begun: Instant,
 }
 
@@ -173,9 +215,30 @@ impl Router {
 
     fn heard(&mut self, beat: bytes::Bytes) {
         match format::decode::<OwnerBeat>(beat) {
-            Ok(beat) => self.ownerships.beat(&beat, self.begun.elapsed()),
+            Ok(beat) => {
+                self.ownerships.beat(&beat, self.begun.elapsed());
+                self.note_owner(&beat);
+            }
             Err(error) => tracing::warn!(%error, "owner beat dropped"),
         }
+    }
+
+    /// Shards' actors have to find each other.
+    fn note_owner(&self, beat: &OwnerBeat) {
+        let (Some(shard), Ok(router)) = (
+            ShardId::new(beat.shard).filter(|shard| shard.get() < self.deps.shards.get()),
+            Incarnation::try_from(beat.router.as_ref()),
+        ) else {
+            return;
+        };
+        let rank = (beat.ordinal, beat.owner_epoch);
+        self.owners.send_if_modified(|owners| {
+            let is_higher = owners.get(&shard).is_none_or(|(_, known)| rank > *known);
+            if is_higher {
+                owners.insert(shard, (router, rank));
+            }
+            is_higher
+        });
     }
 
     fn carry_out(&mut self, decision: Decision) {
@@ -190,6 +253,8 @@ impl Router {
                     log: Arc::clone(&self.deps.log),
                     settings: self.settings,
                     metrics: self.metrics.clone(),
+                    owners: self.owners.subscribe(),
+                    budget: Arc::clone(&self.budget),
                 };
                 // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
                 // as an ownership lost.
@@ -223,7 +288,7 @@ impl Router {
         };
         let failed = match ended {
             Ok((_, Ok(()))) => false,
-            Ok((_, Err(end @ ShardEnd::LogLost(_)))) => {
+            Ok((_, Err(end))) if end.is_final() => {
                 tracing::error!(%shard, reason = %end, "shard is given up until this router is restarted; \
                     restore its log from a backup, or migrate to a new one");
                 self.ownerships.broken(shard);

@@ -1,10 +1,26 @@
-//! One shard's actor: claims the shard, runs its [`owner`], and moves the bytes.
+//! One shard's actor: takes the shard over, runs its [`owner`], and moves the bytes.
 
 mod actor;
 mod appender;
+mod applying;
+mod budget;
 mod claim;
+mod derive;
+mod keys;
 mod links;
+mod memory;
 mod owner;
+mod publishers;
+mod questions;
+mod records;
+mod takeover;
+mod upkeep;
+mod window;
 
-pub(crate) use actor::{Shard, ShardEnd, ShardSettings};
+pub(crate) use actor::{Owners, Shard, ShardEnd, ShardSettings};
+pub(crate) use budget::WindowBudget;
+pub(crate) use links::LinkLimits;
+pub(crate) use memory::MemoryLimits;
 pub(crate) use owner::Limits;
+pub(crate) use upkeep::UpkeepLimits;
+pub(crate) use window::WindowLimits;

@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/message.proto",
     "switchboard/bus/record.proto",
     "switchboard/bus/link.proto",
+    "switchboard/bus/derive.proto",
     "switchboard/bus/member.proto",
 ];
 

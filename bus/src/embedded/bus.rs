@@ -124,7 +124,9 @@ impl Outcome {
 fn wildcard(subject: Subject) -> Option<Pattern> {
     match subject {
         Subject::OwnerBeat { .. } => Some(Pattern::AllOwnerBeats),
-        Subject::LinkUp { .. } | Subject::LinkDown { .. } | Subject::MemberBeat => None,
+        Subject::LinkUp { .. } | Subject::LinkDown { .. } | Subject::Derive { .. } | Subject::MemberBeat => {
+            None
+        }
     }
 }
 

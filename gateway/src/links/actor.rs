@@ -1,6 +1,7 @@
 //! Runs one link: moves frames between the bus, the [`Link`] and the sessions, and decides nothing
 //! itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use switchboard_bus::{Bus, BusError, Subject, Subscription};
 use switchboard_proto::bus::{Delivered, Down, OwnerBeat, Refusal, Up};
 use switchboard_proto::channel::ChannelName;
-use switchboard_proto::codes::{ErrorCode, UnsubscribeCode};
+use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
@@ -17,8 +18,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Channels, Link, Output, Reset, Subscriber};
-use super::{Asker, replies};
+use super::link::{
+    Channels, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
+};
+use super::{Asker, Publish, replies};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 
@@ -27,6 +30,7 @@ pub(super) enum Ask {
     Subscribe {
         asker: Asker,
         channel: ChannelName,
+        since: Option<Since>,
     },
     Unsubscribe {
         session: Arc<SessionHandle>,
@@ -35,13 +39,17 @@ pub(super) enum Ask {
     },
     Publish {
         asker: Asker,
-        message: Bytes,
+        publish: Publish,
     },
 }
 
 impl Subscriber for Arc<SessionHandle> {
     fn id(&self) -> u64 {
         SessionHandle::id(self)
+    }
+
+    fn has_room(&self) -> bool {
+        SessionHandle::has_room(self)
     }
 }
 
@@ -109,6 +117,7 @@ impl LinkActor {
             shard: self.shard,
             frames: Vec::new(),
             metrics: self.metrics.clone(),
+            sends: HashMap::new(),
         };
         let mut was_up = false;
         let mut dropped = 0;
@@ -179,9 +188,17 @@ impl LinkActor {
             Ask::Subscribe {
                 asker: Asker { session, id, arrived },
                 channel,
+                since,
             } => {
-                let due = arrived.saturating_duration_since(begun) + self.answer_timeout;
-                self.link.subscribe(session, id, channel, due, now, turn);
+                let deadline = arrived.saturating_duration_since(begun) + self.answer_timeout;
+                let asked = Subscribe {
+                    session,
+                    id,
+                    channel,
+                    since,
+                    deadline,
+                };
+                self.link.subscribe(asked, now, turn);
             }
             Ask::Unsubscribe { session, id, channel } => {
                 self.link.unsubscribe(session.id(), &channel, turn);
@@ -191,10 +208,20 @@ impl LinkActor {
             }
             Ask::Publish {
                 asker: Asker { session, id, arrived },
-                message,
+                publish,
             } => {
-                let due = arrived.saturating_duration_since(begun) + self.answer_timeout;
-                self.link.publish(session, id, message, due, now, turn);
+                let deadline = arrived.saturating_duration_since(begun) + self.answer_timeout;
+                if let Some(message_id) = publish.send_id {
+                    turn.sends.insert((session.id(), id), message_id);
+                }
+                let asked = PublishAsked {
+                    session,
+                    id,
+                    series: publish.series,
+                    message: publish.message,
+                    deadline,
+                };
+                self.link.publish(asked, now, turn);
             }
         }
     }
@@ -221,6 +248,7 @@ impl LinkActor {
             self.shard,
             self.link.channel_count(),
             self.link.unanswered_count(),
+            self.link.behind_count(),
         );
     }
 }
@@ -230,6 +258,8 @@ struct Turn {
     shard: ShardId,
     frames: Vec<(Incarnation, Up)>,
     metrics: LinkMetrics,
+    /// Ids of the messages of `message.send` commands that wait, by session and command.
+    sends: HashMap<(u64, u32), Bytes>,
 }
 
 impl Output<Arc<SessionHandle>> for Turn {
@@ -244,10 +274,22 @@ impl Output<Arc<SessionHandle>> for Turn {
         channel: &ChannelName,
         log_epoch: &str,
         offset: Offset,
+        missed: Missed<'_>,
     ) -> bool {
-        let wanted = session.subscribed(channel, id);
-        session.reply(&replies::subscribed(id, log_epoch, offset));
-        wanted
+        self.metrics.recovery(&missed);
+        let result = replies::subscribed(log_epoch, offset, missed);
+        session.subscribed(channel, id, result)
+    }
+
+    fn missed(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName, messages: &[Delivered]) {
+        for delivered in messages {
+            match replies::publication(delivered) {
+                Ok((_, reply)) => session.reply(&reply),
+                Err(error) => {
+                    tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
+                }
+            }
+        }
     }
 
     fn not_subscribed(
@@ -257,31 +299,30 @@ impl Output<Arc<SessionHandle>> for Turn {
         channel: &ChannelName,
         code: ErrorCode,
     ) {
-        session.refused(channel, id);
         self.metrics.error(code.code());
-        session.reply(&replies::error(id, code.into()));
+        session.not_subscribed(channel, id, code);
     }
 
     fn lost(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName) {
-        if session.lost(channel) {
-            session.reply(&replies::unsubscribe_push(
-                channel,
-                UnsubscribeCode::InsufficientState,
-            ));
-        }
+        session.lost(channel);
     }
 
-    fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Offset, Refusal>) {
-        session.reply(&match outcome {
-            Ok(_) => replies::published(id),
-            Err(refusal) => {
+    fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Stored, Refusal>) {
+        let send_id = match self.sends.is_empty() {
+            true => None,
+            false => self.sends.remove(&(session.id(), id)),
+        };
+        session.reply(&match (outcome, send_id) {
+            (Ok(_), None) => replies::published(id),
+            (Ok(stored), Some(message_id)) => replies::sent(id, &message_id, &stored),
+            (Err(refusal), _) => {
                 self.metrics.error(refusal.code);
                 replies::error(id, replies::refused(refusal))
             }
         });
     }
 
-    fn deliver(&mut self, delivered: &Delivered, channels: &Channels<Arc<SessionHandle>>) {
+    fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
         let (channel, reply) = match replies::publication(delivered) {
             Ok(publication) => publication,
             Err(error) => {
@@ -292,10 +333,31 @@ impl Output<Arc<SessionHandle>> for Turn {
         // Encoded at most once per encoding, however many receive it.
         let shared = crate::session::SharedReply::new(reply);
         let mut receivers = 0;
-        for session in channels.subscribers(&channel) {
+        for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
             session.push_shared(&shared);
             receivers += 1;
         }
         self.metrics.delivered(receivers);
+    }
+
+    fn deliver_ephemeral(&mut self, message: &Bytes, channels: &Channels<Arc<SessionHandle>>) {
+        let delivered = Delivered {
+            offset: 0,
+            message: message.clone(),
+        };
+        match replies::publication(&delivered) {
+            Ok((channel, reply)) => {
+                let shared = crate::session::SharedReply::new(reply);
+                let mut receivers = 0;
+                for session in channels.subscribers(&channel) {
+                    session.push_shared(&shared);
+                    receivers += 1;
+                }
+                self.metrics.delivered(receivers);
+            }
+            Err(error) => {
+                tracing::error!(shard = %self.shard, %error, "undecodable message skipped");
+            }
+        }
     }
 }

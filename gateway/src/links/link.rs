@@ -8,35 +8,68 @@
 //! * A delivery applies only where nothing is missing before it (K4); whatever is odd resets the
 //!   link (K1), and nothing else repairs it.
 //! * A subscriber is answered once its channel's interest is in force at the owner, and gets every
-//!   message after the offset it was answered (K4, R3).
+//!   message after the offset it was answered (K4, R3), those it missed before included (R4 to R8).
+//! * A publish is sent until it is answered, always with the same number (P1).
 //! * Every command is answered within the answer timeout (P4), and what was answered with an error
 //!   does not happen at this gateway later.
+
+mod channels;
+mod publishes;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message as _;
 use switchboard_proto::bus::{
-    Answer, Delivered, Delivery, Down, Interest, Open, OpenEnd, OwnerBeat, Position, Publish, Refusal,
-    Series, Up, UpBeat, UpItem, answer, down_item, up_item,
+    Answer, Delivered, Delivery, Down, Ephemeral, InForce, Interest, Open, OpenEnd, Opened, OwnerBeat,
+    Position, Recover, Recovered, RecoveredOutcome, Refusal, Series, Up, UpBeat, UpItem, answer, down_item,
+    up_item,
 };
-use switchboard_proto::channel::ChannelName;
+use switchboard_proto::channel::{ChannelName, ChannelSet};
 use switchboard_proto::codes::ErrorCode;
-use switchboard_proto::ids::{Incarnation, Offset, ShardId};
+use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, ShardId};
+
+use self::channels::{Asking, Channel, Placed, UNKNOWN, Waiting};
+pub(crate) use self::channels::{Channels, Since};
+use self::publishes::Publishes;
+use crate::rules::{Rule, is_kept};
 
 /// Whoever subscribes and publishes: a session, as far as a link knows it.
 pub(crate) trait Subscriber: Clone {
     /// Unique among the gateway's sessions.
     fn id(&self) -> u64;
+    /// It has room for another page of what it missed.
+    fn has_room(&self) -> bool;
+}
+
+/// What a subscriber is given with its answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Missed<'a> {
+    /// It did not ask.
+    NotAsked,
+    /// What it missed, or the beginning of it: the rest follows. The offset it asked with.
+    All(Offset, &'a [Delivered]),
+    /// Something of it is gone.
+    Lost,
+}
+
+/// A publish that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) offset: Offset,
+    pub(crate) log_epoch: String,
+    /// The id of the message that was stored with the same key before. Empty: it is this one.
+    pub(crate) duplicate_of: Bytes,
 }
 
 /// What a link causes.
 pub(crate) trait Output<S> {
     /// Send a frame to the owner.
     fn up(&mut self, router: Incarnation, frame: Up);
-    /// Command `id` succeeded: everything of `channel` after `offset` will follow. `false`: the
-    /// session has given the channel up meanwhile, so nothing must follow.
+    /// Command `id` succeeded: everything of `channel` after `offset` follows what is in `missed`. `false`:
+    /// the session has given the channel up meanwhile, so nothing must follow.
     fn subscribed(
         &mut self,
         session: &S,
@@ -44,15 +77,20 @@ pub(crate) trait Output<S> {
         channel: &ChannelName,
         log_epoch: &str,
         offset: Offset,
+        missed: Missed<'_>,
     ) -> bool;
+    /// More of what a subscriber missed.
+    fn missed(&mut self, session: &S, channel: &ChannelName, messages: &[Delivered]);
     /// Command `id` failed.
     fn not_subscribed(&mut self, session: &S, id: u32, channel: &ChannelName, code: ErrorCode);
     /// The subscription lost its place; the session has to subscribe again.
     fn lost(&mut self, session: &S, channel: &ChannelName);
     /// The publish of command `id` was stored, or not.
-    fn answered(&mut self, session: &S, id: u32, outcome: Result<Offset, Refusal>);
+    fn answered(&mut self, session: &S, id: u32, outcome: Result<Stored, Refusal>);
     /// A message for these sessions.
-    fn deliver(&mut self, message: &Delivered, channels: &Channels<S>);
+    fn deliver(&mut self, message: &Delivered, channels: &mut Channels<S>);
+    /// A message that is not stored, for these sessions.
+    fn deliver_ephemeral(&mut self, message: &Bytes, channels: &Channels<S>);
 }
 
 /// Time limits of a link.
@@ -74,6 +112,12 @@ pub(crate) struct Bounds {
     pub(crate) frame: usize,
     /// Publishes that wait for an answer; above, publishes are refused for the time being.
     pub(crate) unanswered: usize,
+    /// Bytes of their messages, likewise.
+    pub(crate) unanswered_bytes: usize,
+    /// Bytes of deliveries that the owner may send unconfirmed (K6).
+    pub(crate) credit: usize,
+    /// Questions that are on the way at once; other channels wait.
+    pub(crate) questions: usize,
 }
 
 /// Why a link was reset, for logs and metrics.
@@ -87,6 +131,8 @@ pub(crate) enum Reset {
     Silence,
     /// The bus may have lost something.
     Disruption,
+    /// The owner asked for it.
+    Asked,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +153,7 @@ impl Owner {
 enum Phase {
     /// No owner is known.
     Down,
-    /// `Open` was sent.
+    /// `Open` was sent; the owner last said something then.
     Opening { since: Duration },
     /// The owner answered.
     Up,
@@ -116,52 +162,44 @@ enum Phase {
 /// The gateway's place in the shard's log.
 #[derive(Debug, Clone)]
 struct Place {
-    ordinal: u32,
     owner_epoch: u64,
     offset: Offset,
+    log: LogEpoch,
+    /// The log epoch as clients see it.
     log_epoch: String,
 }
 
-struct Waiting<S> {
-    session: S,
-    id: u32,
-    deadline: Duration,
-}
-
-struct Channel<S> {
-    sessions: HashMap<u64, S>,
-    waiting: Vec<Waiting<S>>,
-    /// The frame of this opening that asked for it.
-    asked: u64,
-    /// The owner said that the interest is in force: what follows the position arrives.
-    held: bool,
-}
-
-/// The local subscribers by channel: what a delivery is looked up in.
-pub(crate) struct Channels<S>(HashMap<ChannelName, Channel<S>>);
-
-impl<S> Channels<S> {
-    /// The subscribers of `channel`, none where the gateway has no interest (any more).
-    pub(crate) fn subscribers(&self, channel: &str) -> impl Iterator<Item = &S> {
-        self.0
-            .get(channel)
-            .into_iter()
-            .flat_map(|channel| channel.sessions.values())
-    }
-
-    /// Channels with interest.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+impl Place {
+    fn position(&self) -> Position {
+        Position {
+            ordinal: self.log.ordinal,
+            random: self.log.random,
+            owner_epoch: self.owner_epoch,
+            offset: self.offset.get(),
+        }
     }
 }
 
-struct Unanswered<S> {
-    session: S,
-    id: u32,
-    number: u64,
-    deadline: Duration,
-    /// The message, until it is sent.
-    unsent: Option<bytes::Bytes>,
+/// A subscribe command, as a link is asked to carry it out.
+pub(crate) struct Subscribe<S> {
+    pub(crate) session: S,
+    pub(crate) id: u32,
+    pub(crate) channel: ChannelName,
+    /// `Some`: it wants what it missed.
+    pub(crate) since: Option<Since>,
+    /// When it has to be answered (P4).
+    pub(crate) deadline: Duration,
+}
+
+/// A publish, as a link is asked to carry it out.
+pub(crate) struct PublishAsked<S> {
+    pub(crate) session: S,
+    pub(crate) id: u32,
+    pub(crate) series: Series,
+    /// An encoded `Message`.
+    pub(crate) message: Bytes,
+    /// When it has to be answered (P4).
+    pub(crate) deadline: Duration,
 }
 
 /// See the module.
@@ -182,13 +220,23 @@ pub(crate) struct Link<S> {
     sent: Duration,
     place: Option<Place>,
     channels: Channels<S>,
+    /// Channels that the owner is to hold: announced, and not taken back.
+    set: ChannelSet,
+    /// Channels that were announced with this opening, and dropped before it was answered.
+    dropped: Vec<ChannelName>,
     /// Channels whose interest was sent in this opening, by the number of the frame.
     asked: VecDeque<(u64, ChannelName)>,
-    /// Publishes in the order of their numbers.
-    unanswered: VecDeque<Unanswered<S>>,
-    publish_number: u64,
-    /// Sessions in `waiting` anywhere, so that a tick without any costs nothing.
+    publishes: Publishes<S>,
+    /// Sessions in `waiting` and `behind` anywhere, so that a tick without any costs nothing.
     waiting: usize,
+    behind: usize,
+    /// Questions on the way, by number.
+    questions: HashMap<u64, ChannelName>,
+    last_question: u64,
+    /// Channels that have to ask, in turn.
+    wants: VecDeque<ChannelName>,
+    /// Bytes of deliveries since the owner was last told the position.
+    unconfirmed: usize,
     /// The frame that collects items until the next flush, and its size.
     frame: Option<(Up, usize)>,
     /// Frames that grew to the size limit.
@@ -212,10 +260,16 @@ impl<S: Subscriber> Link<S> {
             sent: Duration::ZERO,
             place: None,
             channels: Channels(HashMap::new()),
+            set: ChannelSet::default(),
+            dropped: Vec::new(),
             asked: VecDeque::new(),
-            unanswered: VecDeque::new(),
-            publish_number: 0,
+            publishes: Publishes::new(),
             waiting: 0,
+            behind: 0,
+            questions: HashMap::new(),
+            last_question: 0,
+            wants: VecDeque::new(),
+            unconfirmed: 0,
             frame: None,
             full_frames: Vec::new(),
         }
@@ -233,64 +287,52 @@ impl<S: Subscriber> Link<S> {
 
     /// Publishes without an answer, for metrics.
     pub(crate) fn unanswered_count(&self) -> usize {
-        self.unanswered.len()
+        self.publishes.len()
+    }
+
+    /// Sessions that are being given what they missed, for metrics.
+    pub(crate) fn behind_count(&self) -> usize {
+        self.behind
     }
 
     // ---- what sessions ask for
 
-    /// Subscribes; the answer comes through `out`, now or once the owner knows of the interest, but at
-    /// `deadline` (P4).
-    pub(crate) fn subscribe(
-        &mut self,
-        session: S,
-        id: u32,
-        channel: ChannelName,
-        deadline: Duration,
-        now: Duration,
-        out: &mut impl Output<S>,
-    ) {
+    /// Subscribes; the answer comes through `out`, now or once the owner was asked, but at the deadline.
+    pub(crate) fn subscribe(&mut self, asked: Subscribe<S>, now: Duration, out: &mut impl Output<S>) {
+        let Subscribe {
+            session,
+            id,
+            channel,
+            since,
+            deadline,
+        } = asked;
         if deadline <= now {
             out.not_subscribed(&session, id, &channel, ErrorCode::Internal);
             return;
         }
-        match self.channels.0.entry(channel.clone()) {
-            Entry::Occupied(mut entry) => {
-                let entry = entry.get_mut();
-                match &self.place {
-                    // Also while the link is down (R4): a reopening continues at the position.
-                    Some(place) if entry.held => {
-                        if out.subscribed(&session, id, &channel, &place.log_epoch, place.offset) {
-                            entry.sessions.insert(session.id(), session);
-                        }
-                    }
-                    Some(_) | None => {
-                        entry.waiting.push(Waiting {
-                            session,
-                            id,
-                            deadline,
-                        });
-                        self.waiting += 1;
-                    }
-                }
-            }
+        let is_new = match self.channels.0.entry(channel.clone()) {
+            Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
-                entry.insert(Channel {
-                    sessions: HashMap::new(),
-                    waiting: vec![Waiting {
-                        session,
-                        id,
-                        deadline,
-                    }],
-                    asked: 0,
-                    held: false,
-                });
-                self.waiting += 1;
-                // While the link is down the next opening announces it.
-                if self.phase != Phase::Down {
-                    self.ask(channel);
-                }
+                entry.insert(Channel::new());
+                true
             }
+        };
+        if let Some(entry) = self.channels.0.get_mut(&channel) {
+            self.waiting += 1;
+            entry.waiting.push(Waiting {
+                session,
+                id,
+                deadline,
+                since,
+            });
         }
+        if !is_new {
+            // Also while the link is down (R4): a reopening continues at the position.
+            self.settle(&channel, out);
+        } else if self.phase == Phase::Up {
+            self.ask(channel);
+        }
+        // While the link opens, it is announced once that is answered.
     }
 
     /// Ends a subscription, also one that still waits for its answer: that is answered first.
@@ -298,7 +340,10 @@ impl<S: Subscriber> Link<S> {
         let Some(entry) = self.channels.0.get_mut(channel) else {
             return;
         };
-        entry.sessions.remove(&session);
+        entry.live.remove(&session);
+        let behind = entry.behind.len();
+        entry.behind.retain(|placed| placed.session.id() != session);
+        self.behind -= behind - entry.behind.len();
         for given_up in entry
             .waiting
             .extract_if(.., |waiting| waiting.session.id() == session)
@@ -309,43 +354,56 @@ impl<S: Subscriber> Link<S> {
         self.drop_if_unused(channel);
     }
 
-    /// Publishes an encoded `Message`; the answer comes through `out`, at `deadline` at the latest (P4).
-    pub(crate) fn publish(
-        &mut self,
-        session: S,
-        id: u32,
-        message: bytes::Bytes,
-        deadline: Duration,
-        now: Duration,
-        out: &mut impl Output<S>,
-    ) {
+    /// Publishes; the answer comes through `out`, at the deadline at the latest (P4).
+    pub(crate) fn publish(&mut self, asked: PublishAsked<S>, now: Duration, out: &mut impl Output<S>) {
+        let PublishAsked {
+            session,
+            id,
+            series,
+            message,
+            deadline,
+        } = asked;
         if deadline <= now {
             out.answered(&session, id, Err(refusal(ErrorCode::Internal)));
             return;
         }
-        if self.unanswered.len() >= self.bounds.unanswered {
+        if self.publishes.len() >= self.bounds.unanswered
+            || self.publishes.bytes() + message.len() > self.bounds.unanswered_bytes
+        {
             out.answered(&session, id, Err(refusal(ErrorCode::TooManyRequests)));
             return;
         }
-        self.publish_number += 1;
-        let number = self.publish_number;
-        let unsent = if self.phase == Phase::Up {
-            self.push(up_item::Item::Publish(Publish {
-                series: Series::Plain.into(),
-                number,
-                message,
-            }));
-            None
-        } else {
-            Some(message)
+        let position = match (&self.place, self.phase) {
+            (Some(place), Phase::Up) => Some(place.position()),
+            _ => None,
         };
-        self.unanswered.push_back(Unanswered {
-            session,
-            id,
-            number,
-            deadline,
-            unsent,
-        });
+        let publish = self
+            .publishes
+            .push(series, session, id, message, deadline, position);
+        if let Some(publish) = publish {
+            self.push(up_item::Item::Publish(publish));
+        }
+    }
+
+    /// Publishes what is not stored: answered as soon as it is on the way, and lost where that fails.
+    pub(crate) fn publish_ephemeral(
+        &mut self,
+        session: &S,
+        id: u32,
+        message: Bytes,
+        out: &mut impl Output<S>,
+    ) {
+        let log_epoch = match (&self.place, self.phase) {
+            (Some(place), Phase::Up) => place.log_epoch.clone(),
+            _ => return out.answered(session, id, Err(refusal(ErrorCode::Internal))),
+        };
+        self.push(up_item::Item::Ephemeral(Ephemeral { message }));
+        let stored = Stored {
+            offset: Offset::ZERO,
+            log_epoch,
+            duplicate_of: Bytes::new(),
+        };
+        out.answered(session, id, Ok(stored));
     }
 
     // ---- what the bus brings
@@ -393,36 +451,49 @@ impl<S: Subscriber> Link<S> {
         if !current || frame.number <= self.down_number {
             return None;
         }
-        if frame.number != self.down_number + 1 {
-            if self.phase == Phase::Down {
-                return None;
-            }
-            self.reset(now, out);
-            return Some(Reset::Gap);
+        if frame.number != self.down_number + 1 && is_kept(Rule::K1) {
+            return self.broken(Reset::Gap, now, out);
         }
         self.down_number = frame.number;
         self.heard = now;
+        if let Phase::Opening { since } = &mut self.phase {
+            // Also an owner that only says "wait" is there (K3).
+            *since = now;
+        }
         for item in frame.items.into_iter().filter_map(|item| item.item) {
             match item {
-                down_item::Item::Opened(opened) if self.phase != Phase::Down => {
-                    self.opened(opened, owner, out)
+                down_item::Item::Opened(opened) => {
+                    if self.phase != Phase::Down && !self.opened(opened, owner, now, out) {
+                        return self.broken(Reset::Gap, now, out);
+                    }
                 }
-                down_item::Item::Opened(_) => {}
-                down_item::Item::Applied(applied) => self.applied(applied.up_number, out),
+                down_item::Item::SendChannels(_) => self.send_channels(),
+                down_item::Item::InForce(in_force) => self.in_force(in_force, out),
                 down_item::Item::Answer(answer) => self.answer(answer, out),
                 down_item::Item::Delivery(delivery) => {
                     if !self.delivery(delivery, owner, out) {
-                        if self.phase == Phase::Down {
-                            return None;
-                        }
-                        self.reset(now, out);
-                        return Some(Reset::Gap);
+                        return self.broken(Reset::Gap, now, out);
                     }
                 }
-                down_item::Item::Beat(_) => {}
+                down_item::Item::Recovered(recovered) => self.recovered(recovered, out),
+                down_item::Item::Ephemeral(ephemeral) => {
+                    self.unconfirmed += ephemeral.message.len();
+                    out.deliver_ephemeral(&ephemeral.message, &self.channels);
+                }
+                down_item::Item::Reset(_) => return self.broken(Reset::Asked, now, out),
+                down_item::Item::Beat(_) | down_item::Item::Wait(_) => {}
             }
         }
         None
+    }
+
+    /// The link cannot go on as it is. One whose owner gave up waits for the next owner.
+    fn broken(&mut self, why: Reset, now: Duration, out: &mut impl Output<S>) -> Option<Reset> {
+        if self.phase == Phase::Down {
+            return None;
+        }
+        self.reset(now, out);
+        Some(why)
     }
 
     /// The bus may have lost something.
@@ -447,29 +518,43 @@ impl<S: Subscriber> Link<S> {
             self.reset(now, out);
             return Some(Reset::Silence);
         }
+        if self.behind > 0 {
+            self.continue_pages();
+        }
         if self.phase == Phase::Up
             && self.frame.is_none()
             && now.saturating_sub(self.sent) >= self.timing.beat
         {
-            self.push(up_item::Item::Beat(UpBeat {}));
+            self.beat();
         }
         None
     }
 
     /// Sends what was collected since the last flush, in as few frames as the size allows.
     pub(crate) fn flush(&mut self, now: Duration, out: &mut impl Output<S>) {
+        self.ask_questions();
+        if self.phase == Phase::Up && self.frame.is_none() && self.unconfirmed > self.bounds.credit / 4 {
+            self.beat();
+        }
         let last = self.frame.take().map(|(frame, _)| frame);
         let Some(owner) = self.owner else { return };
-        for frame in self.full_frames.drain(..).chain(last) {
-            out.up(owner.router, frame);
+        let confirmed = self.place.as_ref().map_or(0, |place| place.offset.get());
+        let (open_plain, open_keyed) = self.publishes.open();
+        for mut frame in self.full_frames.drain(..).chain(last) {
+            frame.confirmed = confirmed;
+            frame.open_plain = open_plain;
+            frame.open_keyed = open_keyed;
+            self.unconfirmed = 0;
             self.sent = now;
+            out.up(owner.router, frame);
         }
     }
 
-    // ---- inside
+    // ---- inside: opening
 
     /// Opens the link anew (K1, K2).
     fn reset(&mut self, now: Duration, out: &mut impl Output<S>) {
+        self.expire(now, out);
         self.open += 1;
         self.tries = self.tries.saturating_add(1);
         self.up_number = 0;
@@ -477,68 +562,173 @@ impl<S: Subscriber> Link<S> {
         self.frame = None;
         self.full_frames.clear();
         self.asked.clear();
+        self.dropped.clear();
+        self.questions.clear();
+        self.unconfirmed = 0;
         self.phase = Phase::Opening { since: now };
-        // Whether what was sent is stored is not known, and saying it again could double it.
-        let sent = self
-            .unanswered
-            .iter()
-            .take_while(|publish| publish.unsent.is_none())
-            .count();
-        for publish in self.unanswered.drain(..sent) {
-            out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
+        self.set = ChannelSet::default();
+        for (name, channel) in &mut self.channels.0 {
+            channel.asked = 0;
+            // A channel that was only asked for is asked for again.
+            if channel.held {
+                self.set.insert(name.as_str());
+            }
+            if channel.asking.take().is_some() && !channel.wants {
+                channel.wants = true;
+                self.wants.push_back(name.clone());
+            }
         }
-        let position = self.place.as_ref().map(|place| Position {
-            ordinal: place.ordinal,
-            owner_epoch: place.owner_epoch,
-            offset: place.offset.get(),
-        });
-        self.push(up_item::Item::Open(Open { position }));
-        let channels: Vec<ChannelName> = self.channels.0.keys().cloned().collect();
-        for channel in channels {
-            self.ask(channel);
+        let open = Open {
+            position: self.place.as_ref().map(Place::position),
+            channels: self.set.count,
+            channels_hash: self.set.hash,
+            sent_since: self.publishes.sent_since(),
+            credit: self.bounds.credit as u64,
+        };
+        self.push(up_item::Item::Open(open));
+    }
+
+    /// The owner does not hold the set that was announced: all of it, what was dropped since included.
+    fn send_channels(&mut self) {
+        if !matches!(self.phase, Phase::Opening { .. }) {
+            return;
+        }
+        let announced: Vec<ChannelName> = self
+            .channels
+            .0
+            .iter()
+            .filter(|(_, channel)| channel.held)
+            .map(|(name, _)| name.clone())
+            .chain(self.dropped.iter().cloned())
+            .collect();
+        for channel in announced {
+            self.announce(channel);
         }
         self.push(up_item::Item::OpenEnd(OpenEnd {}));
     }
 
-    fn opened(&mut self, opened: switchboard_proto::bus::Opened, owner: Owner, out: &mut impl Output<S>) {
+    /// `false`: the owner says something that makes no sense.
+    fn opened(&mut self, opened: Opened, owner: Owner, now: Duration, out: &mut impl Output<S>) -> bool {
+        let Ok(log) = opened.log_epoch.parse::<LogEpoch>() else {
+            return false;
+        };
         let offset = Offset::from_u64(opened.position);
-        let lost = self.place.as_ref().is_some_and(|place| {
-            place.log_epoch != opened.log_epoch || place.ordinal != owner.ordinal || offset > place.offset
-        });
-        self.place = Some(Place {
-            ordinal: owner.ordinal,
+        let before = self.place.replace(Place {
             owner_epoch: owner.epoch,
             offset,
+            log,
             log_epoch: opened.log_epoch,
         });
         self.phase = Phase::Up;
         self.tries = 0;
-        if lost {
-            // What lies between the two positions may be of any channel that was held.
-            for (name, channel) in &mut self.channels.0 {
-                channel.held = false;
-                for (_, session) in channel.sessions.drain() {
-                    out.lost(&session, name);
+        match before {
+            Some(before) if before.log != log => self.log_changed(out),
+            Some(before) if offset > before.offset => self.fell_behind(before.offset),
+            Some(before) => {
+                // Deliveries begin where the owner says, and what we have already is passed over.
+                if let Some(place) = &mut self.place {
+                    place.offset = offset.max(before.offset);
                 }
             }
+            None => {}
         }
-        let mut publishes = std::mem::take(&mut self.unanswered);
-        for publish in &mut publishes {
-            if let Some(message) = publish.unsent.take() {
-                let number = publish.number;
-                self.push(up_item::Item::Publish(Publish {
-                    series: Series::Plain.into(),
-                    number,
-                    message,
-                }));
+        for channel in std::mem::take(&mut self.dropped) {
+            self.set.remove(channel.as_str());
+            self.push(up_item::Item::Interest(Interest {
+                add: Vec::new(),
+                remove: vec![channel.as_str().to_owned()],
+            }));
+        }
+        let new: Vec<ChannelName> = self
+            .channels
+            .0
+            .iter()
+            .filter(|(_, channel)| !channel.held && channel.asked == 0)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for channel in new {
+            self.ask(channel);
+        }
+        self.expire(now, out);
+        if self.waiting > 0 {
+            let held: Vec<ChannelName> = self
+                .channels
+                .0
+                .iter()
+                .filter(|(_, channel)| channel.held && !channel.waiting.is_empty())
+                .map(|(name, _)| name.clone())
+                .collect();
+            for channel in held {
+                self.settle(&channel, out);
             }
         }
-        self.unanswered = publishes;
+        if let Some(position) = self.place.as_ref().map(Place::position) {
+            for publish in self.publishes.send_again(&position) {
+                self.push(up_item::Item::Publish(publish));
+            }
+        }
+        true
     }
 
-    fn applied(&mut self, up_number: u64, out: &mut impl Output<S>) {
-        let Some(place) = self.place.clone() else { return };
-        while let Some((number, name)) = self.asked.pop_front_if(|(number, _)| *number <= up_number) {
+    /// Another log: every position is void (L5).
+    fn log_changed(&mut self, out: &mut impl Output<S>) {
+        for (name, channel) in &mut self.channels.0 {
+            channel.head = Offset::from_u64(UNKNOWN);
+            let behind = channel.behind.drain(..).inspect(|_| self.behind -= 1);
+            for placed in channel.live.drain().map(|(_, placed)| placed).chain(behind) {
+                out.lost(&placed.session, name);
+            }
+        }
+        let names: Vec<ChannelName> = self.channels.0.keys().cloned().collect();
+        for name in names {
+            self.drop_if_unused(&name);
+        }
+    }
+
+    /// The owner cannot continue at our position, `had`: every session gets what is missing between as
+    /// it would after an absence of its own (R8).
+    fn fell_behind(&mut self, had: Offset) {
+        for (name, channel) in &mut self.channels.0 {
+            channel.head = Offset::from_u64(UNKNOWN);
+            for (_, mut placed) in channel.live.drain() {
+                placed.has = placed.has.max(had);
+                channel.behind.push(placed);
+                self.behind += 1;
+            }
+            if !channel.behind.is_empty() && !channel.wants {
+                channel.wants = true;
+                self.wants.push_back(name.clone());
+            }
+        }
+    }
+
+    // ---- inside: interest
+
+    /// Asks for a channel beyond those that were announced.
+    fn ask(&mut self, channel: ChannelName) {
+        self.set.insert(channel.as_str());
+        self.announce(channel);
+    }
+
+    fn announce(&mut self, channel: ChannelName) {
+        let item = Interest {
+            add: vec![channel.as_str().to_owned()],
+            remove: Vec::new(),
+        };
+        let number = self.push(up_item::Item::Interest(item));
+        if let Some(entry) = self.channels.0.get_mut(&channel) {
+            entry.asked = number;
+        }
+        self.asked.push_back((number, channel));
+    }
+
+    fn in_force(&mut self, in_force: InForce, out: &mut impl Output<S>) {
+        let mut heads = in_force.heads.into_iter();
+        while let Some((number, name)) = self
+            .asked
+            .pop_front_if(|(number, _)| *number <= in_force.up_number)
+        {
+            let head = heads.next().unwrap_or(UNKNOWN);
             // A channel that was dropped and asked for again waits for the later answer.
             let Some(channel) = self
                 .channels
@@ -549,31 +739,249 @@ impl<S: Subscriber> Link<S> {
                 continue;
             };
             channel.held = true;
-            for Waiting { session, id, .. } in channel.waiting.drain(..) {
-                self.waiting -= 1;
-                if out.subscribed(&session, id, &name, &place.log_epoch, place.offset) {
-                    channel.sessions.insert(session.id(), session);
-                }
-            }
-            self.drop_if_unused(&name);
+            channel.head = Offset::from_u64(head);
+            self.settle(&name, out);
         }
     }
 
-    fn answer(&mut self, answer: Answer, out: &mut impl Output<S>) {
-        // Numbers are sorted, so the search stays short however many wait.
-        let Ok(index) = self
-            .unanswered
-            .binary_search_by_key(&answer.number, |publish| publish.number)
+    /// Interest ends with the last subscriber.
+    fn drop_if_unused(&mut self, name: &ChannelName) {
+        if !self.channels.0.get(name).is_some_and(Channel::is_unused) {
+            return;
+        }
+        let Some(channel) = self.channels.0.remove(name) else {
+            return;
+        };
+        match self.phase {
+            Phase::Up => {
+                if channel.held || channel.asked > 0 {
+                    self.set.remove(name.as_str());
+                    let item = Interest {
+                        add: Vec::new(),
+                        remove: vec![name.as_str().to_owned()],
+                    };
+                    self.push(up_item::Item::Interest(item));
+                }
+            }
+            // It was announced, and is taken back once that was answered.
+            Phase::Opening { .. } if channel.held => self.dropped.push(name.clone()),
+            Phase::Opening { .. } | Phase::Down => {}
+        }
+    }
+
+    fn beat(&mut self) {
+        self.push(up_item::Item::Beat(UpBeat {
+            channels: self.set.count,
+            channels_hash: self.set.hash,
+        }));
+    }
+
+    // ---- inside: subscribers and what they missed
+
+    /// Answers all of a channel's waiting subscribers that can be answered from what is known here.
+    fn settle(&mut self, name: &ChannelName, out: &mut impl Output<S>) {
+        let (Some(place), Some(channel)) = (&self.place, self.channels.0.get_mut(name)) else {
+            return;
+        };
+        if !channel.held {
+            return;
+        }
+        let mut wants = false;
+        for waiting in std::mem::take(&mut channel.waiting) {
+            let Waiting {
+                session, id, since, ..
+            } = &waiting;
+            let missed = match since {
+                None => Missed::NotAsked,
+                Some(since) if !since.epoch.is_empty() && since.epoch != place.log_epoch => Missed::Lost,
+                Some(since) if channel.head <= since.offset && since.offset <= place.offset => {
+                    Missed::All(since.offset, &[])
+                }
+                Some(_) => {
+                    wants = true;
+                    channel.waiting.push(waiting);
+                    continue;
+                }
+            };
+            self.waiting -= 1;
+            if out.subscribed(session, *id, name, &place.log_epoch, place.offset, missed) {
+                let placed = Placed {
+                    session: session.clone(),
+                    has: place.offset,
+                };
+                channel.live.insert(session.id(), placed);
+            }
+        }
+        if wants && !channel.wants && channel.asking.is_none() {
+            channel.wants = true;
+            self.wants.push_back(name.clone());
+        }
+        self.drop_if_unused(name);
+    }
+
+    /// Asks for what channels need, as many at once as the bounds allow. Subscribers that left off at
+    /// the same place share a question.
+    fn ask_questions(&mut self) {
+        while self.phase == Phase::Up && self.questions.len() < self.bounds.questions {
+            let Some(name) = self.wants.pop_front() else {
+                return;
+            };
+            let Some(channel) = self.channels.0.get_mut(&name) else {
+                continue;
+            };
+            channel.wants = false;
+            if channel.asking.is_some() || !channel.held {
+                continue;
+            }
+            let waiting = channel
+                .waiting
+                .iter()
+                .filter_map(|waiting| waiting.since.as_ref().map(|since| since.offset));
+            let behind = channel
+                .behind
+                .iter()
+                .filter(|placed| placed.session.has_room())
+                .map(|placed| placed.has);
+            let Some(after) = waiting.chain(behind).min() else {
+                continue;
+            };
+            self.last_question += 1;
+            let question = self.last_question;
+            channel.asking = Some(Asking { question, after });
+            self.questions.insert(question, name.clone());
+            self.push(up_item::Item::Recover(Recover {
+                question,
+                channel: name.as_str().to_owned(),
+                after: after.get(),
+            }));
+        }
+    }
+
+    /// Subscribers that had no room for their next page may have it now.
+    fn continue_pages(&mut self) {
+        for (name, channel) in &mut self.channels.0 {
+            let is_ready = !channel.wants
+                && channel.asking.is_none()
+                && channel.behind.iter().any(|placed| placed.session.has_room());
+            if is_ready {
+                channel.wants = true;
+                self.wants.push_back(name.clone());
+            }
+        }
+    }
+
+    /// The owner's answer to a question.
+    fn recovered(&mut self, recovered: Recovered, out: &mut impl Output<S>) {
+        let Some(name) = self.questions.remove(&recovered.question) else {
+            return;
+        };
+        let bytes: usize = recovered
+            .messages
+            .iter()
+            .map(|message| message.message.len())
+            .sum();
+        self.unconfirmed += bytes;
+        let (Some(place), Some(channel)) = (&self.place, self.channels.0.get_mut(&name)) else {
+            return;
+        };
+        let Some(asking) = channel
+            .asking
+            .take_if(|asking| asking.question == recovered.question)
         else {
             return;
         };
-        let Some(publish) = self.unanswered.remove(index) else {
+        let is_all = recovered.outcome() == RecoveredOutcome::Complete && !recovered.more;
+        if is_all && channel.head.get() == UNKNOWN {
+            let newest = recovered.messages.last().map(|message| message.offset);
+            channel.head = newest.map_or(asking.after, Offset::from_u64);
+        }
+        let answer = PageOf {
+            outcome: recovered.outcome(),
+            after: asking.after,
+            up_to: Offset::from_u64(recovered.up_to),
+            more: recovered.more,
+            messages: &recovered.messages,
+        };
+        for waiting in std::mem::take(&mut channel.waiting) {
+            let Some(since) = &waiting.since else {
+                channel.waiting.push(waiting);
+                continue;
+            };
+            let (missed, has) = match answer.of(since.offset) {
+                Part::Nothing => {
+                    channel.waiting.push(waiting);
+                    continue;
+                }
+                Part::Unknown => {
+                    self.waiting -= 1;
+                    out.not_subscribed(&waiting.session, waiting.id, &name, ErrorCode::Internal);
+                    continue;
+                }
+                Part::Lost => (Missed::Lost, place.offset),
+                Part::Messages(messages, _) => (Missed::All(since.offset, messages), answer.up_to),
+            };
+            let is_all = !answer.more || missed == Missed::Lost;
+            self.waiting -= 1;
+            let Waiting { session, id, .. } = waiting;
+            if !out.subscribed(&session, id, &name, &place.log_epoch, place.offset, missed) {
+                continue;
+            }
+            let placed = Placed { session, has };
+            if is_all {
+                channel.live.insert(placed.session.id(), placed);
+            } else {
+                self.behind += 1;
+                channel.behind.push(placed);
+            }
+        }
+        for mut placed in std::mem::take(&mut channel.behind) {
+            match answer.of(placed.has) {
+                Part::Nothing => channel.behind.push(placed),
+                Part::Unknown | Part::Lost => {
+                    self.behind -= 1;
+                    out.lost(&placed.session, &name);
+                }
+                Part::Messages(messages, is_all) => {
+                    if !messages.is_empty() {
+                        out.missed(&placed.session, &name, messages);
+                    }
+                    placed.has = answer.up_to;
+                    if is_all {
+                        self.behind -= 1;
+                        channel.live.insert(placed.session.id(), placed);
+                    } else {
+                        channel.behind.push(placed);
+                    }
+                }
+            }
+        }
+        let is_needed = channel.waiting.iter().any(|waiting| waiting.since.is_some())
+            || channel.behind.iter().any(|placed| placed.session.has_room());
+        if is_needed && !channel.wants {
+            channel.wants = true;
+            self.wants.push_back(name.clone());
+        }
+        self.drop_if_unused(&name);
+    }
+
+    // ---- inside: answers and deliveries
+
+    fn answer(&mut self, answer: Answer, out: &mut impl Output<S>) {
+        let Some(publish) = self.publishes.take(answer.series(), answer.number) else {
             return;
         };
         let outcome = match answer.outcome {
-            Some(answer::Outcome::Offset(offset)) => Ok(Offset::from_u64(offset)),
+            Some(answer::Outcome::Offset(offset)) => Ok(Stored {
+                offset: Offset::from_u64(offset),
+                log_epoch: self
+                    .place
+                    .as_ref()
+                    .map(|place| place.log_epoch.clone())
+                    .unwrap_or_default(),
+                duplicate_of: answer.duplicate_of,
+            }),
             Some(answer::Outcome::Refused(refusal)) => Err(refusal),
-            None => Err(refusal(ErrorCode::Internal)),
+            Some(answer::Outcome::Unknown(_)) | None => Err(refusal(ErrorCode::Internal)),
         };
         out.answered(&publish.session, publish.id, outcome);
     }
@@ -584,14 +992,17 @@ impl<S: Subscriber> Link<S> {
             return false;
         };
         let had = place.offset;
-        if Offset::from_u64(delivery.after) > had {
+        if Offset::from_u64(delivery.after) > had && is_kept(Rule::K4) {
             return false;
         }
+        // Before the fan-out reads the table (K4).
         place.offset = had.max(Offset::from_u64(delivery.up_to));
         place.owner_epoch = owner.epoch;
         for message in &delivery.messages {
-            if Offset::from_u64(message.offset) > had {
-                out.deliver(message, &self.channels);
+            self.unconfirmed += message.message.len() + 16;
+            let offset = Offset::from_u64(message.offset);
+            if offset > had {
+                out.deliver(message, &mut self.channels);
             }
         }
         true
@@ -599,15 +1010,8 @@ impl<S: Subscriber> Link<S> {
 
     /// Answers what is due (P4).
     fn expire(&mut self, now: Duration, out: &mut impl Output<S>) {
-        // In the order of numbers, which is almost but not quite that of deadlines.
-        if self.unanswered.iter().any(|publish| publish.deadline <= now) {
-            self.unanswered.retain(|publish| {
-                let due = publish.deadline <= now;
-                if due {
-                    out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
-                }
-                !due
-            });
+        for publish in self.publishes.expire(now) {
+            out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
         }
         if self.waiting == 0 {
             return;
@@ -623,43 +1027,12 @@ impl<S: Subscriber> Link<S> {
                 }
                 !due
             });
-            if channel.sessions.is_empty() && channel.waiting.is_empty() {
+            if channel.is_unused() {
                 unused.push(name.clone());
             }
         }
         for name in unused {
             self.drop_if_unused(&name);
-        }
-    }
-
-    fn ask(&mut self, channel: ChannelName) {
-        let item = Interest {
-            add: vec![channel.as_str().to_owned()],
-            remove: Vec::new(),
-        };
-        let number = self.push(up_item::Item::Interest(item));
-        if let Some(entry) = self.channels.0.get_mut(&channel) {
-            entry.asked = number;
-        }
-        self.asked.push_back((number, channel));
-    }
-
-    /// Interest ends with the last subscriber.
-    fn drop_if_unused(&mut self, channel: &ChannelName) {
-        let unused = self
-            .channels
-            .0
-            .get(channel)
-            .is_some_and(|entry| entry.sessions.is_empty() && entry.waiting.is_empty());
-        if unused {
-            self.channels.0.remove(channel);
-            if self.phase != Phase::Down {
-                let item = Interest {
-                    add: Vec::new(),
-                    remove: vec![channel.as_str().to_owned()],
-                };
-                self.push(up_item::Item::Interest(item));
-            }
         }
     }
 
@@ -680,7 +1053,7 @@ impl<S: Subscriber> Link<S> {
                 gateway: self.gateway.to_bytes(),
                 open: self.open,
                 number: self.up_number,
-                items: Vec::new(),
+                ..Up::default()
             };
             (frame, 0)
         });
@@ -700,6 +1073,45 @@ impl<S: Subscriber> Link<S> {
             (item, _) => frame.items.push(UpItem { item }),
         }
         number
+    }
+}
+
+/// An answer to a question, for everybody who asked it.
+struct PageOf<'a> {
+    outcome: RecoveredOutcome,
+    after: Offset,
+    up_to: Offset,
+    more: bool,
+    messages: &'a [Delivered],
+}
+
+/// What it is to one of them.
+enum Part<'a> {
+    /// It says nothing about where that one left off.
+    Nothing,
+    /// These were missed; `true`: and nothing else.
+    Messages(&'a [Delivered], bool),
+    Lost,
+    Unknown,
+}
+
+impl<'a> PageOf<'a> {
+    /// For somebody who has everything up to `has`.
+    fn of(&self, has: Offset) -> Part<'a> {
+        match self.outcome {
+            // What was removed concerns who left off before.
+            RecoveredOutcome::Lost if has < self.up_to => Part::Lost,
+            _ if has < self.after => Part::Nothing,
+            RecoveredOutcome::Lost => Part::Nothing,
+            RecoveredOutcome::Unavailable => Part::Unknown,
+            RecoveredOutcome::Complete if self.more && has >= self.up_to => Part::Nothing,
+            RecoveredOutcome::Complete => {
+                let first = self
+                    .messages
+                    .partition_point(|message| message.offset <= has.get());
+                Part::Messages(self.messages.get(first..).unwrap_or_default(), !self.more)
+            }
+        }
     }
 }
 

@@ -2,22 +2,60 @@
 
 use prost::Message as _;
 use switchboard_proto::bus::{Delivered, Message, Refusal};
-use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
-    ClientInfo, Error, Publication, PublishResult, Push, Reply, SubscribeResult, UnsubscribeResult,
+    ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult, UnsubscribeResult,
 };
-use switchboard_proto::codes::UnsubscribeCode;
 use switchboard_proto::ids::Offset;
+use switchboard_proto::tags;
 
-pub(super) fn subscribed(id: u32, log_epoch: &str, offset: Offset) -> Reply {
-    let result = SubscribeResult {
+use super::link::{Missed, Stored};
+
+/// The result of a subscription. On success `offset` is the one that the client asked with, from which
+/// it counts on with each publication.
+pub(super) fn subscribed(log_epoch: &str, offset: Offset, missed: Missed<'_>) -> SubscribeResult {
+    let mut result = SubscribeResult {
         epoch: log_epoch.to_owned(),
         offset: offset.get(),
+        recoverable: true,
+        positioned: true,
         ..SubscribeResult::default()
     };
+    match missed {
+        Missed::NotAsked => {}
+        Missed::Lost => result.was_recovering = true,
+        Missed::All(since, messages) => {
+            result.was_recovering = true;
+            result.recovered = true;
+            result.offset = since.get();
+            // One that does not decode is passed over, as it is when it is delivered.
+            result.publications = messages
+                .iter()
+                .filter_map(|delivered| publication(delivered).ok()?.1.push?.r#pub)
+                .collect();
+        }
+    }
+    result
+}
+
+/// The answer to `message.send`.
+pub(super) fn sent(id: u32, message_id: &[u8], stored: &Stored) -> Reply {
+    let is_duplicate = !stored.duplicate_of.is_empty();
+    let message_id = if is_duplicate {
+        &stored.duplicate_of
+    } else {
+        message_id
+    };
+    let data = serde_json::json!({
+        "id": tags::id_text(message_id),
+        "offset": stored.offset.get(),
+        "epoch": stored.log_epoch,
+        "duplicate": is_duplicate,
+    });
     Reply {
         id,
-        subscribe: Some(result),
+        rpc: Some(RpcResult {
+            data: data.to_string().into(),
+        }),
         ..Reply::default()
     }
 }
@@ -51,18 +89,6 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         code: refusal.code,
         message: refusal.message,
         temporary: refusal.temporary,
-    }
-}
-
-pub(super) fn unsubscribe_push(channel: &ChannelName, code: UnsubscribeCode) -> Reply {
-    let push = Push {
-        channel: channel.as_str().to_owned(),
-        unsubscribe: Some(code.into()),
-        ..Push::default()
-    };
-    Reply {
-        push: Some(push),
-        ..Reply::default()
     }
 }
 

@@ -4,14 +4,18 @@
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use switchboard_proto::bus::{Message, PayloadKind, Sender};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
-    Command, ConnectRequest, ConnectResult, PublishRequest, Reply, SubscribeRequest, UnsubscribeResult,
+    Command, ConnectRequest, ConnectResult, PublishRequest, Reply, RpcRequest, SubscribeRequest,
+    SubscribeResult, UnsubscribeResult,
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
+use switchboard_proto::ids::Offset;
 use switchboard_proto::json::{self, DecodeError};
 use switchboard_service_kit::trace_context::TraceContext;
 use tokio::time::Instant;
@@ -19,10 +23,12 @@ use uuid::Uuid;
 
 use super::SessionHandle;
 use super::pace::{Pace, Verdict};
+use super::send_message::SendMessage;
+use super::subscriptions::By;
 use super::timers::OpenPing;
 use crate::gateway::Gateway;
 use crate::limits::users::UserSlot;
-use crate::links::Asker;
+use crate::links::{Asker, Publish, Since};
 use crate::metrics::{Method, Refused};
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
@@ -40,6 +46,12 @@ fn violation(why: &'static str) -> Violation {
     }
 }
 
+/// A flag of a subscribe request: error 112 rather than a subscription that could not recover.
+const FLAG_ERROR_IF_LOST: i64 = 2;
+
+/// The rpc that publishes with more than `publish` can say.
+const MESSAGE_SEND: &str = "message.send";
+
 /// Who publishes: nobody has a name while there are no tokens.
 const ANONYMOUS: &str = "";
 
@@ -51,6 +63,8 @@ pub(super) struct Commands {
     pace: Pace,
     /// The connection's place among its user's.
     _user_slot: Option<UserSlot>,
+    /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
+    failed: bool,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
@@ -64,6 +78,7 @@ impl Commands {
             gateway,
             session,
             connected: false,
+            failed: false,
             arrived: now,
         }
     }
@@ -96,6 +111,9 @@ impl Commands {
     }
 
     async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
+        if self.failed {
+            return Ok(());
+        }
         let method = method(&command);
         self.gateway.metrics.command(method);
         if !self.connected && method != Method::Connect {
@@ -110,7 +128,7 @@ impl Commands {
         }
         // The first that is set counts, in the order of `method`.
         match method {
-            Method::Connect => self.connect(id, &command.connect.unwrap_or_default()),
+            Method::Connect => self.connect(id, command.connect.unwrap_or_default()).await,
             Method::Subscribe => self.subscribe(id, command.subscribe.unwrap_or_default()).await,
             Method::Unsubscribe => {
                 let channel = command.unsubscribe.unwrap_or_default().channel;
@@ -119,11 +137,7 @@ impl Commands {
             }
             Method::Publish => self.publish(id, command.publish.unwrap_or_default()).await,
             Method::Rpc => {
-                #[cfg(test)]
-                if command.rpc.is_some_and(|request| request.method == "test.panic") {
-                    panic!("asked to by a test");
-                }
-                self.refuse(id, ErrorCode::NotAvailable, "rpc is not available");
+                self.rpc(id, command.rpc.unwrap_or_default()).await;
                 Ok(())
             }
             Method::Presence
@@ -188,7 +202,7 @@ impl Commands {
         }
     }
 
-    fn connect(&mut self, id: u32, request: &ConnectRequest) -> Result<(), Violation> {
+    async fn connect(&mut self, id: u32, request: ConnectRequest) -> Result<(), Violation> {
         if self.connected {
             return Err(violation("second connect"));
         }
@@ -208,6 +222,20 @@ impl Commands {
         #[cfg(test)]
         let user = request.name.strip_prefix("test.user.").unwrap_or(user);
         self.take_user_slot(user)?;
+        let subs = match self.server_side(id, &request).await {
+            Ok(subs) => subs,
+            Err(code) => {
+                self.failed = true;
+                self.gateway.metrics.error(code);
+                tracing::debug!(client = %self.session.client(), code = code.code(), "connect refused");
+                self.session.finish(&Reply {
+                    id,
+                    error: Some(code.into()),
+                    ..Reply::default()
+                });
+                return Ok(());
+            }
+        };
         self.connected = true;
         self.gateway.metrics.connects.inc();
         let ping = u32::try_from(self.gateway.config.ping_interval.as_secs()).unwrap_or(u32::MAX);
@@ -216,14 +244,41 @@ impl Commands {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ping,
             pong: true,
+            subs,
             ..ConnectResult::default()
         };
-        self.session.reply(&Reply {
+        self.session.release(&Reply {
             id,
             connect: Some(result),
             ..Reply::default()
         });
         Ok(())
+    }
+
+    /// Subscribes to the channels that the server gives this session, and waits for all of them:
+    /// what they missed stands in the connect reply.
+    async fn server_side(
+        &self,
+        id: u32,
+        request: &ConnectRequest,
+    ) -> Result<BTreeMap<String, SubscribeResult>, ErrorCode> {
+        let channels = self.server_side_channels();
+        if channels.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.session.outgoing.hold();
+        self.session.connecting.begin(channels.len());
+        for channel in channels {
+            self.session.subscriptions.begin(&channel, id, By::Server)?;
+            let since = request.subs.get(channel.as_str()).and_then(since);
+            self.gateway.links.subscribe(self.asker(id), channel, since).await;
+        }
+        self.session.connecting.finished().await
+    }
+
+    /// Channels that every connection of this user is subscribed to by the server.
+    fn server_side_channels(&self) -> Vec<ChannelName> {
+        Vec::new()
     }
 
     async fn subscribe(&self, id: u32, request: SubscribeRequest) -> Result<(), Violation> {
@@ -247,8 +302,14 @@ impl Commands {
         } else if !request.token.is_empty() {
             self.refuse(id, ErrorCode::PermissionDenied, "tokens are not served yet");
         } else {
-            match self.session.subscriptions.begin(&channel, id) {
-                Ok(()) => self.gateway.links.subscribe(self.asker(id), channel).await,
+            let by = By::Client {
+                or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
+            };
+            match self.session.subscriptions.begin(&channel, id, by) {
+                Ok(()) => {
+                    let since = since(&request);
+                    self.gateway.links.subscribe(self.asker(id), channel, since).await;
+                }
                 Err(code) => self.refuse(id, code, "subscription refused"),
             }
         }
@@ -295,27 +356,65 @@ impl Commands {
                 "data larger than gateway.publish_size",
             );
         } else {
-            let trace = TraceContext::random(false);
-            let message = Message {
-                id: Uuid::now_v7().into_bytes().to_vec().into(),
-                channel: request.channel,
-                kind: PayloadKind::Json.into(),
-                payload: request.data,
-                sender: Some(Sender {
-                    user: ANONYMOUS.to_owned(),
-                    client: self.session.client().to_string(),
-                    ..Sender::default()
-                }),
-                trace: trace.to_bytes().to_vec().into(),
-                ..Message::default()
-            };
-            tracing::trace!(client = %self.session.client(), %channel, correlation_id = %trace.correlation_id(), "publish");
+            let message = self.message(request.channel, PayloadKind::Json, request.data);
             self.gateway
                 .links
-                .publish(self.asker(id), &channel, &message)
+                .publish(self.asker(id), &channel, Publish::plain(&message))
                 .await;
         }
         Ok(())
+    }
+
+    /// A message of this client, as `publish` makes it.
+    fn message(&self, channel: String, kind: PayloadKind, payload: Bytes) -> Message {
+        let trace = TraceContext::random(false);
+        tracing::trace!(client = %self.session.client(), channel, correlation_id = %trace.correlation_id(), "publish");
+        Message {
+            id: Uuid::now_v7().into_bytes().to_vec().into(),
+            channel,
+            kind: kind.into(),
+            payload,
+            sender: Some(Sender {
+                user: ANONYMOUS.to_owned(),
+                client: self.session.client().to_string(),
+                ..Sender::default()
+            }),
+            trace: trace.to_bytes().to_vec().into(),
+            ..Message::default()
+        }
+    }
+
+    async fn rpc(&self, id: u32, request: RpcRequest) {
+        match request.method.as_str() {
+            MESSAGE_SEND => self.message_send(id, &request.data).await,
+            #[cfg(test)]
+            "test.panic" => panic!("asked to by a test"),
+            _ => self.refuse(id, ErrorCode::NotAvailable, "rpc is not available"),
+        }
+    }
+
+    /// Publishes once, however often it is asked with the same key (P5).
+    async fn message_send(&self, id: u32, data: &[u8]) {
+        let request = match SendMessage::parse(data) {
+            Ok(request) => request,
+            Err(why) => return self.refuse(id, ErrorCode::BadRequest, why),
+        };
+        let Some(channel) = self.channel(id, &request.channel) else {
+            return;
+        };
+        if request.data().len() > self.gateway.config.publish_size {
+            return self.refuse(
+                id,
+                ErrorCode::LimitExceeded,
+                "data larger than gateway.publish_size",
+            );
+        }
+        let mut message = self.message(request.channel.clone(), PayloadKind::Json, request.data());
+        request.fill(&mut message);
+        self.gateway
+            .links
+            .publish(self.asker(id), &channel, Publish::send(&message))
+            .await;
     }
 
     fn asker(&self, id: u32) -> Asker {
@@ -347,6 +446,14 @@ impl Commands {
             ..Reply::default()
         });
     }
+}
+
+/// Where a client left off, if it wants what it missed.
+fn since(request: &SubscribeRequest) -> Option<Since> {
+    request.recover.then(|| Since {
+        epoch: request.epoch.clone(),
+        offset: Offset::from_u64(request.offset),
+    })
 }
 
 fn method(command: &Command) -> Method {

@@ -22,6 +22,9 @@ pub(super) struct Outgoing {
 #[derive(Default)]
 struct State {
     frames: VecDeque<Utf8Bytes>,
+    /// `Some`: what is queued waits here for the reply that has to come before it.
+    held: Option<VecDeque<Utf8Bytes>>,
+    is_finished: bool,
     bytes: usize,
     peak: usize,
     closing: Option<DisconnectCode>,
@@ -42,25 +45,67 @@ impl Outgoing {
         let cost = FRAME_COST + frame.len();
         let wake = {
             let mut state = self.state.lock();
-            if state.closing.is_some() {
+            if state.closing.is_some() || state.is_finished {
                 return;
             }
             if state.bytes + cost > self.limit {
                 state.closing = Some(DisconnectCode::Slow);
                 state.frames = VecDeque::new();
+                state.held = None;
                 state.bytes = 0;
                 state.peak = self.limit;
                 true
             } else {
                 state.bytes += cost;
                 state.peak = state.peak.max(state.bytes);
-                state.frames.push_back(frame);
-                state.frames.len() == 1
+                match &mut state.held {
+                    Some(held) => {
+                        held.push_back(frame);
+                        false
+                    }
+                    None => {
+                        state.frames.push_back(frame);
+                        state.frames.len() == 1
+                    }
+                }
             }
         };
         if wake {
             self.changed.notify_one();
         }
+    }
+
+    /// What is queued from here on waits for [`Outgoing::release`].
+    pub(super) fn hold(&self) {
+        self.state.lock().held.get_or_insert_default();
+    }
+
+    /// Queues `first` before everything that was held.
+    pub(super) fn release(&self, first: Utf8Bytes) {
+        {
+            let mut state = self.state.lock();
+            // Over the limit it is closed as any other would be.
+            state.bytes += FRAME_COST + first.len();
+            state.peak = state.peak.max(state.bytes);
+            let held = state.held.take().unwrap_or_default();
+            if state.closing.is_some() {
+                return;
+            }
+            state.frames.push_back(first);
+            state.frames.extend(held);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Queues `last`, and nothing after it: what is pushed is dropped from here on.
+    pub(super) fn finish(&self, last: Utf8Bytes) {
+        self.release(last);
+        self.state.lock().is_finished = true;
+    }
+
+    /// Less than a quarter of the limit waits.
+    pub(super) fn has_room(&self) -> bool {
+        self.state.lock().bytes < self.limit / 4
     }
 
     /// The next frame.
@@ -165,6 +210,26 @@ mod tests {
         outgoing.close(DisconnectCode::Shutdown);
         outgoing.push("b".into());
         assert_eq!(outgoing.pop().unwrap(), "a");
+        assert!(outgoing.pop().is_none());
+    }
+
+    #[test]
+    fn what_is_held_waits_for_the_frame_that_comes_before_it() {
+        let outgoing = Outgoing::new(1024);
+        outgoing.hold();
+        outgoing.push("b".into());
+        assert!(!is_changed(&outgoing));
+        assert!(outgoing.pop().is_none());
+        outgoing.release("a".into());
+        outgoing.push("c".into());
+        assert!(is_changed(&outgoing));
+        for text in ["a", "b", "c"] {
+            assert_eq!(outgoing.pop().unwrap(), text);
+        }
+        assert_eq!(outgoing.state.lock().bytes, 0);
+        outgoing.finish("d".into());
+        outgoing.push("e".into());
+        assert_eq!(outgoing.pop().unwrap(), "d");
         assert!(outgoing.pop().is_none());
     }
 

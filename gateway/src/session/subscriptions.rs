@@ -18,10 +18,20 @@ pub(crate) struct Subscriptions {
 }
 
 struct Subscription {
-    /// The `subscribe` command.
+    /// The `subscribe` command, or for one of the server's the `connect` command.
     command: u32,
     /// The link took it up.
     running: bool,
+    by: By,
+}
+
+/// Who asked for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// The client. `or_error`: it wants error 112 rather than a subscription that could not recover.
+    Client { or_error: bool },
+    /// The server: it comes with the connect reply, and the connection ends with it.
+    Server,
 }
 
 impl Subscriptions {
@@ -33,7 +43,7 @@ impl Subscriptions {
     }
 
     /// Enters what the client asks for, before the link is asked.
-    pub(super) fn begin(&self, channel: &ChannelName, command: u32) -> Result<(), ErrorCode> {
+    pub(super) fn begin(&self, channel: &ChannelName, command: u32, by: By) -> Result<(), ErrorCode> {
         let mut channels = self.channels.lock();
         let full = channels.len() >= self.limit;
         match channels.entry(channel.clone()) {
@@ -43,6 +53,7 @@ impl Subscriptions {
                 entry.insert(Subscription {
                     command,
                     running: false,
+                    by,
                 });
                 Ok(())
             }
@@ -55,36 +66,37 @@ impl Subscriptions {
         Some(channel)
     }
 
-    pub(super) fn subscribed(&self, channel: &ChannelName, command: u32) -> bool {
+    /// The link takes command `command` up. Who asked for it; `None`: nobody any more.
+    pub(super) fn subscribed(&self, channel: &ChannelName, command: u32) -> Option<By> {
         let mut channels = self.channels.lock();
-        let asked = channels.get_mut(channel).filter(|asked| asked.command == command);
-        match asked {
-            Some(asked) => {
-                asked.running = true;
-                true
-            }
-            None => false,
-        }
+        let asked = channels
+            .get_mut(channel)
+            .filter(|asked| asked.command == command)?;
+        asked.running = true;
+        Some(asked.by)
     }
 
-    pub(super) fn refused(&self, channel: &ChannelName, command: u32) {
+    /// The command failed. Who asked for it; `None`: nobody any more.
+    pub(super) fn refused(&self, channel: &ChannelName, command: u32) -> Option<By> {
         let mut channels = self.channels.lock();
-        if channels
+        let is_meant = channels
             .get(channel)
-            .is_some_and(|asked| asked.command == command)
-        {
-            channels.remove(channel);
+            .is_some_and(|asked| asked.command == command);
+        if !is_meant {
+            return None;
         }
+        channels.remove(channel).map(|asked| asked.by)
     }
 
-    pub(super) fn lost(&self, channel: &ChannelName) -> bool {
+    /// A running subscription ended from our side. Who asked for it; `None`: it was given up already.
+    pub(super) fn lost(&self, channel: &ChannelName) -> Option<By> {
         let mut channels = self.channels.lock();
         // One that does not run yet is a later request, which the link will still answer.
         let running = channels.get(channel).is_some_and(|asked| asked.running);
-        if running {
-            channels.remove(channel);
+        if !running {
+            return None;
         }
-        running
+        channels.remove(channel).map(|asked| asked.by)
     }
 
     /// The session is over and will begin none: all channels that links have to forget.
@@ -97,6 +109,8 @@ impl Subscriptions {
 mod tests {
     use super::*;
 
+    const CLIENT: By = By::Client { or_error: false };
+
     fn room(name: &str) -> ChannelName {
         ChannelName::parse(name, 255).unwrap()
     }
@@ -105,53 +119,70 @@ mod tests {
     fn a_channel_is_held_once_also_while_it_is_asked_for() {
         let subscriptions = Subscriptions::new(2);
         let room = room("room");
-        assert_eq!(subscriptions.begin(&room, 1), Ok(()));
-        assert_eq!(subscriptions.begin(&room, 2), Err(ErrorCode::AlreadySubscribed));
-        assert!(subscriptions.subscribed(&room, 1));
-        assert_eq!(subscriptions.begin(&room, 3), Err(ErrorCode::AlreadySubscribed));
+        assert_eq!(subscriptions.begin(&room, 1, CLIENT), Ok(()));
+        assert_eq!(
+            subscriptions.begin(&room, 2, CLIENT),
+            Err(ErrorCode::AlreadySubscribed)
+        );
+        assert_eq!(subscriptions.subscribed(&room, 1), Some(CLIENT));
+        assert_eq!(
+            subscriptions.begin(&room, 3, CLIENT),
+            Err(ErrorCode::AlreadySubscribed)
+        );
         assert_eq!(subscriptions.give_up("room"), Some(room.clone()));
         assert_eq!(subscriptions.give_up("room"), None);
-        assert_eq!(subscriptions.begin(&room, 4), Ok(()));
+        assert_eq!(subscriptions.begin(&room, 4, CLIENT), Ok(()));
     }
 
     #[test]
     fn channels_are_bounded_and_those_that_end_make_room() {
         let subscriptions = Subscriptions::new(2);
         let (a, b, c) = (room("a"), room("b"), room("c"));
-        subscriptions.begin(&a, 1).unwrap();
-        subscriptions.begin(&b, 2).unwrap();
-        assert_eq!(subscriptions.begin(&c, 3), Err(ErrorCode::LimitExceeded));
-        assert_eq!(subscriptions.begin(&a, 3), Err(ErrorCode::AlreadySubscribed));
+        subscriptions.begin(&a, 1, CLIENT).unwrap();
+        subscriptions.begin(&b, 2, CLIENT).unwrap();
+        assert_eq!(subscriptions.begin(&c, 3, CLIENT), Err(ErrorCode::LimitExceeded));
+        assert_eq!(
+            subscriptions.begin(&a, 3, CLIENT),
+            Err(ErrorCode::AlreadySubscribed)
+        );
         subscriptions.refused(&a, 1);
-        assert_eq!(subscriptions.begin(&c, 4), Ok(()));
+        assert_eq!(subscriptions.begin(&c, 4, CLIENT), Ok(()));
     }
 
     #[test]
     fn what_became_of_an_earlier_request_does_not_touch_the_later() {
         let subscriptions = Subscriptions::new(2);
         let room = room("room");
-        subscriptions.begin(&room, 1).unwrap();
+        subscriptions.begin(&room, 1, CLIENT).unwrap();
         subscriptions.give_up("room");
-        assert!(!subscriptions.subscribed(&room, 1), "the link must not keep it");
-        subscriptions.begin(&room, 3).unwrap();
-        assert!(!subscriptions.subscribed(&room, 1));
-        subscriptions.refused(&room, 1);
-        assert!(!subscriptions.lost(&room));
-        assert!(subscriptions.subscribed(&room, 3), "the later one is untouched");
-        assert!(subscriptions.lost(&room));
-        assert!(!subscriptions.lost(&room));
+        assert_eq!(
+            subscriptions.subscribed(&room, 1),
+            None,
+            "the link must not keep it"
+        );
+        subscriptions.begin(&room, 3, CLIENT).unwrap();
+        assert_eq!(subscriptions.subscribed(&room, 1), None);
+        assert_eq!(subscriptions.refused(&room, 1), None);
+        assert_eq!(subscriptions.lost(&room), None);
+        assert_eq!(
+            subscriptions.subscribed(&room, 3),
+            Some(CLIENT),
+            "the later one is untouched"
+        );
+        assert_eq!(subscriptions.lost(&room), Some(CLIENT));
+        assert_eq!(subscriptions.lost(&room), None);
     }
 
     #[test]
     fn the_end_finds_all_and_links_find_none() {
         let subscriptions = Subscriptions::new(4);
         let (a, b) = (room("a"), room("b"));
-        subscriptions.begin(&a, 1).unwrap();
-        subscriptions.begin(&b, 2).unwrap();
-        assert!(subscriptions.subscribed(&a, 1));
+        subscriptions.begin(&a, 1, CLIENT).unwrap();
+        subscriptions.begin(&b, 2, CLIENT).unwrap();
+        assert!(subscriptions.subscribed(&a, 1).is_some());
         let mut channels = subscriptions.end();
         channels.sort();
         assert_eq!(channels, [a, b.clone()]);
-        assert!(!subscriptions.subscribed(&b, 2));
+        assert_eq!(subscriptions.subscribed(&b, 2), None);
     }
 }

@@ -47,6 +47,18 @@ pub struct Message {
     /// W3C trace context in binary: 16 bytes trace id, 8 bytes span id, 1 byte flags. Empty: none.
     #[prost(bytes = "bytes", tag = "10")]
     pub trace: ::prost::bytes::Bytes,
+    /// Present in a message that was derived from another channel's; `id` is that one's.
+    #[prost(message, optional, tag = "11")]
+    pub origin: ::core::option::Option<Origin>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Origin {
+    /// The channel that was published to.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// How often the message was passed on (rule D4).
+    #[prost(uint32, tag = "2")]
+    pub hops: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -133,7 +145,10 @@ pub struct Record {
     /// Unix microseconds at the writer. Information only.
     #[prost(uint64, tag = "5")]
     pub time_us: u64,
-    #[prost(oneof = "record::Body", tags = "8, 9")]
+    /// Sequence of the newest state record before this one; 0: there is none (rule L6).
+    #[prost(uint64, tag = "6")]
+    pub state_at: u64,
+    #[prost(oneof = "record::Body", tags = "8, 9, 10")]
     pub body: ::core::option::Option<record::Body>,
 }
 /// Nested message and enum types in `Record`.
@@ -144,6 +159,8 @@ pub mod record {
         Fence(super::Fence),
         #[prost(message, tag = "9")]
         Batch(super::Batch),
+        #[prost(message, tag = "10")]
+        State(super::State),
     }
 }
 /// A take-over (rule O1).
@@ -156,6 +173,9 @@ pub struct Batch {
     pub sources: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// Up to where entries derived from other shards are applied with this record (rule D1).
+    #[prost(message, repeated, tag = "3")]
+    pub applied: ::prost::alloc::vec::Vec<Applied>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Entry {
@@ -168,8 +188,59 @@ pub struct Entry {
     /// Which of the source's two series of publishes `number` counts (rule P1).
     #[prost(enumeration = "Series", tag = "3")]
     pub series: i32,
+    /// 0: derived from another shard's message, not published by a gateway.
     #[prost(uint64, tag = "4")]
     pub number: u64,
+}
+/// What a new owner needs and what purging would forget (rule L6).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct State {
+    #[prost(message, repeated, tag = "1")]
+    pub applied: ::prost::alloc::vec::Vec<Applied>,
+    /// Everything of this shard up to this offset is derived, and stored by the shards it went to.
+    #[prost(uint64, tag = "2")]
+    pub derived_up_to: u64,
+    /// Messages up to this offset may have been removed, of any channel without a mark of its own.
+    #[prost(uint64, tag = "3")]
+    pub removed_up_to: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub removed: ::prost::alloc::vec::Vec<Removed>,
+    /// Records below this sequence may be purged: the two fields above tell what was in them.
+    #[prost(uint64, tag = "5")]
+    pub purged_before: u64,
+}
+/// Entries derived from a source shard that are in this shard's log: all up to and with this one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Applied {
+    #[prost(uint32, tag = "1")]
+    pub source: u32,
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<DerivedAt>,
+    /// The life of the source's log: its ordinal and random part.
+    #[prost(uint32, tag = "3")]
+    pub ordinal: u32,
+    #[prost(fixed32, tag = "4")]
+    pub random: u32,
+    /// The source's owner that sent it.
+    #[prost(uint64, tag = "5")]
+    pub owner_epoch: u64,
+}
+/// An entry's place among those that one shard derives for another: the offset of the message it is
+/// derived from, and its number among that message's entries for the same shard, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DerivedAt {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+}
+/// The newest message of a channel that was removed from the log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Removed {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
 }
 /// The properties of a cluster's log that no process may differ in (rule L7). Created once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -221,10 +292,19 @@ pub struct Up {
     pub number: u64,
     #[prost(message, repeated, tag = "4")]
     pub items: ::prost::alloc::vec::Vec<UpItem>,
+    /// The gateway has applied deliveries up to this offset (rule K6).
+    #[prost(uint64, tag = "5")]
+    pub confirmed: u64,
+    /// The lowest number of each series that still waits for its answer: the owner may forget what it
+    /// knows of those below (rule P2).
+    #[prost(uint64, tag = "6")]
+    pub open_plain: u64,
+    #[prost(uint64, tag = "7")]
+    pub open_keyed: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpItem {
-    #[prost(oneof = "up_item::Item", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "up_item::Item", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub item: ::core::option::Option<up_item::Item>,
 }
 /// Nested message and enum types in `UpItem`.
@@ -241,18 +321,37 @@ pub mod up_item {
         Publish(super::Publish),
         #[prost(message, tag = "5")]
         Beat(super::UpBeat),
+        #[prost(message, tag = "6")]
+        Recover(super::Recover),
+        /// A message that is not stored: delivered to whoever is there, without a number or an answer.
+        #[prost(message, tag = "7")]
+        Ephemeral(super::Ephemeral),
     }
 }
-/// The first item of the first frame. Interest follows, in as many frames as it takes, then OpenEnd.
+/// The first item of the first frame, alone in it. The owner answers `Opened` where it still holds the
+/// channel set that is meant, else `Wait` until it has time, and `SendChannels`; then interest follows,
+/// in as many frames as it takes, and OpenEnd (rules K2, K3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Open {
     /// Present when the gateway holds a position: it has everything up to there for its channels.
     #[prost(message, optional, tag = "1")]
     pub position: ::core::option::Option<Position>,
+    /// The channel set: how many, and the sum of their hashes.
+    #[prost(uint32, tag = "2")]
+    pub channels: u32,
+    #[prost(fixed64, tag = "3")]
+    pub channels_hash: u64,
+    /// Present when publishes wait that may have been sent before: the position that the gateway held
+    /// when it first sent the oldest of them. A stored copy stands behind it (rule P3).
+    #[prost(message, optional, tag = "4")]
+    pub sent_since: ::core::option::Option<Position>,
+    /// Bytes of deliveries that the gateway takes unconfirmed (rule K6).
+    #[prost(uint64, tag = "5")]
+    pub credit: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Position {
-    /// Ordinal of the log epoch.
+    /// The life of the log: its ordinal and random part.
     #[prost(uint32, tag = "1")]
     pub ordinal: u32,
     /// The owner epoch under which the offset was learned.
@@ -260,6 +359,8 @@ pub struct Position {
     pub owner_epoch: u64,
     #[prost(uint64, tag = "3")]
     pub offset: u64,
+    #[prost(fixed32, tag = "4")]
+    pub random: u32,
 }
 /// The gateway's channel set is complete; the owner answers `Opened` and goes live.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -280,9 +381,35 @@ pub struct Publish {
     /// An encoded `Message`.
     #[prost(bytes = "bytes", tag = "3")]
     pub message: ::prost::bytes::Bytes,
+    /// It was sent in an earlier opening, and may be stored.
+    #[prost(bool, tag = "4")]
+    pub again: bool,
 }
+/// What the gateway holds, for the owner to compare (rule K5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct UpBeat {}
+pub struct UpBeat {
+    #[prost(uint32, tag = "1")]
+    pub channels: u32,
+    #[prost(fixed64, tag = "2")]
+    pub channels_hash: u64,
+}
+/// What did I miss of this channel after this offset? The owner answers `Recovered`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recover {
+    /// Names the question within the opening.
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ephemeral {
+    /// An encoded `Message`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: ::prost::bytes::Bytes,
+}
 /// Owner to gateway.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Down {
@@ -302,7 +429,7 @@ pub struct Down {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DownItem {
-    #[prost(oneof = "down_item::Item", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "down_item::Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub item: ::core::option::Option<down_item::Item>,
 }
 /// Nested message and enum types in `DownItem`.
@@ -312,13 +439,23 @@ pub mod down_item {
         #[prost(message, tag = "1")]
         Opened(super::Opened),
         #[prost(message, tag = "2")]
-        Applied(super::Applied),
+        InForce(super::InForce),
         #[prost(message, tag = "3")]
         Answer(super::Answer),
         #[prost(message, tag = "4")]
         Delivery(super::Delivery),
         #[prost(message, tag = "5")]
         Beat(super::DownBeat),
+        #[prost(message, tag = "6")]
+        Wait(super::Wait),
+        #[prost(message, tag = "7")]
+        SendChannels(super::SendChannels),
+        #[prost(message, tag = "8")]
+        Reset(super::Reset),
+        #[prost(message, tag = "9")]
+        Recovered(super::Recovered),
+        #[prost(message, tag = "10")]
+        Ephemeral(super::Ephemeral),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -332,10 +469,38 @@ pub struct Opened {
     pub position: u64,
 }
 /// Interest is in force as of the link's position: all that frames up to this number asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Applied {
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InForce {
     #[prost(uint64, tag = "1")]
     pub up_number: u64,
+    /// For each channel that was asked for since the last of these, in that order: its newest message is
+    /// not behind this offset (rule R4).
+    #[prost(uint64, repeated, tag = "2")]
+    pub heads: ::prost::alloc::vec::Vec<u64>,
+}
+/// The owner is there, and has much to do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wait {}
+/// The channel set is not the one the owner holds: send it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SendChannels {}
+/// The link has to be opened anew.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reset {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Recovered {
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    #[prost(enumeration = "RecoveredOutcome", tag = "2")]
+    pub outcome: i32,
+    /// Everything of the channel up to here was given; where it is lost, that it was removed up to here.
+    #[prost(uint64, tag = "3")]
+    pub up_to: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub messages: ::prost::alloc::vec::Vec<Delivered>,
+    /// There is more behind `up_to`: ask again (rule R7).
+    #[prost(bool, tag = "5")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Answer {
@@ -343,7 +508,10 @@ pub struct Answer {
     pub series: i32,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "answer::Outcome", tags = "3, 4")]
+    /// A message with the same key was stored before: the offset is its, and so is this id.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub duplicate_of: ::prost::bytes::Bytes,
+    #[prost(oneof = "answer::Outcome", tags = "3, 4, 5")]
     pub outcome: ::core::option::Option<answer::Outcome>,
 }
 /// Nested message and enum types in `Answer`.
@@ -356,8 +524,13 @@ pub mod answer {
         /// Certainly not stored.
         #[prost(message, tag = "4")]
         Refused(super::Refusal),
+        /// Stored or not: what was known of it is purged (rule P3).
+        #[prost(message, tag = "5")]
+        Unknown(super::Unknown),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unknown {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
     /// An error code of the client protocol.
@@ -405,6 +578,103 @@ pub struct OwnerBeat {
     /// The owner gives the shard up and appends nothing any more.
     #[prost(bool, tag = "5")]
     pub released: bool,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RecoveredOutcome {
+    /// Nothing is missing.
+    Complete = 0,
+    /// Something after the offset is gone for good (rule R5).
+    Lost = 1,
+    /// It cannot be told now.
+    Unavailable = 2,
+}
+impl RecoveredOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Complete => "RECOVERED_OUTCOME_COMPLETE",
+            Self::Lost => "RECOVERED_OUTCOME_LOST",
+            Self::Unavailable => "RECOVERED_OUTCOME_UNAVAILABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RECOVERED_OUTCOME_COMPLETE" => Some(Self::Complete),
+            "RECOVERED_OUTCOME_LOST" => Some(Self::Lost),
+            "RECOVERED_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BetweenOwners {
+    #[prost(oneof = "between_owners::Item", tags = "1, 2")]
+    pub item: ::core::option::Option<between_owners::Item>,
+}
+/// Nested message and enum types in `BetweenOwners`.
+pub mod between_owners {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Item {
+        #[prost(message, tag = "1")]
+        Derive(super::Derive),
+        #[prost(message, tag = "2")]
+        Derivation(super::Derivation),
+    }
+}
+/// From the source's owner to the target's. Without entries it only asks how far the target is (rule D2).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Derive {
+    #[prost(uint32, tag = "1")]
+    pub source: u32,
+    #[prost(uint32, tag = "2")]
+    pub target: u32,
+    /// The source's router, 16 bytes: the answer goes there.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub router: ::prost::bytes::Bytes,
+    /// The source's log and owner: what comes from an older one is refused (rule D1).
+    #[prost(uint32, tag = "4")]
+    pub ordinal: u32,
+    #[prost(fixed32, tag = "5")]
+    pub random: u32,
+    #[prost(uint64, tag = "6")]
+    pub owner_epoch: u64,
+    /// What the target must have applied for these entries to follow. Absent: nothing.
+    #[prost(message, optional, tag = "7")]
+    pub after: ::core::option::Option<DerivedAt>,
+    #[prost(message, repeated, tag = "8")]
+    pub entries: ::prost::alloc::vec::Vec<Derived>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Derived {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<DerivedAt>,
+    /// An encoded `Message` of the target's.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub message: ::prost::bytes::Bytes,
+}
+/// From the target's owner back to the source's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Derivation {
+    #[prost(uint32, tag = "1")]
+    pub source: u32,
+    #[prost(uint32, tag = "2")]
+    pub target: u32,
+    /// The target's owner.
+    #[prost(uint32, tag = "3")]
+    pub ordinal: u32,
+    #[prost(uint64, tag = "4")]
+    pub owner_epoch: u64,
+    /// The source's owner it answers.
+    #[prost(uint64, tag = "5")]
+    pub source_epoch: u64,
+    /// Everything up to here is stored. Absent: nothing is.
+    #[prost(message, optional, tag = "6")]
+    pub applied: ::core::option::Option<DerivedAt>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberBeat {

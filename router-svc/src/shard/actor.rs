@@ -1,20 +1,25 @@
 //! Runs one shard: moves bytes between bus, log and [`Owner`], and decides nothing itself.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use switchboard_bus::{Bus, BusError, Log, Pattern, Subject};
-use switchboard_proto::bus::{Down, OwnerBeat, Up};
+use futures_util::StreamExt as _;
+use switchboard_bus::{Bus, BusError, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription};
+use switchboard_proto::bus::{BetweenOwners, Derivation, Derive, Down, OwnerBeat, Up, between_owners};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Sequence, ShardCount, ShardId};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Settled, append};
-use super::claim::{ClaimError, claim};
+use super::budget::WindowBudget;
+use super::claim::ClaimError;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
+use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
 
 /// What a shard's actor keeps to.
@@ -29,6 +34,9 @@ pub(crate) struct ShardSettings {
     pub(crate) release: Duration,
 }
 
+/// Who owns which shard, and its rank, as far as this process has heard.
+pub(crate) type Owners = HashMap<ShardId, (Incarnation, (u32, u64))>;
+
 /// Everything an actor works with.
 pub(crate) struct Shard {
     pub(crate) shard: ShardId,
@@ -38,6 +46,8 @@ pub(crate) struct Shard {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) settings: ShardSettings,
     pub(crate) metrics: RouterMetrics,
+    pub(crate) owners: watch::Receiver<Owners>,
+    pub(crate) budget: Arc<WindowBudget>,
 }
 
 /// Why an actor ended without being asked to.
@@ -60,13 +70,37 @@ pub(crate) enum ShardEnd {
     Bus(#[from] BusError),
 }
 
-type Appending = Pin<Box<dyn Future<Output = Settled> + Send>>;
+impl ShardEnd {
+    /// Nobody may write the shard before an operator has looked.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::LogLost(_) | Self::StepDown(StepDown::WentBack { .. }))
+    }
+
+    /// Somebody else is the owner: it must not be said that nobody is.
+    fn is_deposed(&self) -> bool {
+        matches!(self, Self::Deposed | Self::StepDown(StepDown::Overtaken { .. }))
+    }
+}
+
+type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// What the owner wants done, collected during one turn of the loop.
 #[derive(Default)]
 struct Turn {
     append: Option<(Sequence, Bytes)>,
+    read: Option<(Sequence, Sequence)>,
+    purge: Option<Sequence>,
     down: Vec<(Incarnation, Down)>,
+    between: Vec<(ShardId, Incarnation, BetweenOwners)>,
+}
+
+impl Turn {
+    fn between(&mut self, to: u32, router: Incarnation, item: between_owners::Item) {
+        if let Some(shard) = ShardId::new(to) {
+            self.between
+                .push((shard, router, BetweenOwners { item: Some(item) }));
+        }
+    }
 }
 
 impl Output for Turn {
@@ -77,74 +111,122 @@ impl Output for Turn {
     fn down(&mut self, gateway: Incarnation, frame: Down) {
         self.down.push((gateway, frame));
     }
+
+    fn read(&mut self, from: Sequence, to: Sequence) {
+        self.read = Some((from, to));
+    }
+
+    fn derive(&mut self, router: Incarnation, frame: Derive) {
+        self.between(frame.target, router, between_owners::Item::Derive(frame));
+    }
+
+    fn derivation(&mut self, router: Incarnation, frame: Derivation) {
+        self.between(frame.source, router, between_owners::Item::Derivation(frame));
+    }
+
+    fn purge(&mut self, before: Sequence) {
+        self.purge = Some(before);
+    }
 }
 
 /// Frames that are taken in one turn, so that beats and the log's answer are not starved.
 const FRAMES_A_TURN: usize = 256;
 
+/// Bytes of records in one page of a reading, about.
+const PAGE: usize = 4 * 1024 * 1024;
+
+/// Between two questions to the log's leader (O4).
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Shard {
-    /// Claims the shard and owns it until `stop`, then gives it up in order: the append in flight is
-    /// settled and answered first.
+    /// Takes the shard over and owns it until `stop`, then gives it up in order: the append in flight
+    /// is settled and answered first.
     ///
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ShardEnd> {
-        let up = Subject::LinkUp {
-            shard: self.shard,
-            router: self.router,
-        };
-        let mut frames = self
-            .bus
-            .subscribe(Pattern::Exactly(up), self.settings.inbox)
-            .await?;
-        let claimed = claim(self.log.as_ref(), self.shard, self.shards, self.router, time_us());
-        let is = tokio::select! {
-            is = claimed => is?,
+        let (shard, router) = (self.shard, self.router);
+        let up = Pattern::Exactly(Subject::LinkUp { shard, router });
+        let mut frames = self.bus.subscribe(up, self.settings.inbox).await?;
+        let derive = Pattern::Exactly(Subject::Derive { shard, router });
+        let mut between = self.bus.subscribe(derive, self.settings.inbox).await?;
+        let taking = take_over(
+            self.log.as_ref(),
+            shard,
+            self.shards,
+            router,
+            self.settings.limits.memory,
+            time_us(),
+        );
+        let taken = tokio::select! {
+            taken = Box::pin(taking) => taken?,
             () = stop.cancelled() => return Ok(()),
         };
-        tracing::info!(shard = %self.shard, owner_epoch = %is.owner_epoch, "shard claimed");
+        let is = taken.is;
+        tracing::info!(
+            %shard,
+            owner_epoch = %is.owner_epoch,
+            records = taken.records,
+            took_ms = taken.took.as_millis(),
+            "shard taken over"
+        );
         self.metrics.claims.inc();
         self.metrics.owned_shards.inc();
-        let result = self.own(is, &mut frames, &stop).await;
+        let mut used = 0;
+        let result = self.own(taken, &mut frames, &mut between, &mut used, &stop).await;
+        self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
-        if matches!(result, Err(ShardEnd::Deposed)) {
+        if result.as_ref().is_err_and(ShardEnd::is_deposed) {
             // There is an owner: nobody else should claim.
             return result;
         }
         // Gateways stop sending here, and the successor need not wait for silence.
         let released = self.beat(is, true).await;
-        tracing::info!(shard = %self.shard, owner_epoch = %is.owner_epoch, "shard released");
+        tracing::info!(%shard, owner_epoch = %is.owner_epoch, "shard released");
         result.and(released)
     }
 
     async fn own(
         &self,
-        is: Ownership,
-        frames: &mut switchboard_bus::Subscription,
+        taken: TakenOver,
+        frames: &mut Subscription,
+        between: &mut Subscription,
+        used: &mut u64,
         stop: &CancellationToken,
     ) -> Result<(), ShardEnd> {
         let begun = Instant::now();
-        let mut owner = Owner::new(is, self.settings.limits);
-        let mut appending: Option<Appending> = None;
+        let is = taken.is;
+        let mut owner = Owner::new(is, self.settings.limits, taken.memory, taken.info);
+        let mut owners = self.owners.clone();
+        owners.mark_changed();
+        let mut appending: Pending<Settled> = None;
+        let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
+        let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
+        let (keys_from, keys_before) = taken.older_keys;
+        let mut keys = self.keys_page(keys_from, keys_before);
         let mut beats = tokio::time::interval(self.settings.owner_beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up: Option<Instant> = None;
+        let mut is_told_full = false;
         loop {
             let stopping = give_up.is_some();
+            let mut turn = Turn::default();
             tokio::select! {
                 biased;
-                settled = settled(&mut appending) => {
+                settled = pending(&mut appending) => {
                     appending = None;
                     match settled {
                         Settled::Stored(sequence) => {
-                            let messages = owner.stored(sequence)?;
+                            let messages = owner.stored(sequence, begun.elapsed(), &mut turn)?;
                             self.metrics.appends.inc();
                             self.metrics.messages.inc_by(messages as u64);
                         }
                         Settled::Refused(why) => {
                             tracing::error!(shard = %self.shard, why, "log refuses messages");
                             self.metrics.refused.inc();
-                            owner.refused("the log does not take messages now");
+                            owner.refused();
                         }
                         Settled::Deposed => return Err(ShardEnd::Deposed),
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
@@ -152,23 +234,64 @@ impl Shard {
                 }
                 () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
                 _ = beats.tick() => {
-                    owner.tick(begun.elapsed());
+                    owner.tick(begun.elapsed(), time_us());
+                    let now = owner.memory().window.bytes() as u64;
+                    let allowed = self.budget.report(std::mem::replace(used, now), now);
+                    owner.set_window_bytes(usize::try_from(allowed).unwrap_or(usize::MAX));
                     if !stopping {
                         self.beat(is, false).await?;
                     }
                     self.measure(&owner);
+                    if owner.upkeep().is_full() != is_told_full {
+                        is_told_full = !is_told_full;
+                        self.tell_full(is_told_full, owner.upkeep().fill());
+                    }
+                }
+                _ = look.tick(), if looking.is_none() => {
+                    let (log, shard, appends) = (Arc::clone(&self.log), self.shard, owner.append_number());
+                    looking = Some(Box::pin(async move { (appends, log.info(shard).await) }));
+                }
+                (appends, info) = pending(&mut looking) => {
+                    looking = None;
+                    match info {
+                        Ok(info) => owner.leader(info, appends)?,
+                        // An append in flight tells as well, and tries until it is settled.
+                        Err(error) => tracing::debug!(shard = %self.shard, %error, "log's leader does not answer"),
+                    }
+                }
+                page = pending(&mut reading) => {
+                    reading = None;
+                    if let Err(error) = &page {
+                        tracing::warn!(shard = %self.shard, error, "log not read");
+                    }
+                    owner.page(page.as_deref().map_err(|_| ()));
+                }
+                page = pending(&mut keys) => {
+                    keys = self.keys(page, keys_before, &mut owner, keys_from, begun);
+                }
+                Ok(()) = owners.changed() => {
+                    for (shard, (router, rank)) in owners.borrow_and_update().iter() {
+                        owner.owner_beat(*shard, *router, *rank);
+                    }
+                }
+                frame = between.next(), if !stopping => {
+                    let Some(frame) = frame else { return Err(BusError::Closed.into()) };
+                    self.between(&mut owner, frame.payload, &mut turn);
+                    for _ in 1..FRAMES_A_TURN {
+                        let Some(frame) = between.try_next() else { break };
+                        self.between(&mut owner, frame.payload, &mut turn);
+                    }
                 }
                 frame = frames.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
                     let now = begun.elapsed();
-                    self.up(&mut owner, frame.payload, now);
+                    self.up(&mut owner, frame.payload, now)?;
                     for _ in 1..FRAMES_A_TURN {
                         let Some(frame) = frames.try_next() else { break };
-                        self.up(&mut owner, frame.payload, now);
+                        self.up(&mut owner, frame.payload, now)?;
                     }
                 }
             }
-            let mut turn = Turn::default();
             owner.flush(begun.elapsed(), time_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
@@ -176,42 +299,142 @@ impl Shard {
                     append(log.as_ref(), shard, expected, record).await
                 }));
             }
-            for (gateway, frame) in turn.down {
-                self.down(gateway, &frame).await?;
+            if let Some((from, to)) = turn.read {
+                let (log, shard) = (Arc::clone(&self.log), self.shard);
+                reading = Some(Box::pin(
+                    async move { read_page(log.as_ref(), shard, from, to).await },
+                ));
             }
-            if give_up.is_some_and(|deadline| owner.is_idle() || Instant::now() >= deadline) {
-                return Ok(());
+            for (gateway, frame) in turn.down {
+                let shard = self.shard;
+                self.send(Subject::LinkDown { gateway, shard }, format::encode(&frame))
+                    .await?;
+            }
+            for (shard, router, frame) in turn.between {
+                self.send(Subject::Derive { shard, router }, format::encode(&frame))
+                    .await?;
+            }
+            if let Some(before) = turn.purge {
+                self.purge(before).await;
+            }
+            match give_up {
+                Some(_) if owner.is_idle() => return Ok(()),
+                Some(deadline) if Instant::now() >= deadline => {
+                    // The successor finds out whether it is stored.
+                    tracing::warn!(shard = %self.shard, "shard given up with an append in flight");
+                    return Ok(());
+                }
+                Some(_) | None => {}
             }
         }
     }
 
-    fn up(&self, owner: &mut Owner, payload: Bytes, now: Duration) {
+    fn up(&self, owner: &mut Owner, payload: Bytes, now: Duration) -> Result<(), StepDown> {
         match format::decode::<Up>(payload) {
             Ok(frame) => owner.up(frame, now),
             Err(error) => {
                 self.metrics.bad_frames.inc();
                 tracing::warn!(shard = %self.shard, %error, "frame from a gateway dropped");
+                Ok(())
             }
         }
     }
 
-    async fn down(&self, gateway: Incarnation, frame: &Down) -> Result<(), ShardEnd> {
-        let subject = Subject::LinkDown {
-            gateway,
-            shard: self.shard,
+    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn) {
+        match format::decode::<BetweenOwners>(payload) {
+            Ok(frame) => match frame.item {
+                Some(between_owners::Item::Derive(frame)) => owner.derive(frame, turn),
+                Some(between_owners::Item::Derivation(frame)) => owner.derivation(&frame),
+                None => {}
+            },
+            Err(error) => {
+                self.metrics.bad_frames.inc();
+                tracing::warn!(shard = %self.shard, %error, "frame from an owner dropped");
+            }
+        }
+    }
+
+    fn keys_page(
+        &self,
+        from: Sequence,
+        before: Sequence,
+    ) -> Pending<Result<(Vec<OlderKey>, Sequence), (String, Sequence)>> {
+        let (log, shard) = (Arc::clone(&self.log), self.shard);
+        Some(Box::pin(async move {
+            if from >= before {
+                return Ok((Vec::new(), before));
+            }
+            let page = read_older_keys(log.as_ref(), shard, from, before).await;
+            page.map_err(|error| (error, from))
+        }))
+    }
+
+    /// Hands a page of keys to the owner; the reading of the next one, if there is more.
+    fn keys(
+        &self,
+        page: Result<(Vec<OlderKey>, Sequence), (String, Sequence)>,
+        before: Sequence,
+        owner: &mut Owner,
+        from: Sequence,
+        begun: Instant,
+    ) -> Pending<Result<(Vec<OlderKey>, Sequence), (String, Sequence)>> {
+        let next = match page {
+            Ok((keys, next)) => {
+                for key in keys {
+                    owner.older_keys(key.name, key.offset, key.id, key.time_us);
+                }
+                if next >= before {
+                    owner.keys_known(from, begun.elapsed());
+                    return None;
+                }
+                next
+            }
+            Err((error, next)) => {
+                tracing::warn!(shard = %self.shard, error, "keys of the log not read, trying again");
+                let (log, shard) = (Arc::clone(&self.log), self.shard);
+                return Some(Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let page = read_older_keys(log.as_ref(), shard, next, before).await;
+                    page.map_err(|error| (error, next))
+                }));
+            }
         };
-        match self.bus.publish(subject, format::encode(frame)).await {
+        self.keys_page(next, before)
+    }
+
+    async fn send(&self, subject: Subject, payload: Bytes) -> Result<(), ShardEnd> {
+        match self.bus.publish(subject, payload).await {
             Ok(()) => Ok(()),
             Err(BusError::Closed) => Err(BusError::Closed.into()),
-            // The gateway sees the gap and opens its link anew.
+            // A gateway sees the gap and opens its link anew; an owner is sent it again.
             Err(error @ BusError::Unreachable(_)) => {
-                tracing::debug!(shard = %self.shard, %gateway, %error, "frame to a gateway lost");
+                tracing::debug!(shard = %self.shard, ?subject, %error, "frame lost");
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(shard = %self.shard, %gateway, %error, "frame to a gateway lost");
+                tracing::warn!(shard = %self.shard, ?subject, %error, "frame lost");
                 Ok(())
             }
+        }
+    }
+
+    async fn purge(&self, before: Sequence) {
+        match self.log.purge(self.shard, before).await {
+            Ok(()) => tracing::info!(shard = %self.shard, %before, "oldest records purged to make room"),
+            // The next purge takes them too.
+            Err(error) => tracing::warn!(shard = %self.shard, %before, %error, "log not purged"),
+        }
+    }
+
+    fn tell_full(&self, is_full: bool, percent: u64) {
+        if is_full {
+            tracing::error!(
+                shard = %self.shard,
+                percent,
+                "log is full and publishes are refused; raise max_bytes of the log, or see what keeps it from being purged"
+            );
+        } else {
+            tracing::info!(shard = %self.shard, percent, "log takes messages again");
         }
     }
 
@@ -232,19 +455,64 @@ impl Shard {
 
     fn measure(&self, owner: &Owner) {
         let shard = self.metrics.of(self.shard);
+        let memory = owner.memory();
         shard.position.set(owner.position().sequence().0.cast_signed());
         shard.links.set(owner.links().len() as i64);
+        shard.lagging_links.set(owner.links().lagging_count() as i64);
         shard.channels.set(owner.links().channel_count() as i64);
         shard.queued_bytes.set(owner.queued_bytes() as i64);
+        shard.window_bytes.set(memory.window.bytes() as i64);
+        shard.known_channels.set(memory.window.channel_count() as i64);
+        shard.known_keys.set(memory.keys.len() as i64);
+        shard.publishers.set(memory.publishers.len() as i64);
+        shard.recoveries.set(owner.questions().len() as i64);
+        shard.underived.set(owner.deriver().pending() as i64);
+        shard.fill_percent.set(owner.upkeep().fill().cast_signed());
+        shard.log_readings.set(owner.questions().scans().cast_signed());
+        shard.duplicates.set(owner.duplicates().cast_signed());
+        shard.link_resets.set(owner.links().resets().cast_signed());
+        shard.purges.set(owner.upkeep().purges().cast_signed());
     }
 }
 
-/// The outcome of the append in flight; pending where there is none. Cancel safe.
-async fn settled(appending: &mut Option<Appending>) -> Settled {
-    match appending {
-        Some(append) => append.await,
+/// The outcome of what is under way; pending where nothing is. Cancel safe.
+async fn pending<T>(future: &mut Pending<T>) -> T {
+    match future {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+/// Records from `from` to `to`, about a page of them. None: there are none any more.
+async fn read_page(
+    log: &dyn Log,
+    shard: ShardId,
+    from: Sequence,
+    to: Sequence,
+) -> Result<Vec<RecordAt>, String> {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    if from > to {
+        return Ok(page);
+    }
+    let mut records = log.read(shard, from).await.map_err(|error| error.to_string())?;
+    while bytes < PAGE {
+        let at = match tokio::time::timeout(Duration::from_secs(2), records.next()).await {
+            Ok(Some(Ok(at))) => at,
+            Ok(Some(Err(error))) => return Err(error.to_string()),
+            Ok(None) | Err(_) => return Err("no record within 2 s".to_owned()),
+        };
+        if at.sequence > to {
+            break;
+        }
+        bytes += at.record.len();
+        let is_last = at.sequence == to;
+        page.push(at);
+        if is_last {
+            break;
+        }
+    }
+    Ok(page)
 }
 
 /// Unix microseconds. Information only: nothing about order or safety depends on it.

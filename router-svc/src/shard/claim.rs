@@ -1,9 +1,9 @@
 //! Claiming a shard is appending a fence record (O1).
 
-use switchboard_bus::{Log, LogError};
+use switchboard_bus::{Log, LogError, LogInfo};
 use switchboard_proto::bus::{Fence, Record, record};
 use switchboard_proto::format::{self, FormatError};
-use switchboard_proto::ids::{Incarnation, OwnerEpoch, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, OwnerEpoch, Sequence, ShardCount, ShardId};
 
 use super::appender::{Settled, append};
 use super::owner::Ownership;
@@ -23,6 +23,18 @@ pub(crate) enum ClaimError {
     /// The last record is none that this release may follow.
     #[error("last record of the log is not readable")]
     Format(#[source] FormatError),
+    /// The log was claimed, and its tail cannot be read.
+    #[error("tail of the log is not readable: {0}")]
+    Tail(String),
+}
+
+/// A claim that succeeded.
+pub(crate) struct Claimed {
+    pub(crate) is: Ownership,
+    /// How the log stood before the fence.
+    pub(crate) info: LogInfo,
+    /// The newest state record before the fence; 0: there is none.
+    pub(crate) state_at: Sequence,
 }
 
 /// Takes the shard over, whoever had it.
@@ -35,11 +47,16 @@ pub(crate) async fn claim(
     shards: ShardCount,
     router: Incarnation,
     time_us: u64,
-) -> Result<Ownership, ClaimError> {
+) -> Result<Claimed, ClaimError> {
     let info = log.info(shard).await?;
+    let mut state_at = Sequence(0);
     if let Some(last) = log.get(shard, info.last).await? {
         // A newer release's log is not continued by an older one.
-        format::decode::<Record>(last).map_err(ClaimError::Format)?;
+        let last: Record = format::decode(last).map_err(ClaimError::Format)?;
+        state_at = match last.body {
+            Some(record::Body::State(_)) => info.last,
+            Some(record::Body::Fence(_) | record::Body::Batch(_)) | None => Sequence(last.state_at),
+        };
     }
     let place = info.last.next();
     let fence = format::encode(&Record {
@@ -48,15 +65,20 @@ pub(crate) async fn claim(
         owner: router.to_bytes(),
         append_number: 1,
         time_us,
+        state_at: state_at.0,
         body: Some(record::Body::Fence(Fence {})),
     });
     match append(log, shard, info.last, fence).await {
-        Settled::Stored(sequence) if sequence == place => Ok(Ownership {
-            shard,
-            shards,
-            router,
-            log_epoch: info.epoch,
-            owner_epoch: OwnerEpoch(sequence.0),
+        Settled::Stored(sequence) if sequence == place => Ok(Claimed {
+            is: Ownership {
+                shard,
+                shards,
+                router,
+                log_epoch: info.epoch,
+                owner_epoch: OwnerEpoch(sequence.0),
+            },
+            info,
+            state_at,
         }),
         // A fence at another place is void (L2); the next claim writes a valid one.
         Settled::Stored(_) | Settled::Deposed => Err(ClaimError::Lost),

@@ -1,31 +1,45 @@
 //! One owned shard: a state machine without I/O and without a clock.
 //!
-//! It decides what is appended and in which order, answers publishers and delivers to gateways, and
-//! holds back everything until the log has it. Inputs are calls with the present time; what has to
-//! happen goes to an [`Output`].
+//! It decides what is appended and in which order, answers publishers, delivers to gateways, answers
+//! what they missed, and holds back everything until the log has it. Inputs are calls with the present
+//! time; what has to happen goes to an [`Output`].
 //!
 //! Invariants, each with a test below:
 //! * One append is in flight; what arrives meanwhile is the next batch (L1, group commit).
 //! * Nothing is answered or delivered before the log has settled it.
 //! * A record names the place it was written for; stored anywhere else, the owner steps down (L2).
+//! * A publish is stored once, however often it is sent (P1, P2, P5).
+//!
+//! The parts: `links` (gateways), `memory` (what is known of the log), `questions` (recoveries),
+//! `derive` and `applying` (entries for and from other shards), `upkeep` (state records and purging).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Batch, Down, Entry, Message, Publish, Record, Refusal, Series, Up, answer, down_item, record,
-    up_item,
+    Answer, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series, State,
+    Unknown, Up, answer, down_item, record, up_item,
 };
+use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{
     Incarnation, LogEpoch, MAX_BATCH, Offset, OwnerEpoch, Sequence, ShardCount, ShardId,
 };
 
-use super::links::{FrameHead, Links};
+use super::applying::{Applying, Verdict};
+use super::derive::{Deriver, Place};
+use super::keys::{self, Key, KeyName};
+use super::links::{FrameHead, LinkLimits, Links, Opening};
+use super::memory::{Entering, Memory, MemoryLimits};
+use super::publishers::Known;
+use super::questions::{Question, Questions};
+use super::upkeep::{Upkeep, UpkeepLimits};
+use crate::rules::{Rule, is_kept};
 
 /// What an owner causes.
 pub(crate) trait Output {
@@ -34,6 +48,15 @@ pub(crate) trait Output {
     fn append(&mut self, expected: Sequence, record: Bytes);
     /// Send a frame to a gateway.
     fn down(&mut self, gateway: Incarnation, frame: Down);
+    /// Read records, both ends included, as many as are handy. They come back by [`Owner::page`]; until
+    /// then no other reading is asked for.
+    fn read(&mut self, from: Sequence, to: Sequence);
+    /// Send a frame to the owner of the shard it names, at that router.
+    fn derive(&mut self, router: Incarnation, frame: Derive);
+    /// Answer such a frame, to the owner of the shard it came from.
+    fn derivation(&mut self, router: Incarnation, frame: Derivation);
+    /// Remove all records below `before`.
+    fn purge(&mut self, before: Sequence);
 }
 
 /// Who owns what, since when: constant over an owner's life.
@@ -53,12 +76,9 @@ pub(crate) struct Limits {
     pub(crate) batch_bytes: usize,
     /// Bytes that wait for the append in flight; above, publishes are refused for the time being.
     pub(crate) queue_bytes: usize,
-    /// Gateways linked at once; a further one is not answered until another's link ends.
-    pub(crate) links: usize,
-    /// A gateway that is silent this long has no link any more.
-    pub(crate) link_silence: Duration,
-    /// Without another frame, a link is sent a beat this often.
-    pub(crate) beat: Duration,
+    pub(crate) links: LinkLimits,
+    pub(crate) memory: MemoryLimits,
+    pub(crate) upkeep: UpkeepLimits,
 }
 
 /// Why an owner stops being one.
@@ -72,16 +92,67 @@ pub(crate) enum StepDown {
         /// The place named.
         stored: Sequence,
     },
+    /// Rule O4.
+    #[error("the log goes on behind {ours}, to {last}: somebody else writes it")]
+    Overtaken {
+        /// The last record of this owner.
+        ours: Sequence,
+        /// The last record.
+        last: Sequence,
+    },
+    /// Rule O6.
+    #[error("{who} holds position {position}, which this log never gave out: it went back")]
+    WentBack {
+        /// Whose position.
+        who: &'static str,
+        /// The position.
+        position: Offset,
+    },
 }
 
-/// A publish on its way into the log.
+/// Whose entry it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Gateway {
+        gateway: Incarnation,
+        open: u64,
+        series: Series,
+        number: u64,
+    },
+    Shard {
+        shard: u32,
+        at: Place,
+    },
+}
+
+/// A message on its way into the log.
 struct Queued {
+    source: Source,
+    channel: Arc<str>,
+    message: Bytes,
+    id: Bytes,
+    key: Option<KeyName>,
+}
+
+/// Who waits for the message of somebody else's, with the same key.
+struct Attached {
     gateway: Incarnation,
     open: u64,
     series: Series,
     number: u64,
-    channel: Arc<str>,
-    message: Bytes,
+}
+
+enum InFlight {
+    Batch(Vec<Queued>, u64),
+    State(Sequence),
+}
+
+/// Who asked for the reading that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Questions,
+    Deriver,
+    Upkeep,
 }
 
 /// See the module.
@@ -91,15 +162,32 @@ pub(crate) struct Owner {
     /// The log's last record: ours, and settled.
     last: Sequence,
     append_number: u64,
-    in_flight: Option<Vec<Queued>>,
+    in_flight: Option<InFlight>,
     queue: VecDeque<Queued>,
+    /// Keyed publishes that came before the keys were known.
+    unkeyed: VecDeque<(Incarnation, u64, Publish)>,
     queue_bytes: usize,
+    keys_known: bool,
+    attached: HashMap<KeyName, Vec<Attached>>,
+    memory: Memory,
     links: Links,
+    questions: Questions,
+    deriver: Deriver,
+    applying: Applying,
+    upkeep: Upkeep,
+    reading: Option<Reader>,
+    /// A gateway's position that lies beyond ours: either we are deposed, or the log went back (O6).
+    beyond: Option<Offset>,
+    /// Recoveries from beyond our position: the same, or a client makes it up.
+    parked: Vec<Question>,
+    duplicates: u64,
 }
 
 impl Owner {
-    /// The owner whose fence record, its append number 1, is stored at `is.owner_epoch`.
-    pub(crate) fn new(is: Ownership, limits: Limits) -> Self {
+    /// The owner whose fence record, its append number 1, is stored at `is.owner_epoch`, with what it
+    /// read of the log before (O2). `info` is how the log stood then.
+    pub(crate) fn new(is: Ownership, limits: Limits, memory: Memory, info: LogInfo) -> Self {
+        let derived_up_to = memory.derived_up_to;
         Self {
             is,
             limits,
@@ -107,8 +195,20 @@ impl Owner {
             append_number: 1,
             in_flight: None,
             queue: VecDeque::new(),
+            unkeyed: VecDeque::new(),
             queue_bytes: 0,
+            keys_known: false,
+            attached: HashMap::new(),
+            memory,
             links: Links::new(is, limits.links),
+            questions: Questions::default(),
+            deriver: Deriver::new(is, derived_up_to),
+            applying: Applying::default(),
+            upkeep: Upkeep::new(limits.upkeep, info),
+            reading: None,
+            beyond: None,
+            parked: Vec::new(),
+            duplicates: 0,
         }
     }
 
@@ -121,6 +221,27 @@ impl Owner {
         &self.links
     }
 
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    pub(crate) fn deriver(&self) -> &Deriver {
+        &self.deriver
+    }
+
+    pub(crate) fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
+    }
+
+    /// Publishes that were recognised as repeats, for metrics.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
     /// Bytes that wait for the append in flight, for metrics.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queue_bytes
@@ -131,84 +252,330 @@ impl Owner {
         self.in_flight.is_none() && self.queue.is_empty()
     }
 
+    /// Counts this owner's appends, the fence included.
+    pub(crate) fn append_number(&self) -> u64 {
+        self.append_number
+    }
+
+    /// The share of the window's memory that this shard may take now (R9).
+    pub(crate) fn set_window_bytes(&mut self, bytes: usize) {
+        self.memory.window.set_bytes_limit(bytes);
+    }
+
+    // ---- gateways
+
     /// A frame of a gateway.
-    pub(crate) fn up(&mut self, frame: Up, now: Duration) {
+    ///
+    /// # Errors
+    /// [`StepDown`] where it proves that the log went back (O6).
+    pub(crate) fn up(&mut self, frame: Up, now: Duration) -> Result<(), StepDown> {
         let Ok(gateway) = Incarnation::try_from(frame.gateway.as_ref()) else {
-            return;
+            return Ok(());
         };
+        let open = frame.open;
         let first = frame.items.first().and_then(|item| item.item.as_ref());
         let head = FrameHead {
             gateway,
-            open: frame.open,
+            open,
             number: frame.number,
             opens: matches!(first, Some(up_item::Item::Open(_))),
+            confirmed: Offset::from_u64(frame.confirmed),
         };
         if !self.links.accept(head, now) {
-            return;
+            return Ok(());
         }
+        self.memory
+            .publishers
+            .answered(gateway, frame.open_plain, frame.open_keyed, now);
         let mut interest_grew = false;
         for item in frame.items.into_iter().filter_map(|item| item.item) {
             match item {
-                up_item::Item::Open(_) | up_item::Item::Beat(_) => {}
+                up_item::Item::Open(opened) => self.open(head, &opened, now)?,
+                up_item::Item::Beat(beat) => {
+                    let set = ChannelSet {
+                        count: beat.channels,
+                        hash: beat.channels_hash,
+                    };
+                    self.links.compare(gateway, set);
+                }
                 up_item::Item::Interest(interest) => {
                     interest_grew |= !interest.add.is_empty();
                     for channel in &interest.remove {
                         self.links.remove_interest(gateway, channel);
                     }
                     for channel in &interest.add {
-                        self.links.add_interest(gateway, channel);
+                        self.links.add_interest(gateway, channel, &self.memory.window);
                     }
+                    self.links.listed(gateway);
                 }
                 up_item::Item::OpenEnd(_) => {
                     let position = self.position();
-                    self.links.opened(gateway, position);
+                    self.links.open_end(gateway, &self.memory.window, position);
                     interest_grew = true;
                 }
-                up_item::Item::Publish(publish) => self.publish(gateway, frame.open, publish),
+                up_item::Item::Publish(publish) => self.publish(gateway, open, publish, now),
+                up_item::Item::Recover(asked) => {
+                    let channel = self
+                        .memory
+                        .window
+                        .name(&asked.channel)
+                        .unwrap_or_else(|| asked.channel.as_str().into());
+                    let question = Question {
+                        gateway,
+                        open,
+                        number: asked.question,
+                        channel,
+                        after: Offset::from_u64(asked.after),
+                    };
+                    self.recover(question);
+                }
+                up_item::Item::Ephemeral(ephemeral) => {
+                    if let Ok(message) = Message::decode(ephemeral.message.clone())
+                        && self.is_ours(&message)
+                    {
+                        self.links.deliver_ephemeral(&message.channel, &ephemeral.message);
+                    }
+                }
             }
         }
         if interest_grew {
             let position = self.position();
-            self.links.applied(gateway, frame.number, position);
+            self.links.in_force(gateway, frame.number, position);
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, head: FrameHead, opened: &Open, now: Duration) -> Result<(), StepDown> {
+        let mut held = None;
+        if let Some(position) = &opened.position {
+            let is_same_log =
+                (position.ordinal, position.random) == (self.is.log_epoch.ordinal, self.is.log_epoch.random);
+            if is_same_log {
+                let offset = Offset::from_u64(position.offset);
+                // Learned under an owner before this one, yet not before this one's fence.
+                if position.owner_epoch < self.is.owner_epoch.0
+                    && offset.sequence().0 >= self.is.owner_epoch.0
+                {
+                    return Err(StepDown::WentBack {
+                        who: "a gateway",
+                        position: offset,
+                    });
+                }
+                if offset.sequence() > self.last {
+                    // The log's leader tells which; the gateway opens again meanwhile.
+                    self.beyond = Some(offset);
+                    return Ok(());
+                }
+                held = Some(offset);
+            }
+        }
+        // What it still has queued here, it sends again (K2).
+        self.drop_queued(head.gateway);
+        let since = opened.sent_since.as_ref().map(|since| {
+            let is_same_log =
+                (since.ordinal, since.random) == (self.is.log_epoch.ordinal, self.is.log_epoch.random);
+            // In another log nothing of this one is stored.
+            if is_same_log {
+                Offset::from_u64(since.offset)
+            } else {
+                Offset::from_u64(u64::MAX)
+            }
+        });
+        self.memory.publishers.opened(head.gateway, since, now);
+        let opening = Opening {
+            position: held,
+            set: ChannelSet {
+                count: opened.channels,
+                hash: opened.channels_hash,
+            },
+            credit: usize::try_from(opened.credit).unwrap_or(usize::MAX),
+        };
+        let position = self.position();
+        self.links.open(head, opening, &self.memory.window, position, now);
+        Ok(())
+    }
+
+    fn drop_queued(&mut self, gateway: Incarnation) {
+        let is_its = |queued: &Queued| matches!(queued.source, Source::Gateway { gateway: from, .. } if from == gateway);
+        let mut kept = VecDeque::with_capacity(self.queue.len());
+        for queued in std::mem::take(&mut self.queue) {
+            if is_its(&queued) {
+                self.queue_bytes -= queued.message.len();
+                if let Some(key) = &queued.key {
+                    self.memory.keys.withdraw(key);
+                    self.refuse_attached(key, ErrorCode::Internal);
+                }
+            } else {
+                kept.push_back(queued);
+            }
+        }
+        self.queue = kept;
+        let queue_bytes = &mut self.queue_bytes;
+        self.unkeyed.retain(|(from, _, publish)| {
+            let stays = *from != gateway;
+            if !stays {
+                *queue_bytes -= publish.message.len();
+            }
+            stays
+        });
+    }
+
+    /// Answers a recovery, at once or later.
+    fn recover(&mut self, question: Question) {
+        let position = self.position();
+        if question.after > position {
+            // A deposed owner must not say that it is gone (R5).
+            self.parked.push(question);
+            return;
+        }
+        self.answer_recovery(question);
+    }
+
+    /// We are the owner: nobody ever was given an offset beyond ours.
+    fn settle_parked(&mut self) {
+        for question in std::mem::take(&mut self.parked) {
+            self.answer_recovery(question);
         }
     }
 
-    fn publish(&mut self, gateway: Incarnation, open: u64, publish: Publish) {
+    fn answer_recovery(&mut self, question: Question) {
+        let position = self.position();
+        let answered = self
+            .questions
+            .ask(question, &self.memory.window, &self.memory.removed, position);
+        if let Some((question, answer)) = answered {
+            self.links.push_to(
+                question.gateway,
+                question.open,
+                down_item::Item::Recovered(answer),
+            );
+        }
+    }
+
+    fn is_ours(&self, message: &Message) -> bool {
+        ShardId::of_channel(&message.channel, self.is.shards) == self.is.shard
+    }
+
+    fn publish(&mut self, gateway: Incarnation, open: u64, publish: Publish, now: Duration) {
         let series = publish.series();
         let number = publish.number;
-        match self.check(&publish.message) {
-            Ok(channel) => {
-                self.queue_bytes += publish.message.len();
-                self.queue.push_back(Queued {
-                    gateway,
-                    open,
-                    series,
-                    number,
-                    channel,
-                    message: publish.message,
-                });
+        // What is known of its number comes first: it may be the stored message itself, asked for again.
+        match self
+            .memory
+            .publishers
+            .look(gateway, series, number, publish.again, now)
+        {
+            Known::Stored(offset) => {
+                self.duplicates += 1;
+                let outcome = answer::Outcome::Offset(offset.get());
+                return self.answer(gateway, open, series, number, outcome);
             }
-            Err(code) => {
-                let outcome = answer::Outcome::Refused(Refusal {
-                    code: code.code(),
-                    message: code.words().to_owned(),
-                    temporary: code.is_temporary(),
-                });
-                self.answer(gateway, open, series, number, outcome);
+            Known::InFlight => {
+                self.duplicates += 1;
+                return self.follow_in_flight(gateway, open, series, number);
+            }
+            Known::Unknown => {
+                let outcome = answer::Outcome::Unknown(Unknown {});
+                return self.answer(gateway, open, series, number, outcome);
+            }
+            // One with a key may have followed another's message, and be no number of its own.
+            Known::Refused if series == Series::Keyed => {}
+            Known::Refused => return self.refuse(gateway, open, series, number, ErrorCode::Internal),
+            Known::New => {}
+        }
+        let message = match self.check(&publish.message) {
+            Ok(message) => message,
+            Err(code) => return self.refuse(gateway, open, series, number, code),
+        };
+        let key = keys::name(&message);
+        if key.is_some() && !self.keys_known {
+            self.queue_bytes += publish.message.len();
+            self.unkeyed.push_back((gateway, open, publish));
+            return;
+        }
+        if let Some(key) = &key {
+            let known = self.memory.keys.get(key).cloned();
+            match known {
+                Some(Key::Stored { offset, id, .. }) => {
+                    self.duplicates += 1;
+                    return self.answer_duplicate(gateway, open, series, number, offset, id);
+                }
+                Some(Key::Queued) if is_kept(Rule::P5) => {
+                    self.duplicates += 1;
+                    let attached = Attached {
+                        gateway,
+                        open,
+                        series,
+                        number,
+                    };
+                    self.attached.entry(Arc::clone(key)).or_default().push(attached);
+                    return;
+                }
+                Some(Key::Queued) | None => {}
+            }
+            let is_refused = matches!(
+                self.memory.publishers.look(gateway, series, number, false, now),
+                Known::Refused
+            );
+            if is_refused {
+                return self.refuse(gateway, open, series, number, ErrorCode::Internal);
+            }
+            if !self.memory.keys.queue(Arc::clone(key)) {
+                return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
             }
         }
+        let channel = self
+            .memory
+            .window
+            .name(&message.channel)
+            .unwrap_or_else(|| message.channel.as_str().into());
+        self.queue_bytes += publish.message.len();
+        self.queue.push_back(Queued {
+            source: Source::Gateway {
+                gateway,
+                open,
+                series,
+                number,
+            },
+            channel,
+            id: message.id,
+            message: publish.message,
+            key,
+        });
     }
 
-    /// The channel of a message that may enter the queue.
-    fn check(&self, message: &Bytes) -> Result<Arc<str>, ErrorCode> {
-        let decoded = Message::decode(message.clone()).map_err(|_| ErrorCode::BadRequest)?;
-        if ShardId::of_channel(&decoded.channel, self.is.shards) != self.is.shard {
+    /// The message, where it may enter the queue.
+    fn check(&self, encoded: &Bytes) -> Result<Message, ErrorCode> {
+        let message = Message::decode(encoded.clone()).map_err(|_| ErrorCode::BadRequest)?;
+        if !self.is_ours(&message) {
             return Err(ErrorCode::BadRequest);
         }
-        if self.queue_bytes + message.len() > self.limits.queue_bytes {
+        if self.queue_bytes + encoded.len() > self.limits.queue_bytes {
             return Err(ErrorCode::TooManyRequests);
         }
-        Ok(decoded.channel.into())
+        if self.upkeep.is_full() {
+            // Room is kept for fences and state records, so that a full log can be taken over (L3).
+            return Err(ErrorCode::Internal);
+        }
+        Ok(message)
+    }
+
+    /// The answer of a publish that is being appended goes to the link's present opening.
+    fn follow_in_flight(&mut self, gateway: Incarnation, opened: u64, series: Series, number: u64) {
+        if let Some(InFlight::Batch(batch, _)) = &mut self.in_flight {
+            for queued in batch {
+                if let Source::Gateway {
+                    gateway: from,
+                    open,
+                    series: its_series,
+                    number: its_number,
+                } = &mut queued.source
+                    && (*from, *its_series, *its_number) == (gateway, series, number)
+                {
+                    *open = opened;
+                }
+            }
+        }
     }
 
     fn answer(
@@ -223,16 +590,127 @@ impl Owner {
             series: series.into(),
             number,
             outcome: Some(outcome),
+            duplicate_of: Bytes::new(),
         };
         self.links.push_to(gateway, open, down_item::Item::Answer(answer));
     }
+
+    fn answer_duplicate(
+        &mut self,
+        gateway: Incarnation,
+        open: u64,
+        series: Series,
+        number: u64,
+        offset: Offset,
+        id: Bytes,
+    ) {
+        let answer = Answer {
+            series: series.into(),
+            number,
+            outcome: Some(answer::Outcome::Offset(offset.get())),
+            duplicate_of: id,
+        };
+        self.links.push_to(gateway, open, down_item::Item::Answer(answer));
+    }
+
+    fn refuse(&mut self, gateway: Incarnation, open: u64, series: Series, number: u64, code: ErrorCode) {
+        let outcome = answer::Outcome::Refused(Refusal {
+            code: code.code(),
+            message: code.words().to_owned(),
+            temporary: code.is_temporary(),
+        });
+        self.answer(gateway, open, series, number, outcome);
+    }
+
+    fn refuse_attached(&mut self, key: &KeyName, code: ErrorCode) {
+        for attached in self.attached.remove(key).unwrap_or_default() {
+            self.refuse(
+                attached.gateway,
+                attached.open,
+                attached.series,
+                attached.number,
+                code,
+            );
+        }
+    }
+
+    // ---- other shards
+
+    /// An owner was heard.
+    pub(crate) fn owner_beat(&mut self, shard: ShardId, router: Incarnation, rank: (u32, u64)) {
+        self.deriver.owner(shard, router, rank);
+    }
+
+    /// Entries that another shard derived for this one.
+    pub(crate) fn derive(&mut self, frame: Derive, out: &mut impl Output) {
+        let source = frame.source;
+        let bytes: usize = frame.entries.iter().map(|entry| entry.message.len()).sum();
+        // Without an answer the source asks again: a full shard holds back only what is derived for it.
+        if bytes > 0 && (self.queue_bytes + bytes > self.limits.queue_bytes || self.upkeep.is_full()) {
+            return;
+        }
+        match self.applying.frame(frame, self.memory.applied.get(&source)) {
+            Verdict::Ignore => {}
+            Verdict::Answer => self.answer_source(source, out),
+            Verdict::Store(entries) => {
+                for (at, message) in entries {
+                    let Ok(decoded) = Message::decode(message.clone()) else {
+                        continue;
+                    };
+                    let channel = self
+                        .memory
+                        .window
+                        .name(&decoded.channel)
+                        .unwrap_or_else(|| decoded.channel.as_str().into());
+                    self.queue_bytes += message.len();
+                    self.queue.push_back(Queued {
+                        source: Source::Shard { shard: source, at },
+                        channel,
+                        id: decoded.id,
+                        message,
+                        key: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The answer of a shard for which this one derived entries.
+    pub(crate) fn derivation(&mut self, frame: &Derivation) {
+        self.deriver.derivation(frame);
+    }
+
+    fn answer_source(&self, source: u32, out: &mut impl Output) {
+        let Some((router, source_epoch)) = self.applying.owner(source) else {
+            return;
+        };
+        let applied = self.memory.applied.get(&source);
+        out.derivation(
+            router,
+            Derivation {
+                source,
+                target: u32::from(self.is.shard.get()),
+                ordinal: self.is.log_epoch.ordinal,
+                owner_epoch: self.is.owner_epoch.0,
+                source_epoch,
+                applied: applied.and_then(|applied| applied.at),
+            },
+        );
+    }
+
+    // ---- the log
 
     /// The log settled the append in flight: it is stored, at `sequence`. Returns how many messages
     /// it held.
     ///
     /// # Errors
     /// [`StepDown`] where that is not the place it was written for; nothing was answered then.
-    pub(crate) fn stored(&mut self, sequence: Sequence) -> Result<usize, StepDown> {
+    pub(crate) fn stored(
+        &mut self,
+        sequence: Sequence,
+        now: Duration,
+        out: &mut impl Output,
+    ) -> Result<usize, StepDown> {
         let expected = self.last.next();
         if sequence != expected {
             return Err(StepDown::Misplaced {
@@ -240,11 +718,62 @@ impl Owner {
                 stored: sequence,
             });
         }
+        if let Some(position) = self.beyond {
+            // We do own the shard, so it was not another who gave that position out.
+            return Err(StepDown::WentBack {
+                who: "a gateway",
+                position,
+            });
+        }
+        self.settle_parked();
+        let previous = self.position();
         self.last = sequence;
-        let batch = self.in_flight.take().unwrap_or_default();
+        let (batch, time_us) = match self.in_flight.take() {
+            Some(InFlight::Batch(batch, time_us)) => (batch, time_us),
+            Some(InFlight::State(purge)) => {
+                self.memory.state_at = sequence;
+                self.upkeep.state_stored(purge);
+                if purge > Sequence(1) {
+                    out.purge(purge);
+                }
+                return Ok(0);
+            }
+            None => return Ok(0),
+        };
+        let mut sources: Vec<u32> = Vec::new();
         for (index, queued) in batch.iter().enumerate() {
-            let offset = answer::Outcome::Offset(Offset::new(sequence, index).get());
-            self.answer(queued.gateway, queued.open, queued.series, queued.number, offset);
+            let offset = Offset::new(sequence, index);
+            match queued.source {
+                Source::Gateway {
+                    gateway,
+                    open,
+                    series,
+                    number,
+                } => {
+                    let outcome = answer::Outcome::Offset(offset.get());
+                    self.answer(gateway, open, series, number, outcome);
+                }
+                Source::Shard { shard, at } => {
+                    self.memory.apply(self.applying.applied(shard, at));
+                    if !sources.contains(&shard) {
+                        sources.push(shard);
+                    }
+                }
+            }
+            if let Some(key) = &queued.key {
+                for attached in self.attached.remove(key).unwrap_or_default() {
+                    let id = queued.id.clone();
+                    self.answer_duplicate(
+                        attached.gateway,
+                        attached.open,
+                        attached.series,
+                        attached.number,
+                        offset,
+                        id,
+                    );
+                }
+            }
+            self.deriver.stored(offset, &queued.channel, &queued.message);
         }
         let position = self.position();
         let messages = batch.iter().enumerate().map(|(index, queued)| {
@@ -254,38 +783,195 @@ impl Owner {
                 &queued.message,
             )
         });
-        self.links.deliver(messages, position);
-        Ok(batch.len())
+        self.links.deliver(messages, previous, position);
+        for source in sources {
+            self.answer_source(source, out);
+        }
+        let count = batch.len();
+        self.upkeep.appended(sequence, time_us);
+        let entering = batch.into_iter().map(|queued| Entering {
+            channel: queued.channel,
+            encoded: queued.message,
+            source: match queued.source {
+                Source::Gateway {
+                    gateway,
+                    series,
+                    number,
+                    ..
+                } => Some((gateway, series, number)).filter(|_| is_kept(Rule::P2)),
+                Source::Shard { .. } => None,
+            },
+            key: queued.key.map(|key| (key, queued.id)),
+        });
+        self.memory.batch(sequence, time_us, entering, now);
+        Ok(count)
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.
-    pub(crate) fn refused(&mut self, why: &str) {
-        let refusal = ErrorCode::Internal;
-        for queued in self.in_flight.take().unwrap_or_default() {
-            let outcome = answer::Outcome::Refused(Refusal {
-                code: refusal.code(),
-                message: why.to_owned(),
-                temporary: refusal.is_temporary(),
-            });
-            self.answer(queued.gateway, queued.open, queued.series, queued.number, outcome);
+    pub(crate) fn refused(&mut self) {
+        let batch = match self.in_flight.take() {
+            Some(InFlight::Batch(batch, _)) => batch,
+            Some(InFlight::State(_)) => return self.upkeep.state_refused(),
+            None => return,
+        };
+        for queued in batch {
+            match queued.source {
+                Source::Gateway {
+                    gateway,
+                    open,
+                    series,
+                    number,
+                } => {
+                    self.memory.publishers.refused(gateway, series, number);
+                    self.refuse(gateway, open, series, number, ErrorCode::Internal);
+                }
+                Source::Shard { shard, .. } => self.withdraw(shard),
+            }
+            if let Some(key) = &queued.key {
+                self.memory.keys.withdraw(key);
+                self.refuse_attached(key, ErrorCode::Internal);
+            }
         }
     }
 
-    /// Time goes by: beats, silent gateways.
-    pub(crate) fn tick(&mut self, now: Duration) {
-        let position = self.position();
-        self.links
-            .tick(now, self.limits.beat, self.limits.link_silence, position);
+    /// Entries of `shard` that wait behind one that was refused would overtake it.
+    fn withdraw(&mut self, shard: u32) {
+        self.applying.withdraw(shard);
+        let queue_bytes = &mut self.queue_bytes;
+        self.queue.retain(|queued| {
+            let stays = !matches!(queued.source, Source::Shard { shard: from, .. } if from == shard);
+            if !stays {
+                *queue_bytes -= queued.message.len();
+            }
+            stays
+        });
     }
 
-    /// Sends what was collected, and begins the next append where none is in flight.
+    /// A page of the reading that was asked for, or that it failed.
+    pub(crate) fn page(&mut self, page: Result<&[RecordAt], ()>) {
+        let position = self.position();
+        match self.reading.take() {
+            Some(Reader::Questions) => {
+                let answers = self
+                    .questions
+                    .page(page, &self.memory.window, &self.memory.removed, position);
+                for (question, answer) in answers {
+                    self.links.push_to(
+                        question.gateway,
+                        question.open,
+                        down_item::Item::Recovered(answer),
+                    );
+                }
+            }
+            Some(Reader::Deriver) => self.deriver.page(page),
+            Some(Reader::Upkeep) => self.upkeep.page(page, &mut self.memory.removed),
+            None => {}
+        }
+    }
+
+    /// Keys of records from before the tail, in order.
+    pub(crate) fn older_keys(&mut self, key: KeyName, offset: Offset, id: Bytes, time_us: u64) {
+        self.memory.keys.older(key, offset, id, time_us);
+    }
+
+    /// All keys of the window are known, which begins in record `from`: keyed publishes go on (P5).
+    pub(crate) fn keys_known(&mut self, from: Sequence, now: Duration) {
+        self.keys_known = true;
+        self.upkeep.keys_from(from);
+        for (gateway, open, publish) in std::mem::take(&mut self.unkeyed) {
+            self.queue_bytes -= publish.message.len();
+            self.publish(gateway, open, publish, now);
+        }
+    }
+
+    /// What the log's leader says of it. `appends` is [`Owner::append_number`] when it was asked.
+    ///
+    /// # Errors
+    /// [`StepDown`] where somebody else wrote (O4), or where it lacks what was given out (O6).
+    pub(crate) fn leader(&mut self, info: LogInfo, appends: u64) -> Result<(), StepDown> {
+        self.upkeep.info(info);
+        if appends != self.append_number || self.in_flight.is_some() {
+            return Ok(());
+        }
+        if info.last > self.last {
+            return Err(StepDown::Overtaken {
+                ours: self.last,
+                last: info.last,
+            });
+        }
+        match self.beyond.take() {
+            Some(position) if position.sequence() > self.last => Err(StepDown::WentBack {
+                who: "a gateway",
+                position,
+            }),
+            Some(_) | None => {
+                if info.last == self.last {
+                    self.settle_parked();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Time goes by: beats, silent gateways, what is too old.
+    pub(crate) fn tick(&mut self, now: Duration, now_us: u64) {
+        let position = self.position();
+        self.memory.window.trim(now_us);
+        self.memory.keys.tick(now_us);
+        self.memory.publishers.tick(now);
+        self.links.tick(now, position);
+        let derived_up_to = self.deriver.derived_up_to(position);
+        self.upkeep.tick(
+            now_us,
+            self.memory.window.start(),
+            derived_up_to,
+            self.memory.state_at,
+        );
+    }
+
+    /// Sends what was collected, and begins the next append and reading where none is in flight.
     pub(crate) fn flush(&mut self, now: Duration, time_us: u64, out: &mut impl Output) {
+        let position = self.position();
+        self.links.pump(&self.memory.window, position);
         self.links.flush(now, |gateway, frame| out.down(gateway, frame));
-        if self.in_flight.is_none() && !self.queue.is_empty() {
-            let batch = self.next_batch();
-            let record = self.record(&batch, time_us);
-            self.in_flight = Some(batch);
-            out.append(self.last, record);
+        self.deriver.pump(&self.memory.window, now, |router, frame| {
+            out.derive(router, frame)
+        });
+        if self.reading.is_none() {
+            self.read(out);
+        }
+        if self.in_flight.is_none() {
+            if let Some(purge) = self.upkeep.state_due(&mut self.memory.removed) {
+                let derived_up_to = self.deriver.derived_up_to(position);
+                let state = self.memory.state(derived_up_to);
+                self.in_flight = Some(InFlight::State(purge));
+                let record = self.encode(record::Body::State(state), time_us);
+                out.append(self.last, record);
+            } else if !self.queue.is_empty() {
+                let batch = self.next_batch();
+                let body = self.batch(&batch);
+                let record = self.encode(record::Body::Batch(body), time_us);
+                self.in_flight = Some(InFlight::Batch(batch, time_us));
+                out.append(self.last, record);
+            }
+        }
+    }
+
+    fn read(&mut self, out: &mut impl Output) {
+        let links = &self.links;
+        let is_asked = |question: &Question| links.has(question.gateway, question.open);
+        let wanted = self
+            .questions
+            .wants(&self.memory.window, is_asked)
+            .map(|range| (Reader::Questions, range))
+            .or_else(|| {
+                let range = self.deriver.wants(&self.memory.window)?;
+                Some((Reader::Deriver, range))
+            })
+            .or_else(|| Some((Reader::Upkeep, self.upkeep.wants()?)));
+        if let Some((reader, (from, to))) = wanted {
+            self.reading = Some(reader);
+            out.read(from, to);
         }
     }
 
@@ -298,41 +984,88 @@ impl Owner {
                 break;
             }
             bytes += size;
+            if let Source::Gateway {
+                gateway,
+                series,
+                number,
+                ..
+            } = next.source
+            {
+                self.memory.publishers.appending(gateway, series, number);
+            }
             batch.extend(self.queue.pop_front());
         }
         self.queue_bytes -= bytes;
         batch
     }
 
-    fn record(&mut self, batch: &[Queued], time_us: u64) -> Bytes {
-        self.append_number += 1;
+    fn batch(&self, batch: &[Queued]) -> Batch {
         let mut sources: Vec<Incarnation> = Vec::new();
+        let mut applied: HashMap<u32, Place> = HashMap::new();
         let entries = batch
             .iter()
-            .map(|queued| {
-                let known = sources.iter().position(|source| *source == queued.gateway);
-                let source = known.unwrap_or_else(|| {
-                    sources.push(queued.gateway);
-                    sources.len() - 1
-                });
-                Entry {
-                    message: queued.message.clone(),
-                    // At most MAX_BATCH sources.
-                    source: source as u32,
-                    series: queued.series.into(),
-                    number: queued.number,
+            .map(|queued| match queued.source {
+                Source::Gateway {
+                    gateway,
+                    series,
+                    number,
+                    ..
+                } => {
+                    let known = sources.iter().position(|source| *source == gateway);
+                    let source = known.unwrap_or_else(|| {
+                        sources.push(gateway);
+                        sources.len() - 1
+                    });
+                    Entry {
+                        message: queued.message.clone(),
+                        // At most MAX_BATCH sources.
+                        source: source as u32,
+                        series: series.into(),
+                        number,
+                    }
+                }
+                Source::Shard { shard, at } => {
+                    applied.insert(shard, at);
+                    Entry {
+                        message: queued.message.clone(),
+                        ..Entry::default()
+                    }
                 }
             })
             .collect();
-        let sources = sources.into_iter().map(Incarnation::to_bytes).collect();
-        format::encode(&Record {
+        let mut applied: Vec<_> = applied
+            .into_iter()
+            .filter_map(|(shard, at)| self.applying.applied(shard, at))
+            .collect();
+        applied.sort_unstable_by_key(|applied| applied.source);
+        Batch {
+            sources: sources.into_iter().map(Incarnation::to_bytes).collect(),
+            entries,
+            applied,
+        }
+    }
+
+    fn encode(&mut self, body: record::Body, time_us: u64) -> Bytes {
+        self.append_number += 1;
+        let record = format::encode(&Record {
             owner_epoch: self.is.owner_epoch.0,
             sequence: self.last.next().0,
             owner: self.is.router.to_bytes(),
             append_number: self.append_number,
             time_us,
-            body: Some(record::Body::Batch(Batch { sources, entries })),
-        })
+            state_at: self.memory.state_at.0,
+            body: Some(body),
+        });
+        self.upkeep.appending(record.len());
+        record
+    }
+
+    /// The state that a state record of now would hold, for tests.
+    #[cfg(test)]
+    pub(crate) fn state(&mut self) -> State {
+        let position = self.position();
+        let derived_up_to = self.deriver.derived_up_to(position);
+        self.memory.state(derived_up_to)
     }
 }
 

@@ -1,0 +1,25 @@
+//! Tags that Switchboard itself puts on messages: what the client protocol has no field for travels there.
+//!
+//! Their names begin with [`PREFIX`], which clients may not use.
+
+use uuid::Uuid;
+
+/// What the names of all of them begin with.
+pub const PREFIX: &str = "sb-";
+
+/// The message's id, a UUID.
+pub const ID: &str = "sb-id";
+
+/// The channel that was published to, on an entry that was derived from there.
+pub const CHANNEL: &str = "sb-channel";
+
+/// `low`, `high` or `critical`; absent: normal.
+pub const PRIORITY: &str = "sb-priority";
+
+/// The id of the message that this one answers.
+pub const REPLY_TO: &str = "sb-reply-to";
+
+/// A message's id as text; what is not 16 bytes has none.
+pub fn id_text(id: &[u8]) -> String {
+    Uuid::from_slice(id).map_or_else(|_| String::new(), |id| id.to_string())
+}

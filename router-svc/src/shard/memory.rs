@@ -1,0 +1,288 @@
+//! What an owner knows of its log. It is built by reading the log's tail at a take-over, and kept up by
+//! the same steps with each record that the owner itself appends. No I/O and no clock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard_bus::RecordAt;
+use switchboard_proto::bus::{Applied, Removed as RemovedMark, Series, State};
+use switchboard_proto::ids::{Incarnation, Offset, Sequence};
+
+use super::keys::{self, KeyName, Keys};
+use super::publishers::Publishers;
+use super::records::{Body, Entry, Reading};
+use super::window::{Kept, Window, WindowLimits};
+use crate::rules::{Rule, is_kept};
+
+/// What a shard's memory keeps to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryLimits {
+    pub(crate) window: WindowLimits,
+    /// Stored numbers of one gateway that are known, at most.
+    pub(crate) numbers: usize,
+    /// A gateway that is silent this long asks for none of them any more.
+    pub(crate) numbers_silence: Duration,
+    /// Microseconds for which an idempotency key is known.
+    pub(crate) keys_us: u64,
+    /// Keys that are known, at most.
+    pub(crate) keys: usize,
+    /// Bytes of names of channels of which it is known up to where messages were removed, at most. All
+    /// of them fit into one state record.
+    pub(crate) removed: usize,
+}
+
+/// One message that enters the memory.
+pub(crate) struct Entering {
+    pub(crate) channel: Arc<str>,
+    pub(crate) encoded: Bytes,
+    pub(crate) source: Option<(Incarnation, Series, u64)>,
+    pub(crate) key: Option<(KeyName, Bytes)>,
+}
+
+/// See the module.
+pub(crate) struct Memory {
+    pub(crate) window: Window,
+    pub(crate) publishers: Publishers,
+    pub(crate) keys: Keys,
+    /// By source shard.
+    pub(crate) applied: HashMap<u32, Applied>,
+    pub(crate) removed: Removed,
+    /// Everything up to here is derived, and stored where it went.
+    pub(crate) derived_up_to: Offset,
+    /// The newest state record; 0: there is none.
+    pub(crate) state_at: Sequence,
+}
+
+impl Memory {
+    /// A memory of what stands behind `from`.
+    pub(crate) fn new(limits: MemoryLimits, from: Offset) -> Self {
+        Self {
+            window: Window::new(limits.window, from),
+            publishers: Publishers::new(limits.numbers, limits.numbers_silence, from),
+            keys: Keys::new(limits.keys_us, limits.keys),
+            applied: HashMap::new(),
+            removed: Removed::new(limits.removed),
+            derived_up_to: Offset::ZERO,
+            state_at: Sequence(0),
+        }
+    }
+
+    /// The messages of the record at `sequence` enter.
+    pub(crate) fn batch(
+        &mut self,
+        sequence: Sequence,
+        time_us: u64,
+        entries: impl Iterator<Item = Entering>,
+        now: Duration,
+    ) {
+        let mut messages = Vec::new();
+        for (index, entry) in entries.enumerate() {
+            let offset = Offset::new(sequence, index);
+            if let Some((gateway, series, number)) = entry.source {
+                self.publishers.stored(gateway, series, number, offset, now);
+            }
+            if let Some((name, id)) = entry.key {
+                self.keys.stored(name, offset, id, time_us);
+            }
+            messages.push(Kept {
+                channel: entry.channel,
+                message: entry.encoded,
+            });
+        }
+        self.window.push(sequence, time_us, messages);
+    }
+
+    pub(crate) fn apply(&mut self, applied: impl IntoIterator<Item = Applied>) {
+        for applied in applied {
+            self.applied.insert(applied.source, applied);
+        }
+    }
+
+    /// The state record that says what this memory holds and purging would forget (L6).
+    pub(crate) fn state(&self, derived_up_to: Offset) -> State {
+        let mut applied: Vec<Applied> = self.applied.values().cloned().collect();
+        applied.sort_unstable_by_key(|applied| applied.source);
+        State {
+            applied,
+            derived_up_to: derived_up_to.get(),
+            removed_up_to: self.removed.floor.get(),
+            removed: self
+                .removed
+                .marks
+                .iter()
+                .map(|(channel, up_to)| RemovedMark {
+                    channel: channel.to_string(),
+                    up_to: up_to.get(),
+                })
+                .collect(),
+            purged_before: self.removed.purged_before.0,
+        }
+    }
+
+    fn load(&mut self, state: State) {
+        self.applied.clear();
+        self.apply(state.applied);
+        self.derived_up_to = Offset::from_u64(state.derived_up_to);
+        self.removed.load(
+            Sequence(state.purged_before),
+            Offset::from_u64(state.removed_up_to),
+            state.removed,
+        );
+    }
+}
+
+/// Builds a [`Memory`] out of a log's tail.
+pub(crate) struct TailReader {
+    reading: Reading,
+    memory: Memory,
+    names: HashMap<String, Arc<str>>,
+}
+
+impl TailReader {
+    /// Of a tail whose first record is at `from`.
+    pub(crate) fn new(limits: MemoryLimits, from: Sequence) -> Self {
+        let from = Offset::end_of(Sequence(from.0.saturating_sub(1)));
+        Self {
+            reading: Reading::default(),
+            memory: Memory::new(limits, from),
+            names: HashMap::new(),
+        }
+    }
+
+    /// The next record.
+    pub(crate) fn record(&mut self, at: &RecordAt) {
+        let Some(body) = self.reading.record(at) else {
+            return;
+        };
+        let head = self.reading.head.clone();
+        self.memory.state_at = head.state_at;
+        match body {
+            Body::Fence => {}
+            Body::State(state) => self.memory.load(state),
+            Body::Batch(entries) => {
+                self.memory.apply(head.applied);
+                let names = &mut self.names;
+                let entries = entries.into_iter().map(|entry| entering(entry, names));
+                self.memory
+                    .batch(at.sequence, head.time_us, entries, Duration::ZERO);
+            }
+        }
+        if self.names.len() > 65_536 {
+            self.names.clear();
+        }
+    }
+
+    /// What was read; `first` is the first record that the log still has.
+    pub(crate) fn finish(mut self, first: Sequence) -> Memory {
+        // Somebody else than an owner may have purged: then nothing is known of what is gone.
+        if first > self.memory.removed.purged_before.max(Sequence(1)) {
+            let purged = Offset::end_of(Sequence(first.0.saturating_sub(1)));
+            self.memory.removed.forget_up_to(purged);
+            self.memory.removed.purged_before = first;
+        }
+        self.memory
+    }
+
+    /// Records that could not be decoded.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.reading.damaged()
+    }
+}
+
+fn entering(entry: Entry, names: &mut HashMap<String, Arc<str>>) -> Entering {
+    let key = keys::name(&entry.message).map(|name| (name, entry.message.id.clone()));
+    let channel = entry.message.channel;
+    let channel = match names.get(&channel) {
+        Some(known) => Arc::clone(known),
+        None => {
+            let name: Arc<str> = channel.as_str().into();
+            names.insert(channel, Arc::clone(&name));
+            name
+        }
+    };
+    Entering {
+        channel,
+        encoded: entry.encoded,
+        // Without its fence in the tail, a publisher is known all the same: what it stored is.
+        source: entry.source.filter(|_| is_kept(Rule::P2)),
+        key,
+    }
+}
+
+/// Up to where each channel's messages were removed from the log. Bounded: what is not known of a
+/// channel by itself is known by a bound for all.
+pub(crate) struct Removed {
+    marks: BTreeMap<Arc<str>, Offset>,
+    floor: Offset,
+    /// Marks in the order in which they were made, the oldest first.
+    order: VecDeque<Arc<str>>,
+    /// Only records below this may be gone from the log.
+    pub(crate) purged_before: Sequence,
+    /// Bytes of the names in `marks`, with what each costs besides in a record.
+    bytes: usize,
+    limit: usize,
+}
+
+/// What a mark costs in a record besides its name.
+const MARK: usize = 16;
+
+impl Removed {
+    fn new(limit: usize) -> Self {
+        Self {
+            marks: BTreeMap::new(),
+            floor: Offset::ZERO,
+            order: VecDeque::new(),
+            purged_before: Sequence(0),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    fn load(&mut self, purged_before: Sequence, floor: Offset, marks: Vec<RemovedMark>) {
+        self.purged_before = purged_before;
+        self.floor = floor;
+        self.marks.clear();
+        self.order.clear();
+        self.bytes = 0;
+        for mark in marks {
+            self.note(&mark.channel, Offset::from_u64(mark.up_to));
+        }
+    }
+
+    /// No message of `channel` behind this was ever removed.
+    pub(crate) fn up_to(&self, channel: &str) -> Offset {
+        self.marks.get(channel).copied().unwrap_or(self.floor)
+    }
+
+    /// The message at `offset` is about to be removed.
+    pub(crate) fn note(&mut self, channel: &str, offset: Offset) {
+        match self.marks.get_mut(channel) {
+            Some(mark) => *mark = (*mark).max(offset),
+            None => {
+                let name: Arc<str> = channel.into();
+                self.bytes += name.len() + MARK;
+                self.marks.insert(Arc::clone(&name), offset);
+                self.order.push_back(name);
+            }
+        }
+        while self.bytes > self.limit {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            self.bytes -= oldest.len() + MARK;
+            if let Some(mark) = self.marks.remove(&oldest) {
+                self.floor = self.floor.max(mark);
+            }
+        }
+    }
+
+    /// Anything up to here may be gone.
+    fn forget_up_to(&mut self, offset: Offset) {
+        self.floor = self.floor.max(offset);
+        self.marks.clear();
+        self.order.clear();
+        self.bytes = 0;
+    }
+}

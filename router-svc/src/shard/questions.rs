@@ -1,0 +1,281 @@
+//! What did I miss? Answers recoveries from the window, and older ones from the log, many with one
+//! reading (R5, R6, R7). No I/O and no clock.
+//!
+//! Invariants, tested in `owner/tests`:
+//! * An answer is complete up to where it says, in order, or says that it is not.
+//! * However many ask at once, the log is read once at a time, from the oldest that is asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use switchboard_bus::RecordAt;
+use switchboard_proto::bus::{Delivered, Recovered, RecoveredOutcome};
+use switchboard_proto::ids::{Incarnation, Offset, Sequence};
+
+use super::memory::Removed;
+use super::records::{Body, Reading};
+use super::window::Window;
+use crate::rules::{Rule, is_kept};
+
+/// Bytes of messages in one answer, about, and their count: a page (R7).
+const PAGE: usize = 128 * 1024;
+const PAGE_MESSAGES: usize = 512;
+
+/// What one gateway wants to know of one channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) gateway: Incarnation,
+    pub(crate) open: u64,
+    pub(crate) number: u64,
+    pub(crate) channel: Arc<str>,
+    pub(crate) after: Offset,
+}
+
+/// A question with its answer.
+pub(crate) type Answered = (Question, Recovered);
+
+/// A page in the making.
+#[derive(Default)]
+struct Page {
+    messages: Vec<Delivered>,
+    bytes: usize,
+}
+
+impl Page {
+    fn is_full(&self) -> bool {
+        self.bytes >= PAGE || self.messages.len() >= PAGE_MESSAGES
+    }
+
+    fn push(&mut self, offset: Offset, message: &Bytes) {
+        self.bytes += message.len();
+        self.messages.push(Delivered {
+            offset: offset.get(),
+            message: message.clone(),
+        });
+    }
+
+    /// Adds what the window holds behind `after`, and makes the answer.
+    fn finish(mut self, question: &Question, after: Offset, window: &Window, position: Offset) -> Recovered {
+        for (offset, message) in window.of_channel(&question.channel, after) {
+            if self.is_full() {
+                return self.with_more(question);
+            }
+            self.push(offset, message);
+        }
+        Recovered {
+            question: question.number,
+            outcome: RecoveredOutcome::Complete.into(),
+            up_to: position.get(),
+            messages: self.messages,
+            more: false,
+        }
+    }
+
+    fn with_more(self, question: &Question) -> Recovered {
+        let last = self.messages.last().map(|message| message.offset);
+        Recovered {
+            question: question.number,
+            outcome: RecoveredOutcome::Complete.into(),
+            up_to: last.unwrap_or_else(|| question.after.get()),
+            messages: self.messages,
+            more: true,
+        }
+    }
+}
+
+/// The answer where it cannot be complete: `up_to` is where the missing ends.
+fn without(question: &Question, outcome: RecoveredOutcome, up_to: Offset) -> Recovered {
+    Recovered {
+        question: question.number,
+        outcome: outcome.into(),
+        up_to: up_to.get(),
+        messages: Vec::new(),
+        more: false,
+    }
+}
+
+/// A reading of the log, from the oldest offset that is asked for to the window.
+struct Scan {
+    reading: Reading,
+    next: Sequence,
+    to: Sequence,
+    asked: HashMap<Arc<str>, Vec<(Question, Page)>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Questions {
+    /// For the next reading.
+    waiting: Vec<Question>,
+    scan: Option<Scan>,
+    scans: u64,
+}
+
+impl Questions {
+    /// Answers at once, or once the log was read.
+    pub(crate) fn ask(
+        &mut self,
+        question: Question,
+        window: &Window,
+        removed: &Removed,
+        position: Offset,
+    ) -> Option<Answered> {
+        let after = question.after;
+        if after > position {
+            // Nobody ever was told of such an offset by this log.
+            let answer = without(&question, RecoveredOutcome::Lost, Offset::from_u64(u64::MAX));
+            return Some((question, answer));
+        }
+        if after >= window.start() || after >= window.head(&question.channel) {
+            let answer = Page::default().finish(&question, after, window, position);
+            return Some((question, answer));
+        }
+        if let Some(answer) = lost(&question, after, removed) {
+            return Some((question, answer));
+        }
+        self.waiting.push(question);
+        None
+    }
+
+    /// Questions that wait for the log, for metrics.
+    pub(crate) fn len(&self) -> usize {
+        let scanned = self.scan.as_ref().map_or(0, |scan| scan.asked.len());
+        self.waiting.len() + scanned
+    }
+
+    /// Readings that were begun, for metrics.
+    pub(crate) fn scans(&self) -> u64 {
+        self.scans
+    }
+
+    /// What has to be read now, both ends included. `is_asked` tells whether anybody still waits for an
+    /// answer.
+    pub(crate) fn wants(
+        &mut self,
+        window: &Window,
+        is_asked: impl Fn(&Question) -> bool,
+    ) -> Option<(Sequence, Sequence)> {
+        if self.scan.is_none() {
+            self.waiting.retain(&is_asked);
+            let oldest = self.waiting.iter().map(|question| question.after).min()?;
+            let mut asked: HashMap<Arc<str>, Vec<(Question, Page)>> = HashMap::new();
+            for question in self.waiting.drain(..) {
+                let channel = Arc::clone(&question.channel);
+                asked
+                    .entry(channel)
+                    .or_default()
+                    .push((question, Page::default()));
+            }
+            self.scans += 1;
+            self.scan = Some(Scan {
+                reading: Reading::default(),
+                next: Sequence(oldest.sequence().0.max(1)),
+                to: window.start().sequence(),
+                asked,
+            });
+        }
+        let scan = self.scan.as_ref()?;
+        Some((scan.next, scan.to))
+    }
+
+    /// A page of the log came, or could not be read.
+    pub(crate) fn page(
+        &mut self,
+        page: Result<&[RecordAt], ()>,
+        window: &Window,
+        removed: &Removed,
+        position: Offset,
+    ) -> Vec<Answered> {
+        let Some(mut scan) = self.scan.take() else {
+            return Vec::new();
+        };
+        let mut answers = Vec::new();
+        let Ok(records) = page else {
+            for (question, _) in scan.asked.into_values().flatten() {
+                let answer = without(&question, RecoveredOutcome::Unavailable, Offset::ZERO);
+                answers.push((question, answer));
+            }
+            return answers;
+        };
+        if records.first().is_none_or(|first| first.sequence > scan.next) {
+            scan.purged_meanwhile(removed, &mut answers);
+        }
+        for at in records {
+            scan.next = at.sequence.next();
+            scan.record(at, &mut answers);
+        }
+        if records.is_empty() {
+            scan.next = scan.to.next();
+        }
+        if scan.next > scan.to {
+            // The window's beginning may have moved on.
+            scan.to = window.start().sequence();
+        }
+        if scan.asked.is_empty() {
+            return answers;
+        }
+        if scan.next > scan.to {
+            for (question, page) in scan.asked.into_values().flatten() {
+                let answer = page.finish(&question, window.start().max(question.after), window, position);
+                answers.push((question, answer));
+            }
+            return answers;
+        }
+        self.scan = Some(scan);
+        answers
+    }
+}
+
+/// The answer where something behind `after` was removed (R5).
+fn lost(question: &Question, after: Offset, removed: &Removed) -> Option<Recovered> {
+    let up_to = removed.up_to(&question.channel);
+    (up_to > after && is_kept(Rule::R5)).then(|| without(question, RecoveredOutcome::Lost, up_to))
+}
+
+impl Scan {
+    /// The log begins behind what was to be read next.
+    fn purged_meanwhile(&mut self, removed: &Removed, answers: &mut Vec<Answered>) {
+        for asked in self.asked.values_mut() {
+            for (question, page) in std::mem::take(asked) {
+                let had = page
+                    .messages
+                    .last()
+                    .map_or(question.after, |last| Offset::from_u64(last.offset));
+                match lost(&question, had, removed) {
+                    Some(answer) => answers.push((question, answer)),
+                    None => asked.push((question, page)),
+                }
+            }
+        }
+        self.asked.retain(|_, asked| !asked.is_empty());
+    }
+
+    fn record(&mut self, at: &RecordAt, answers: &mut Vec<Answered>) {
+        let Some(Body::Batch(entries)) = self.reading.record(at) else {
+            return;
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            let Some(asked) = self.asked.get_mut(entry.message.channel.as_str()) else {
+                continue;
+            };
+            let offset = Offset::new(at.sequence, index);
+            let mut full = false;
+            for (question, page) in asked.iter_mut() {
+                if offset > question.after && !page.is_full() {
+                    page.push(offset, &entry.encoded);
+                    full |= page.is_full();
+                }
+            }
+            if full {
+                for (question, page) in asked.extract_if(.., |(_, page)| page.is_full()) {
+                    let answer = page.with_more(&question);
+                    answers.push((question, answer));
+                }
+                if asked.is_empty() {
+                    self.asked.remove(entry.message.channel.as_str());
+                }
+            }
+        }
+    }
+}
