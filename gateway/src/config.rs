@@ -7,8 +7,11 @@ use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
 use switchboard_service_kit::config::Document;
 
 use crate::auth::TokensConfig;
+use crate::client_address::Proxies;
+use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, Policy};
+use crate::tls::TlsConfig;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -69,6 +72,12 @@ pub struct Config {
     pub link_unanswered_bytes: usize,
     /// Bytes of deliveries that may be on the way.
     pub link_unconfirmed_bytes: usize,
+    /// `[gateway.tls]`; `None`: plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// `[gateway.proxies]`.
+    pub proxies: Proxies,
+    /// `[gateway.limits]`.
+    pub limits: LimitsConfig,
 }
 
 impl Config {
@@ -293,6 +302,9 @@ impl Config {
             link_unanswered: size(link_unanswered),
             link_unanswered_bytes: size(link_unanswered_bytes),
             link_unconfirmed_bytes: size(link_unconfirmed_bytes),
+            tls: TlsConfig::read(document),
+            proxies: Proxies::read(document),
+            limits: LimitsConfig::read(document),
         }
     }
 }

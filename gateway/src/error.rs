@@ -5,6 +5,7 @@ use switchboard_bus::membership::MembershipError;
 use switchboard_service_kit::admin::BindError;
 
 use crate::auth::JwksError;
+use crate::tls::TlsError;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum StartError {
     /// The system does not say where the gateway listens.
     #[error("the address of the gateway's listener is not known")]
     Address(#[source] std::io::Error),
+    /// The certificate cannot be used.
+    #[error("gateway cannot serve TLS")]
+    Tls(#[from] TlsError),
     /// The bus did not take a subscription.
     #[error("gateway cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),

@@ -1,14 +1,17 @@
 //! What all sessions of a gateway share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::auth::Tokens;
 use crate::config::Config;
+use crate::limited_log::LimitedLog;
+use crate::limits::users::Users;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
 use crate::session::{Encoding, Limits, SessionHandle};
@@ -21,8 +24,12 @@ pub(crate) struct Gateway {
     pub(crate) metrics: GatewayMetrics,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
-    /// One permit for each WebSocket.
-    pub(crate) slots: Arc<Semaphore>,
+    /// Who gets a connection.
+    pub(crate) admission: Arc<Admission>,
+    /// How many of them one user gets.
+    pub(crate) users: Arc<Users>,
+    /// Lines about connections that we ended, by the code.
+    pub(crate) ends: LimitedLog<u16>,
     /// Holds a token of each session: empty when all have ended.
     pub(crate) sessions: TaskTracker,
     last_session: AtomicU64,
@@ -37,7 +44,9 @@ impl Gateway {
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            slots: Arc::new(Semaphore::new(config.max_connections)),
+            admission: Admission::new(&config, metrics.clone()),
+            users: Users::new(config.limits.connections_per_user),
+            ends: LimitedLog::new(),
             config,
             tokens,
             links,
@@ -48,13 +57,13 @@ impl Gateway {
         })
     }
 
-    /// A session with an id of its own.
-    pub(crate) fn new_session(&self, encoding: Encoding) -> Arc<SessionHandle> {
+    /// A session with an id of its own, of a client at `address`.
+    pub(crate) fn new_session(&self, address: IpAddr, encoding: Encoding) -> Arc<SessionHandle> {
         let id = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
         let limits = Limits {
             outgoing: self.config.outgoing_queue,
             channels: self.config.channels_per_connection,
         };
-        SessionHandle::new(id, encoding, limits)
+        SessionHandle::new(id, address, encoding, limits)
     }
 }

@@ -6,7 +6,8 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`run`] | starts it and drains it |
-//! | `listener`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `listener`, `tls`, `proxy_protocol`, `upgrade`, `origin` | from a TCP connection to a WebSocket |
+//! | `admission`, `client_address`, `limits` | whether it gets there |
 //! | `auth` | who a client is: tokens and their keys |
 //! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
@@ -15,21 +16,27 @@
 //! What must hold: a client's bad input or a panic in its session ends that session alone
 //! (`session`); everything a client can make grow has a bound in [`Config`].
 
+mod admission;
 mod auth;
+mod client_address;
 mod config;
 mod error;
 mod gateway;
+mod limited_log;
+mod limits;
 mod links;
 mod listener;
 mod metrics;
 mod origin;
 mod policy;
+mod proxy_protocol;
 mod rules;
 mod run;
 mod session;
 #[cfg(feature = "simulation")]
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;
+mod tls;
 mod upgrade;
 
 pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
@@ -38,3 +45,4 @@ pub use error::StartError;
 pub use origin::Origins;
 pub use policy::Policy;
 pub use run::{Deps, Running, start};
+pub use tls::TlsError;

@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
+pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 #[cfg(feature = "simulation")]
 pub(crate) use self::link::{Channels, Output, PublishAsked, Stored, Subscribe, Subscriber};
-pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 

@@ -17,11 +17,13 @@ use crate::links::{Missed, Reset};
 #[derive(Clone, Default)]
 pub(crate) struct GatewayMetrics {
     pub(crate) connections: Gauge,
+    pub(crate) http_connections: Gauge,
     pub(crate) connects: Counter,
     pub(crate) frames_in: Counter,
     pub(crate) bytes_in: Counter,
     pub(crate) frames_out: Counter,
     pub(crate) bytes_out: Counter,
+    pub(crate) commands_over_rate: Counter,
     outgoing_peak: Gauge,
     families: Arc<Families>,
 }
@@ -32,6 +34,7 @@ struct Families {
     disconnects: Family<DisconnectLabel, Counter>,
     commands: Family<CommandLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
+    tls_reloads: Family<ReloadLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +42,7 @@ struct RefusedLabel {
     reason: Refused,
 }
 
-/// Why a connection was refused before it was a WebSocket.
+/// Why a connection was refused before its client was connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Refused {
     /// There are as many as the configuration allows.
@@ -52,6 +55,36 @@ pub(crate) enum Refused {
     Handshake,
     /// The gateway stops.
     Stopping,
+    /// The address has as many WebSockets as it may.
+    AddressLimit,
+    /// The address opens connections more quickly than it may.
+    AddressRate,
+    /// The address has as many other connections as it may.
+    HttpAddressLimit,
+    /// The user has as many connections as it may.
+    UserLimit,
+    /// A trusted proxy did not say whose connection it is.
+    ProxyHeader,
+    /// TLS failed or took too long.
+    TlsHandshake,
+    /// No request came in time.
+    HeadTimeout,
+    /// It was no WebSocket in time.
+    HttpLifetime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabel {
+    result: Reload,
+}
+
+/// How it went when the files of a certificate had changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reload {
+    /// It is in force.
+    Done,
+    /// It is no good, the one before stays in force.
+    Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,10 +137,16 @@ struct ErrorLabel {
 /// Label values in the words that the wire and the configuration use.
 macro_rules! label_values {
     ($type:ident { $($variant:ident = $text:literal,)+ }) => {
+        impl $type {
+            /// The word for it.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
         impl EncodeLabelValue for $type {
             fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
-                let text = match self { $(Self::$variant => $text,)+ };
-                text.encode(encoder)
+                self.as_str().encode(encoder)
             }
         }
     };
@@ -119,6 +158,19 @@ label_values!(Refused {
     Encoding = "encoding",
     Handshake = "handshake",
     Stopping = "stopping",
+    AddressLimit = "address_limit",
+    AddressRate = "address_rate",
+    HttpAddressLimit = "http_address_limit",
+    UserLimit = "user_limit",
+    ProxyHeader = "proxy_header",
+    TlsHandshake = "tls_handshake",
+    HeadTimeout = "head_timeout",
+    HttpLifetime = "http_lifetime",
+});
+
+label_values!(Reload {
+    Done = "done",
+    Failed = "failed",
 });
 
 label_values!(EndedBy {
@@ -167,13 +219,18 @@ impl GatewayMetrics {
                 gateway.connections.clone(),
             );
             registry.register(
+                "http_connections",
+                "Connections that are not WebSockets now",
+                gateway.http_connections.clone(),
+            );
+            registry.register(
                 "connects",
                 "Clients that connected successfully",
                 gateway.connects.clone(),
             );
             registry.register(
                 "refused",
-                "Connections refused at the upgrade, by reason",
+                "Connections refused, by reason",
                 families.refused.clone(),
             );
             registry.register(
@@ -190,6 +247,16 @@ impl GatewayMetrics {
                 "errors",
                 "Commands that the session itself answered with an error, by code",
                 families.errors.clone(),
+            );
+            registry.register(
+                "commands_over_rate",
+                "Commands that came more quickly than gateway.limits.command_rate allows",
+                gateway.commands_over_rate.clone(),
+            );
+            registry.register(
+                "tls_reloads",
+                "Times that the TLS certificate's files had changed, by whether it is in force",
+                families.tls_reloads.clone(),
             );
             registry.register("frames_in", "Frames from clients", gateway.frames_in.clone());
             registry.register(
@@ -219,6 +286,13 @@ impl GatewayMetrics {
             .inc();
     }
 
+    pub(crate) fn tls_reload(&self, result: Reload) {
+        self.families
+            .tls_reloads
+            .get_or_create(&ReloadLabel { result })
+            .inc();
+    }
+
     pub(crate) fn disconnected(&self, by: EndedBy, code: u16) {
         self.families
             .disconnects
@@ -242,6 +316,22 @@ impl GatewayMetrics {
     pub(crate) fn outgoing_peak(&self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.outgoing_peak.inner().fetch_max(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Counts something as there for as long as it lives, however it ends.
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

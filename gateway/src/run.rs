@@ -24,7 +24,9 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::gateway::Gateway;
 use crate::links::{Links, LinksConfig};
+use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics};
+use crate::tls::Tls;
 use crate::{listener, upgrade};
 
 /// What a gateway needs of the outside.
@@ -42,6 +44,8 @@ pub struct Deps {
 pub struct Running {
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Whether they have to speak TLS.
+    pub tls: bool,
     /// This life of the gateway.
     pub incarnation: Incarnation,
 }
@@ -54,6 +58,10 @@ const LINKS_STOP: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`StartError`] where it cannot listen or the bus cannot be used.
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+    let tls = match config.tls.clone() {
+        Some(config) => Some(Tls::load(config).await?),
+        None => None,
+    };
     let listener = admin::bind("gateway.listen", config.listen).await?;
     let address = listener.local_addr().map_err(StartError::Address)?;
     let incarnation = Incarnation::random();
@@ -109,7 +117,6 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             "no client can connect: no key is configured in [gateway.tokens], and gateway.insecure is off"
         );
     }
-    let http_connections = config.http_connections;
     let metrics = GatewayMetrics::register(&context.metrics);
     let (counted, delivered) = (metrics.clone(), link_metrics.clone());
     summary::spawn(&context.tasks, "gateway", summary::INTERVAL, move || {
@@ -124,18 +131,24 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             ("publications", delivered.publications()),
         ]
     });
+    let (tls, watched) = tls.unzip();
+    if let Some((tls, seen)) = tls.clone().zip(watched) {
+        let watching = tls.watch(seen, metrics.clone(), stop.clone());
+        context.tasks.spawn("tls-reload", TaskKind::Essential, watching);
+    }
+    let speaks_tls = tls.is_some();
     let gateway = Gateway::new(config, tokens, links, metrics, stop.clone());
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
+    let door = Door {
+        gateway: Arc::clone(&gateway),
+        router,
+        tls,
+        stop: stop.clone(),
+    };
     context.tasks.spawn(
         "listener",
         TaskKind::Essential,
-        listener::listen(
-            listener,
-            router,
-            http_connections,
-            context.tasks.clone(),
-            stop.clone(),
-        ),
+        listener::listen(listener, door, context.tasks.clone()),
     );
     context.tasks.spawn("gateway", TaskKind::Essential, async move {
         let _member = membership;
@@ -149,8 +162,12 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         gateway.sessions.wait().await;
         links.stop(LINKS_STOP).await;
     });
-    tracing::info!(%address, path = upgrade::PATH, %incarnation, "gateway listens");
-    Ok(Running { address, incarnation })
+    tracing::info!(%address, tls = speaks_tls, path = upgrade::PATH, %incarnation, "gateway listens");
+    Ok(Running {
+        address,
+        tls: speaks_tls,
+        incarnation,
+    })
 }
 
 /// Stops tasks also where nobody is left to wait for them: a start that failed, a stop by force.

@@ -13,12 +13,14 @@ mod encoding;
 mod identity;
 mod lease;
 mod outgoing;
+mod pace;
 mod send_message;
 mod shared_reply;
 mod subscriptions;
 mod task;
 mod timers;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use switchboard_proto::bus::PayloadKind;
@@ -31,7 +33,7 @@ use uuid::Uuid;
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
-use self::identity::Admission;
+use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::Outgoing;
 pub(crate) use self::shared_reply::SharedReply;
@@ -43,8 +45,9 @@ pub(crate) use self::timers::Pings;
 pub(crate) struct SessionHandle {
     id: u64,
     client: Uuid,
+    address: IpAddr,
     encoding: Encoding,
-    admission: Admission,
+    admitted: Admitted,
     leases: Leases,
     outgoing: Outgoing,
     subscriptions: Subscriptions,
@@ -62,12 +65,13 @@ pub(crate) struct Limits {
 
 impl SessionHandle {
     /// `id` has to be unique in this life of the gateway.
-    pub(crate) fn new(id: u64, encoding: Encoding, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(id: u64, address: IpAddr, encoding: Encoding, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             id,
             client: Uuid::new_v4(),
+            address,
             encoding,
-            admission: Admission::default(),
+            admitted: Admitted::default(),
             leases: Leases::default(),
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
@@ -164,7 +168,9 @@ impl SessionHandle {
                 self.not_subscribed(channel, id, ErrorCode::UnrecoverablePosition);
                 false
             }
-            Some(By::Client { is_durable: false, .. }) => {
+            Some(By::Client {
+                is_durable: false, ..
+            }) => {
                 let result = SubscribeResult {
                     was_recovering: result.was_recovering,
                     ..SubscribeResult::default()

@@ -293,7 +293,12 @@ impl SimulatedGateway {
         let mut frames = Vec::new();
         for (shard, link) in self.shards.iter().zip(&mut self.links) {
             link.flush(now, &mut self.out);
-            frames.extend(self.out.up.drain(..).map(|(router, frame)| (shard, router, frame)));
+            frames.extend(
+                self.out
+                    .up
+                    .drain(..)
+                    .map(|(router, frame)| (shard, router, frame)),
+            );
         }
         (frames, std::mem::take(&mut self.out.events))
     }

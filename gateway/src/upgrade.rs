@@ -1,26 +1,25 @@
 //! From an HTTP request to a WebSocket session.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use crate::admission::{Refusal, Sender, WebSocketSlot};
 use crate::gateway::Gateway;
-use crate::metrics::Refused;
+use crate::metrics::{Counted, Refused};
 use crate::session::{self, Encoding, Pings};
 
 /// Where clients connect.
@@ -37,10 +36,6 @@ const WRITE_BUFFER: usize = 16 * 1024;
 
 /// Room for a close frame and headers behind the largest message.
 const WRITE_SLACK: usize = 4096;
-
-/// The address of the other side, as an extension of a request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 #[derive(Clone)]
 struct Upgrades {
@@ -115,42 +110,32 @@ impl Terms {
 async fn upgrade(
     State(upgrades): State<Upgrades>,
     Query(parameters): Query<Parameters>,
+    Extension(Sender(sender)): Extension<Sender>,
     mut request: Request,
 ) -> Response {
     let gateway = upgrades.gateway;
-    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| *peer);
-    match accept(&gateway, &parameters, &request) {
-        Ok((response, slot, terms)) => {
+    let address = gateway.admission.client(sender, request.headers());
+    let accepted = accept(&gateway, &parameters, &request)
+        .and_then(|(response, terms)| Ok((response, terms, gateway.admission.websocket(sender, address)?)));
+    match accepted {
+        Ok((response, terms, slot)) => {
             let upgrading = hyper::upgrade::on(&mut request);
-            let session = connection(gateway, upgrading, peer, slot, terms);
+            let session = connection(gateway, upgrading, address, slot, terms);
             upgrades.tasks.spawn("session", TaskKind::Replaceable, session);
             response
         }
         Err(refusal) => {
-            gateway.metrics.refused(refusal.reason);
-            tracing::info!(
-                ?peer,
-                status = refusal.status.as_u16(),
-                why = refusal.why,
-                "connection refused"
-            );
+            gateway.admission.refused(address, refusal.reason, &refusal.why);
             (refusal.status, refusal.why).into_response()
         }
     }
-}
-
-/// Why a request is not upgraded, in words for whoever sent it.
-struct Refusal {
-    reason: Refused,
-    status: StatusCode,
-    why: &'static str,
 }
 
 fn accept(
     gateway: &Gateway,
     parameters: &Parameters,
     request: &Request,
-) -> Result<(Response, OwnedSemaphorePermit, Terms), Refusal> {
+) -> Result<(Response, Terms), Refusal> {
     let refuse = |reason, status, why| Refusal { reason, status, why };
     if gateway.stop.is_cancelled() {
         let why = "this gateway is stopping; connect again to reach another";
@@ -182,11 +167,7 @@ fn accept(
             HeaderValue::from_static(subprotocol),
         );
     }
-    let Ok(slot) = Arc::clone(&gateway.slots).try_acquire_owned() else {
-        let why = "too many connections; see gateway.max_connections";
-        return Err(refuse(Refused::Limit, StatusCode::SERVICE_UNAVAILABLE, why));
-    };
-    Ok((response, slot, terms))
+    Ok((response, terms))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -197,17 +178,18 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 async fn connection(
     gateway: Arc<Gateway>,
     upgrading: OnUpgrade,
-    peer: Option<SocketAddr>,
-    slot: OwnedSemaphorePermit,
+    address: IpAddr,
+    slot: WebSocketSlot,
     terms: Terms,
 ) {
     let _slot = slot;
     let _in_drain = gateway.sessions.token();
     let _counted = Counted::new(&gateway.metrics.connections);
+    // Ends with the HTTP connection at the latest, which has a time limit.
     let upgraded = match upgrading.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            tracing::debug!(?peer, %error, "connection broke during the upgrade");
+            tracing::debug!(%address, %error, "connection broke during the upgrade");
             return;
         }
     };
@@ -219,23 +201,7 @@ async fn connection(
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-    let handle = gateway.new_session(terms.encoding);
-    tracing::debug!(client = %handle.client(), ?peer, encoding = ?terms.encoding, "connection opened");
+    let handle = gateway.new_session(address, terms.encoding);
+    tracing::debug!(client = %handle.client(), %address, encoding = ?terms.encoding, "connection opened");
     session::serve(gateway, handle, terms.pings, socket).await;
-}
-
-/// Counts something as there for as long as it lives, however it ends.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }

@@ -12,9 +12,11 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, Delivered, Delivery, Down, DownBeat, DownItem, Entry, Fence, Header, Interest,
-    Layout, MemberBeat, Message, Open, OpenEnd, Opened, OwnerBeat, PayloadKind, Position, Priority, Publish,
-    Record, Refusal, Role, Sender, Series, Up, UpBeat, UpItem, answer, down_item, record, up_item,
+    Answer, Applied, Batch, BetweenOwners, Delivered, Delivery, Derivation, Derive, Derived, DerivedAt, Down,
+    DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout, MemberBeat, Message,
+    Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish, Record, Recover,
+    Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State, Unknown,
+    Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -72,11 +74,29 @@ fn message() -> Message {
         }],
         key: "order-7".to_owned(),
         trace: Bytes::from_static(&[7; 25]),
+        origin: None,
     }
 }
 
 fn encoded_message() -> Bytes {
     prost::Message::encode_to_vec(&message()).into()
+}
+
+fn applied() -> Applied {
+    Applied {
+        source: 3,
+        at: Some(derived_at()),
+        ordinal: 1,
+        random: 7,
+        owner_epoch: 5,
+    }
+}
+
+fn derived_at() -> DerivedAt {
+    DerivedAt {
+        offset: 24_577,
+        index: 1,
+    }
 }
 
 fn written_by(sequence: u64, body: record::Body) -> Record {
@@ -86,6 +106,7 @@ fn written_by(sequence: u64, body: record::Body) -> Record {
         owner: life(9),
         append_number: 2,
         time_us: 1_790_000_000_000_000,
+        state_at: 0,
         body: Some(body),
     }
 }
@@ -102,8 +123,41 @@ fn log_records_and_layout() {
     let batch = Batch {
         sources: vec![life(1)],
         entries: vec![entry],
+        applied: Vec::new(),
     };
     golden("record-batch", &written_by(6, record::Body::Batch(batch)));
+    let derived = Message {
+        origin: Some(Origin {
+            channel: "dm:#alice,bob".to_owned(),
+            hops: 1,
+        }),
+        ..message()
+    };
+    let derived = Entry {
+        message: prost::Message::encode_to_vec(&derived).into(),
+        ..Entry::default()
+    };
+    let batch = Batch {
+        sources: Vec::new(),
+        entries: vec![derived],
+        applied: vec![applied()],
+    };
+    let record = Record {
+        state_at: 6,
+        ..written_by(7, record::Body::Batch(batch))
+    };
+    golden("record-batch-derived", &record);
+    let state = State {
+        applied: vec![applied()],
+        derived_up_to: 28_671,
+        removed_up_to: 4_095,
+        removed: vec![Removed {
+            channel: "room:42".to_owned(),
+            up_to: 8_192,
+        }],
+        purged_before: 3,
+    };
+    golden("record-state", &written_by(8, record::Body::State(state)));
     golden(
         "layout",
         &Layout {
@@ -119,10 +173,10 @@ fn link_frames() {
     let up = [
         up_item::Item::Open(Open {
             position: Some(Position {
-                ordinal: 1,
-                owner_epoch: 5,
-                offset: 24_575,
+                random: 0,
+                ..position()
             }),
+            ..Open::default()
         }),
         up_item::Item::Interest(Interest {
             add: vec!["a".to_owned()],
@@ -133,8 +187,9 @@ fn link_frames() {
             series: Series::Plain.into(),
             number: 1,
             message: encoded_message(),
+            again: false,
         }),
-        up_item::Item::Beat(UpBeat {}),
+        up_item::Item::Beat(UpBeat::default()),
     ];
     let items = up.into_iter().map(|item| UpItem { item: Some(item) }).collect();
     golden(
@@ -144,6 +199,7 @@ fn link_frames() {
             open: 2,
             number: 1,
             items,
+            ..Up::default()
         },
     );
     let refused = Refusal {
@@ -156,16 +212,21 @@ fn link_frames() {
             log_epoch: "1-00000001".to_owned(),
             position: 24_575,
         }),
-        down_item::Item::Applied(Applied { up_number: 1 }),
+        down_item::Item::InForce(InForce {
+            up_number: 1,
+            heads: Vec::new(),
+        }),
         down_item::Item::Answer(Answer {
             series: 0,
             number: 1,
             outcome: Some(answer::Outcome::Offset(28_672)),
+            duplicate_of: Bytes::new(),
         }),
         down_item::Item::Answer(Answer {
             series: 1,
             number: 2,
             outcome: Some(answer::Outcome::Refused(refused)),
+            duplicate_of: Bytes::new(),
         }),
         down_item::Item::Delivery(Delivery {
             after: 24_575,
@@ -192,6 +253,145 @@ fn link_frames() {
             items,
         },
     );
+}
+
+fn position() -> Position {
+    Position {
+        ordinal: 1,
+        owner_epoch: 5,
+        offset: 24_575,
+        random: 7,
+    }
+}
+
+/// What links carry besides: openings that continue, repeats, recoveries.
+#[test]
+fn link_frames_of_recovery() {
+    let up = [
+        up_item::Item::Open(Open {
+            position: Some(position()),
+            channels: 2,
+            channels_hash: 0x1234_5678_9abc_def0,
+            sent_since: Some(position()),
+            credit: 1_048_576,
+        }),
+        up_item::Item::Publish(Publish {
+            series: Series::Keyed.into(),
+            number: 3,
+            message: encoded_message(),
+            again: true,
+        }),
+        up_item::Item::Beat(UpBeat {
+            channels: 2,
+            channels_hash: 0x1234_5678_9abc_def0,
+        }),
+        up_item::Item::Recover(Recover {
+            question: 4,
+            channel: "room:42".to_owned(),
+            after: 24_576,
+        }),
+        up_item::Item::Ephemeral(Ephemeral {
+            message: encoded_message(),
+        }),
+    ];
+    golden(
+        "link-up-recovery",
+        &Up {
+            gateway: life(1),
+            open: 3,
+            number: 1,
+            items: up.into_iter().map(|item| UpItem { item: Some(item) }).collect(),
+            confirmed: 24_575,
+            open_plain: 8,
+            open_keyed: 3,
+        },
+    );
+    let down = [
+        down_item::Item::Wait(Wait {}),
+        down_item::Item::SendChannels(SendChannels {}),
+        down_item::Item::InForce(InForce {
+            up_number: 2,
+            heads: vec![24_576, 4_095],
+        }),
+        down_item::Item::Answer(Answer {
+            series: 1,
+            number: 3,
+            outcome: Some(answer::Outcome::Offset(24_577)),
+            duplicate_of: life(2),
+        }),
+        down_item::Item::Answer(Answer {
+            series: 0,
+            number: 8,
+            outcome: Some(answer::Outcome::Unknown(Unknown {})),
+            duplicate_of: Bytes::new(),
+        }),
+        down_item::Item::Recovered(Recovered {
+            question: 4,
+            outcome: RecoveredOutcome::Complete.into(),
+            up_to: 28_672,
+            messages: vec![Delivered {
+                offset: 28_672,
+                message: encoded_message(),
+            }],
+            more: true,
+        }),
+        down_item::Item::Recovered(Recovered {
+            question: 5,
+            outcome: RecoveredOutcome::Lost.into(),
+            up_to: 8_192,
+            messages: Vec::new(),
+            more: false,
+        }),
+        down_item::Item::Ephemeral(Ephemeral {
+            message: encoded_message(),
+        }),
+        down_item::Item::Reset(Reset {}),
+    ];
+    golden(
+        "link-down-recovery",
+        &Down {
+            shard: 3,
+            ordinal: 1,
+            owner_epoch: 5,
+            open: 3,
+            number: 2,
+            items: down
+                .into_iter()
+                .map(|item| DownItem { item: Some(item) })
+                .collect(),
+        },
+    );
+}
+
+#[test]
+fn frames_between_owners() {
+    let derive = Derive {
+        source: 3,
+        target: 0,
+        router: life(9),
+        ordinal: 1,
+        random: 7,
+        owner_epoch: 5,
+        after: Some(derived_at()),
+        entries: vec![Derived {
+            at: Some(derived_at()),
+            message: encoded_message(),
+        }],
+    };
+    let derivation = Derivation {
+        source: 3,
+        target: 0,
+        ordinal: 1,
+        owner_epoch: 6,
+        source_epoch: 5,
+        applied: Some(derived_at()),
+    };
+    for (name, item) in [
+        ("owners-derive", between_owners::Item::Derive(derive)),
+        ("owners-derivation", between_owners::Item::Derivation(derivation)),
+    ] {
+        golden(name, &BetweenOwners { item: Some(item) });
+    }
 }
 
 #[test]

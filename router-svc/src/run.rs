@@ -22,8 +22,8 @@ use crate::config::Config;
 use crate::metrics::RouterMetrics;
 use crate::ownership::{Decision, Ownerships, Patience};
 use crate::shard::{
-    Limits, LinkLimits, MemoryLimits, Owners, PageLimits, Shard, ShardEnd, ShardSettings, UpkeepLimits, WindowBudget,
-    WindowLimits,
+    Limits, LinkLimits, MemoryLimits, Owners, PageLimits, Shard, ShardEnd, ShardSettings, UpkeepLimits,
+    WindowBudget, WindowLimits,
 };
 
 /// What a router needs of the outside.

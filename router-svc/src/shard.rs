@@ -22,6 +22,9 @@ pub(crate) use budget::WindowBudget;
 pub(crate) use links::LinkLimits;
 pub(crate) use memory::MemoryLimits;
 pub(crate) use owner::Limits;
+pub(crate) use questions::PageLimits;
+pub(crate) use upkeep::UpkeepLimits;
+pub(crate) use window::WindowLimits;
 #[cfg(feature = "simulation")]
 pub(crate) use {
     keys::name,
@@ -29,6 +32,3 @@ pub(crate) use {
     owner::{Output, Owner, Ownership},
     records::{Body, Reading},
 };
-pub(crate) use questions::PageLimits;
-pub(crate) use upkeep::UpkeepLimits;
-pub(crate) use window::WindowLimits;

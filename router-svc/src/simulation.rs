@@ -9,8 +9,8 @@ use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, OwnerEpoch, Sequence, ShardCount, ShardId};
 
 use crate::ownership::{Decision, Ownerships, Patience};
-pub use crate::rules::{Rule, break_rule};
 use crate::rules::is_kept;
+pub use crate::rules::{Rule, break_rule};
 use crate::shard::{
     Body, Limits, LinkLimits, MemoryLimits, Output, Owner, Ownership, PageLimits, Reading, TailReader,
     UpkeepLimits, WindowLimits, name,

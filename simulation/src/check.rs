@@ -108,7 +108,10 @@ fn in_inboxes(stored: &[Vec<Stored>], faults: &mut Vec<String>) {
     for (of, ids) in &expected {
         let got = inboxes.remove(of).unwrap_or_default();
         if got != *ids {
-            faults.push(format!("inbox and conversation {of:?}: {}", difference(ids, &got)));
+            faults.push(format!(
+                "inbox and conversation {of:?}: {}",
+                difference(ids, &got)
+            ));
         }
     }
     for (of, got) in inboxes {
@@ -129,7 +132,9 @@ fn given_to_subscribers(world: &World, stored: &[Vec<Stored>], faults: &mut Vec<
                 .map(|message| (message.offset, message.id))
                 .collect();
             if !subscription.is_running {
-                faults.push(format!("client {number} is not subscribed to {channel} in the end"));
+                faults.push(format!(
+                    "client {number} is not subscribed to {channel} in the end"
+                ));
             }
             for (index, piece) in subscription.pieces.iter().enumerate() {
                 let until = match subscription.pieces.get(index + 1) {
@@ -146,7 +151,9 @@ fn given_to_subscribers(world: &World, stored: &[Vec<Stored>], faults: &mut Vec<
                         *had
                     }
                     Some(Piece { lost: None, .. }) => {
-                        faults.push(format!("client {number} began {channel} anew without being asked"));
+                        faults.push(format!(
+                            "client {number} began {channel} anew without being asked"
+                        ));
                         0
                     }
                     None => u64::MAX,

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let is_traced = std::env::args().nth(1).is_some_and(|text| text == "trace");
-    let mut numbers = std::env::args().skip(1).filter_map(|text| text.parse::<u64>().ok());
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|text| text.parse::<u64>().ok());
     let first = numbers.next().unwrap_or(0);
     let count = numbers.next().unwrap_or(1);
     let mut failed = 0;

@@ -13,9 +13,7 @@ use switchboard_gateway::simulation::{Event as Told, Recovered, SimulatedGateway
 use switchboard_proto::bus::{Derivation, Derive, Down, Message, OwnerBeat, PayloadKind, Sender, Up};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::ids::{Incarnation, Sequence, ShardCount, ShardId};
-use switchboard_router_svc::simulation::{
-    Act, Effect, SimulatedOwner, SimulatedOwnerships, Sizes, fence,
-};
+use switchboard_router_svc::simulation::{Act, Effect, SimulatedOwner, SimulatedOwnerships, Sizes, fence};
 
 use crate::clients::{Client, Notes, Piece, Publishing, Session, Subscription};
 use crate::log::ShardLog;
@@ -383,9 +381,9 @@ impl World {
     fn place(&self, event: &Event) -> Option<(Process, Option<u64>)> {
         let actor = |id: &ActorId| Some((Process::Router(id.router), None));
         match event {
-            Event::GatewayTick(number, life) | Event::Call(number, life, _) | Event::Disruption(number, life) => {
-                Some((Process::Gateway(*number), Some(*life)))
-            }
+            Event::GatewayTick(number, life)
+            | Event::Call(number, life, _)
+            | Event::Disruption(number, life) => Some((Process::Gateway(*number), Some(*life))),
             Event::RouterTick(number, life) => Some((Process::Router(*number), Some(*life))),
             Event::Frame(process, life, _) => Some((*process, Some(*life))),
             Event::OwnerTick(id)
@@ -406,7 +404,12 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
-        if self.is_traced && !matches!(event, Event::ClientActs(_) | Event::GatewayTick(..) | Event::RouterTick(..)) {
+        if self.is_traced
+            && !matches!(
+                event,
+                Event::ClientActs(_) | Event::GatewayTick(..) | Event::RouterTick(..)
+            )
+        {
             println!("{:>10} {event:?}", self.now);
         }
         if let Some((process, life)) = self.place(&event) {
@@ -442,7 +445,9 @@ impl World {
             Event::Stored(id, sequence) => self.stored(id, sequence),
             Event::Tail(id, fence, info, state_at) => self.tail(id, fence, info, state_at),
             Event::Keys(id, from) => {
-                let older = self.log(id.shard).read(Sequence(1), Sequence(from.0 - 1), usize::MAX);
+                let older = self
+                    .log(id.shard)
+                    .read(Sequence(1), Sequence(from.0 - 1), usize::MAX);
                 let now = self.owner_time(id);
                 self.with_owner(id, |owner| {
                     owner.older_keys(&older, from, now);
@@ -502,10 +507,7 @@ impl World {
         };
         if is_alive && self.strikes(self.faults.deaths) {
             self.kill(process);
-        } else if is_alive
-            && self.asleep_until(process) <= self.now
-            && self.strikes(self.faults.sleeps)
-        {
+        } else if is_alive && self.asleep_until(process) <= self.now && self.strikes(self.faults.sleeps) {
             // Where logs are purged, shorter than what keys are known for, all delays together.
             let most = if self.faults.purges { 4000 } else { 8000 };
             let until = self.now + self.rng.random_range(100..most) * MS;
@@ -767,7 +769,9 @@ impl World {
             Ok(effects) => effects,
             Err(why) => {
                 if why.contains("went back") {
-                    self.notes.faults.push(format!("{id:?} takes the log for broken: {why}"));
+                    self.notes
+                        .faults
+                        .push(format!("{id:?} takes the log for broken: {why}"));
                 }
                 return self.ended(id, true);
             }
@@ -829,7 +833,9 @@ impl World {
         };
         actor.ticks += 1;
         let looks = actor.ticks % 4 == 0;
-        let Owning::Owner(owner) = &actor.state else { return };
+        let Owning::Owner(owner) = &actor.state else {
+            return;
+        };
         let (beat, appends) = (owner.beat(false), owner.append_number());
         self.beat_all(id.router, beat);
         if looks {
@@ -1040,7 +1046,8 @@ impl World {
 
     fn connect(&mut self, number: usize) -> bool {
         let gateway = self.rng.random_range(0..GATEWAYS);
-        let is_there = self.gateways[gateway].state.is_some() && self.gateways[gateway].asleep_until <= self.now;
+        let is_there =
+            self.gateways[gateway].state.is_some() && self.gateways[gateway].asleep_until <= self.now;
         if is_there {
             self.sessions += 1;
             self.clients[number].session = Some(Session {
@@ -1072,7 +1079,10 @@ impl World {
         let life = self.gateways[session.gateway].life;
         let channels: Vec<ChannelName> = self.clients[number].subscriptions.keys().cloned().collect();
         for channel in channels {
-            self.after(0, Event::Call(session.gateway, life, Call::Unsubscribe(session, channel)));
+            self.after(
+                0,
+                Event::Call(session.gateway, life, Call::Unsubscribe(session, channel)),
+            );
         }
         self.disconnected(number);
     }
@@ -1094,9 +1104,9 @@ impl World {
         };
         let gateway = &self.gateways[session.gateway];
         if gateway.awake_since < oldest && gateway.asleep_until <= now {
-            self.notes
-                .faults
-                .push(format!("P4: a command of client {number} waits since {oldest} at {now}"));
+            self.notes.faults.push(format!(
+                "P4: a command of client {number} waits since {oldest} at {now}"
+            ));
         }
         self.disconnect(number);
     }
@@ -1151,7 +1161,10 @@ impl World {
             },
         );
         let life = self.gateways[session.gateway].life;
-        self.after(0, Event::Call(session.gateway, life, Call::Publish(session, id, message)));
+        self.after(
+            0,
+            Event::Call(session.gateway, life, Call::Publish(session, id, message)),
+        );
     }
 
     fn told(&mut self, told: Told) {
@@ -1206,7 +1219,9 @@ impl World {
 
     fn published(&mut self, number: usize, id: u32, stored: Option<(u64, bool)>) {
         let Some(publishing) = self.clients[number].waiting.remove(&id) else {
-            self.notes.faults.push(format!("client {number} is answered twice: {id}"));
+            self.notes
+                .faults
+                .push(format!("client {number} is answered twice: {id}"));
             return;
         };
         match stored {
@@ -1240,9 +1255,9 @@ impl World {
             return;
         };
         if subscription.asked.is_none_or(|(asked, _)| asked != id) {
-            self.notes
-                .faults
-                .push(format!("client {number} is subscribed to {channel} by a stray answer at {now}"));
+            self.notes.faults.push(format!(
+                "client {number} is subscribed to {channel} by a stray answer at {now}"
+            ));
             return;
         }
         subscription.asked = None;

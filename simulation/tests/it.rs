@@ -77,7 +77,10 @@ fn a_broken_rule_of_the_gateway_is_noticed() {
         let found = noticed();
         gateway::break_rule(None);
         println!("{rule:?}: {found:?}");
-        assert!(found.is_some(), "{rule:?} is broken and {BROKEN_SEEDS} seeds hold");
+        assert!(
+            found.is_some(),
+            "{rule:?} is broken and {BROKEN_SEEDS} seeds hold"
+        );
     }
 }
 
@@ -95,6 +98,9 @@ fn a_broken_rule_of_the_router_is_noticed() {
         let found = noticed();
         router::break_rule(None);
         println!("{rule:?}: {found:?}");
-        assert!(found.is_some(), "{rule:?} is broken and {BROKEN_SEEDS} seeds hold");
+        assert!(
+            found.is_some(),
+            "{rule:?} is broken and {BROKEN_SEEDS} seeds hold"
+        );
     }
 }

@@ -20,6 +20,8 @@ pub struct Switchboard {
     /// The operators' endpoint, stopped after everything else.
     aside: Tasks,
     gateway: Option<SocketAddr>,
+    /// Whether the gateway speaks TLS.
+    tls: bool,
     admin: SocketAddr,
     data: Option<PathBuf>,
     budget: Duration,
@@ -90,6 +92,7 @@ impl Switchboard {
         let mut system = Self {
             groups: Vec::new(),
             gateway: None,
+            tls: false,
             admin,
             data,
             budget: config.node.shutdown_budget,
@@ -145,6 +148,7 @@ impl Switchboard {
             let context = self.service();
             let gateway = switchboard_gateway::start(config.gateway, deps, context).await?;
             self.gateway = Some(gateway.address);
+            self.tls = gateway.tls;
         }
         Ok(())
     }
@@ -161,13 +165,15 @@ impl Switchboard {
 
     /// Where clients connect; `None` without a gateway.
     pub fn websocket_url(&self) -> Option<String> {
+        let scheme = if self.tls { "wss" } else { "ws" };
         self.gateway
-            .map(|address| format!("ws://{address}/connection/websocket"))
+            .map(|address| format!("{scheme}://{address}/connection/websocket"))
     }
 
     /// The demo page; `None` without a gateway.
     pub fn demo_url(&self) -> Option<String> {
-        self.gateway.map(|address| format!("http://{address}/"))
+        let scheme = if self.tls { "https" } else { "http" };
+        self.gateway.map(|address| format!("{scheme}://{address}/"))
     }
 
     /// Health and metrics, for operators.

@@ -10,6 +10,8 @@ mod child;
 mod client;
 mod delivery;
 mod demo_page;
+mod front_door;
+mod memory;
 mod process;
 mod protocol;
 mod sdks;

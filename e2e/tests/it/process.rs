@@ -64,6 +64,15 @@ impl Process {
         Ok(())
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where clients connect.
+    pub(crate) fn gateway(&self) -> SocketAddr {
+        self.gateway
+    }
+
     pub(crate) fn websocket_url(&self) -> String {
         format!("ws://{}/connection/websocket", self.gateway)
     }

@@ -1115,7 +1115,9 @@ impl<'a> PageOf<'a> {
             RecoveredOutcome::Lost => Part::Nothing,
             RecoveredOutcome::Unavailable => Part::Unknown,
             // Also where the owner answers from less than that one has seen elsewhere.
-            RecoveredOutcome::Complete if has > self.up_to || (self.more && has == self.up_to) => Part::Nothing,
+            RecoveredOutcome::Complete if has > self.up_to || (self.more && has == self.up_to) => {
+                Part::Nothing
+            }
             RecoveredOutcome::Complete => {
                 let first = self
                     .messages

@@ -4,8 +4,11 @@
 mod bad_input;
 mod harness;
 mod life;
+mod limits;
 mod permissions;
 mod pings;
 mod protobuf;
+mod proxies;
+mod tls;
 mod tokens;
 mod upgrades;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use switchboard_proto::codes::DisconnectCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -133,7 +134,11 @@ impl End {
             | Self::TooLarge
             | Self::NotText
             | Self::NotWebSocket(_) => {
-                tracing::info!(%client, code, why = why.as_deref(), "client disconnected");
+                let why = why.unwrap_or("its queue is full, see gateway.outgoing_queue".into());
+                if let Some(left_out) = gateway.ends.may_write(code, Instant::now()) {
+                    let address = session.address;
+                    tracing::info!(%client, %address, code, %why, left_out, "client disconnected");
+                }
             }
             Self::Disconnect { .. } | Self::Client | Self::Network(_) => {
                 tracing::debug!(%client, ?by, code, why = why.as_deref(), "connection ended");

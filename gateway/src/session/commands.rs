@@ -26,12 +26,14 @@ use uuid::Uuid;
 
 use super::SessionHandle;
 use super::encoding::{DecodeError, Frame};
+use super::pace::{Pace, Verdict};
 use super::send_message::SendMessage;
 use super::subscriptions::By;
 use super::timers::{OpenPing, Pings};
 use crate::gateway::Gateway;
+use crate::limits::users::UserSlot;
 use crate::links::{Asker, Publish, Since};
-use crate::metrics::Method;
+use crate::metrics::{Method, Refused};
 use crate::policy::Action;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
@@ -61,6 +63,9 @@ pub(super) struct Commands {
     session: Arc<SessionHandle>,
     pings: Pings,
     connected: bool,
+    pace: Pace,
+    /// The connection's place among its user's.
+    _user_slot: Option<UserSlot>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
     /// When the frame came whose commands are carried out.
@@ -69,13 +74,16 @@ pub(super) struct Commands {
 
 impl Commands {
     pub(super) fn new(gateway: Arc<Gateway>, session: Arc<SessionHandle>, pings: Pings) -> Self {
+        let now = Instant::now();
         Self {
+            pace: Pace::new(&gateway.config.limits, now),
+            _user_slot: None,
             gateway,
             session,
             pings,
             connected: false,
             failed: false,
-            arrived: Instant::now(),
+            arrived: now,
         }
     }
 
@@ -120,6 +128,9 @@ impl Commands {
         if id == 0 && !matches!(method, Method::Send | Method::Pong) {
             return Err(violation("command without id"));
         }
+        if self.is_too_quick(id, method)? {
+            return Ok(());
+        }
         // The first that is set counts, in the order of `method`.
         match method {
             Method::Connect => self.connect(id, command.connect.unwrap_or_default()).await,
@@ -155,6 +166,48 @@ impl Commands {
         }
     }
 
+    /// Whether a command was refused because they come too quickly.
+    fn is_too_quick(&mut self, id: u32, method: Method) -> Result<bool, Violation> {
+        // A pong's pace is ours, and there is one connect.
+        if matches!(method, Method::Pong | Method::Connect) {
+            return Ok(false);
+        }
+        let verdict = self.pace.command(self.arrived);
+        if verdict == Verdict::CarryOut {
+            return Ok(false);
+        }
+        self.gateway.metrics.commands_over_rate.inc();
+        if verdict == Verdict::End {
+            return Err(Violation {
+                code: DisconnectCode::TooManyRequests,
+                why: "commands come too quickly; see gateway.limits.command_rate".into(),
+            });
+        }
+        // An SDK connects anew where an unsubscribe fails, which would be no relief.
+        let refused = method != Method::Unsubscribe;
+        if refused && id > 0 {
+            self.refuse(id, ErrorCode::TooManyRequests, "commands come too quickly");
+        }
+        Ok(refused)
+    }
+
+    /// Counts the connection as one of `user`'s.
+    fn take_user_slot(&mut self, user: &str) -> Result<(), Violation> {
+        match self.gateway.users.admit_user(user) {
+            Ok(slot) => {
+                self._user_slot = Some(slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.gateway.metrics.refused(Refused::UserLimit);
+                Err(Violation {
+                    code: DisconnectCode::ConnectionLimit,
+                    why: error.to_string().into(),
+                })
+            }
+        }
+    }
+
     async fn connect(&mut self, id: u32, request: ConnectRequest) -> Result<(), Violation> {
         if self.connected {
             return Err(violation("second connect"));
@@ -164,6 +217,7 @@ impl Commands {
             return Ok(());
         };
         let ttl = self.lease_connection(&identity);
+        self.take_user_slot(&identity.user)?;
         self.session.admit(identity);
         let (subs, payload) = match self.server_side(id, &request).await? {
             Ok(subs) => subs,
@@ -292,7 +346,11 @@ impl Commands {
             let message = self.message(&channel, kind, request.data);
             self.gateway
                 .links
-                .publish(self.asker(id), &channel, Publish::plain(&message, self.is_durable(&channel)))
+                .publish(
+                    self.asker(id),
+                    &channel,
+                    Publish::plain(&message, self.is_durable(&channel)),
+                )
                 .await;
         }
         Ok(())
@@ -343,7 +401,11 @@ impl Commands {
         request.fill(&mut message);
         self.gateway
             .links
-            .publish(self.asker(id), &channel, Publish::send(&message, self.is_durable(&channel)))
+            .publish(
+                self.asker(id),
+                &channel,
+                Publish::send(&message, self.is_durable(&channel)),
+            )
             .await;
     }
 

@@ -12,7 +12,7 @@ use crate::auth::Identity;
 
 /// Set once, by `connect`; only what goes with publications may change later, at a refresh.
 #[derive(Default)]
-pub(super) struct Admission {
+pub(super) struct Admitted {
     identity: OnceLock<Identity>,
     info: Mutex<Bytes>,
 }
@@ -21,8 +21,8 @@ impl SessionHandle {
     /// `connect` succeeded. A second call changes nothing.
     pub(super) fn admit(&self, identity: Identity) {
         let info = identity.info.clone();
-        if self.admission.identity.set(identity).is_ok() {
-            *self.admission.info.lock() = info;
+        if self.admitted.identity.set(identity).is_ok() {
+            *self.admitted.info.lock() = info;
         }
     }
 
@@ -33,14 +33,14 @@ impl SessionHandle {
             .identity()
             .is_some_and(|first| first.subscriptions == identity.subscriptions);
         if same {
-            *self.admission.info.lock() = identity.info;
+            *self.admitted.info.lock() = identity.info;
         }
         same
     }
 
     /// Who it is, with the server-side subscriptions that the token asks for; `None` before `connect`.
     pub(crate) fn identity(&self) -> Option<&Identity> {
-        self.admission.identity.get()
+        self.admitted.identity.get()
     }
 
     /// The user's id; empty: anonymous, or not connected yet.
@@ -58,7 +58,7 @@ impl SessionHandle {
         Sender {
             user: self.user().to_owned(),
             client: self.client.to_string(),
-            conn_info: self.admission.info.lock().clone(),
+            conn_info: self.admitted.info.lock().clone(),
             chan_info: self.leases.channel_info(channel),
         }
     }

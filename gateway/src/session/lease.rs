@@ -240,7 +240,7 @@ mod tests {
             ..SubscribeResult::default()
         };
         assert_eq!(leases.granted(&room("a"), 8, plain.clone(), now), plain);
-        let result = leases.granted(&room("a"), 7, plain, now);
+        let result = leases.granted(&room("a"), 7, plain.clone(), now);
         assert_eq!((result.expires, result.ttl, result.offset), (true, 9, 4));
         assert_eq!(result.data, "2");
         assert_eq!(leases.channel_info(&room("a")), "1");

@@ -93,8 +93,9 @@ mod tests {
             outgoing: 1024,
             channels: 1,
         };
-        let json = SessionHandle::new(1, Encoding::Json, limits);
-        let protobuf = SessionHandle::new(2, Encoding::Protobuf, limits);
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let json = SessionHandle::new(1, address, Encoding::Json, limits);
+        let protobuf = SessionHandle::new(2, address, Encoding::Protobuf, limits);
         for session in [&json, &protobuf] {
             session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json));
             assert_eq!(session.outgoing.closing(), None);

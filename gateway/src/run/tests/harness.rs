@@ -26,9 +26,9 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// A gateway with the `[gateway]` section `keys`.
+    /// A gateway with the `[gateway]` section `keys`. No shard has an owner, so that nobody is given an inbox.
     pub(super) async fn start(keys: &str) -> Self {
-        let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\n{keys}");
+        let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
         let mut document = Document::parse(&text, []).unwrap();
         let config = Config::read(&mut document);
         document.finish().unwrap();

@@ -148,7 +148,7 @@ async fn who_asks_for_more_than_it_takes_is_slow() {
 /// More than is written in one turn.
 #[tokio::test]
 async fn a_long_queue_is_written_to_its_end() {
-    let node = Node::insecure("").await;
+    let node = Node::insecure("limits.command_rate = 0").await;
     let mut client = node.connected().await;
     client.send(&vec![r#"{"id":2,"rpc":{}}"#; 3000].join("\n")).await;
     for _ in 0..3000 {
@@ -186,7 +186,7 @@ async fn answers_that_wait_together_share_a_frame() {
 #[tokio::test]
 async fn who_does_not_read_blocks_nobody_and_is_let_go() {
     let node = Node::insecure(
-        "outgoing_queue = \"256MiB\"\nwrite_timeout = \"50ms\"\nmax_frame = \"64KiB\"\npublish_size = 1000",
+        "limits.command_rate = 0\noutgoing_queue = \"256MiB\"\nwrite_timeout = \"50ms\"\nmax_frame = \"64KiB\"\npublish_size = 1000",
     )
     .await;
     let mut bystander = node.connected().await;
