@@ -147,6 +147,15 @@ enum InFlight {
     State(Sequence),
 }
 
+/// When we were asked for something beyond our position. Only what the log is asked afterwards tells
+/// whether we own the shard still: an acknowledgement, or a word of its leader, may be on the way from
+/// before another took over.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    appends: u64,
+    looks: u64,
+}
+
 /// Who asked for the reading that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
@@ -176,10 +185,14 @@ pub(crate) struct Owner {
     applying: Applying,
     upkeep: Upkeep,
     reading: Option<Reader>,
+    /// A reading failed: none before the next tick, or a log that is down would be asked without pause.
+    reading_rests: bool,
     /// A gateway's position that lies beyond ours: either we are deposed, or the log went back (O6).
-    beyond: Option<Offset>,
+    beyond: Option<(Offset, Moment)>,
     /// Recoveries from beyond our position: the same, or a client makes it up.
-    parked: Vec<Question>,
+    parked: Vec<(Question, Moment)>,
+    /// Answers of the log's leader.
+    looks: u64,
     duplicates: u64,
 }
 
@@ -206,8 +219,10 @@ impl Owner {
             applying: Applying::default(),
             upkeep: Upkeep::new(limits.upkeep, info),
             reading: None,
+            reading_rests: false,
             beyond: None,
             parked: Vec::new(),
+            looks: 0,
             duplicates: 0,
         }
     }
@@ -363,7 +378,8 @@ impl Owner {
                 }
                 if offset.sequence() > self.last {
                     // The log's leader tells which; the gateway opens again meanwhile.
-                    self.beyond = Some(offset);
+                    let moment = self.moment();
+                    self.beyond.get_or_insert((offset, moment));
                     return Ok(());
                 }
                 held = Some(offset);
@@ -425,17 +441,47 @@ impl Owner {
         let position = self.position();
         if question.after > position {
             // A deposed owner must not say that it is gone (R5).
-            self.parked.push(question);
+            self.parked.push((question, self.moment()));
             return;
         }
         self.answer_recovery(question);
     }
 
-    /// We are the owner: nobody ever was given an offset beyond ours.
-    fn settle_parked(&mut self) {
-        for question in std::mem::take(&mut self.parked) {
-            self.answer_recovery(question);
+    fn moment(&self) -> Moment {
+        Moment {
+            appends: self.append_number,
+            looks: self.looks,
         }
+    }
+
+    /// Answers what no longer lies beyond our position, and what does at a moment after which it is
+    /// proved that we own the shard: nobody ever was given such an offset.
+    fn settle_parked(&mut self, is_proved: impl Fn(Moment) -> bool) {
+        let position = self.position();
+        for (question, moment) in std::mem::take(&mut self.parked) {
+            if question.after <= position || is_proved(moment) {
+                self.answer_recovery(question);
+            } else {
+                self.parked.push((question, moment));
+            }
+        }
+    }
+
+    /// Whether the log went back, given after which moments it is proved that we own the shard.
+    fn check_beyond(&mut self, is_proved: impl Fn(Moment) -> bool) -> Result<(), StepDown> {
+        let Some((position, moment)) = self.beyond else {
+            return Ok(());
+        };
+        if position.sequence() <= self.last {
+            self.beyond = None;
+        } else if is_proved(moment) {
+            // It was not another owner who gave that position out.
+            return Err(StepDown::WentBack {
+                who: "a gateway",
+                position,
+            });
+        }
+        Ok(())
     }
 
     fn answer_recovery(&mut self, question: Question) {
@@ -718,28 +764,40 @@ impl Owner {
                 stored: sequence,
             });
         }
-        if let Some(position) = self.beyond {
-            // We do own the shard, so it was not another who gave that position out.
-            return Err(StepDown::WentBack {
-                who: "a gateway",
-                position,
-            });
-        }
-        self.settle_parked();
         let previous = self.position();
         self.last = sequence;
-        let (batch, time_us) = match self.in_flight.take() {
-            Some(InFlight::Batch(batch, time_us)) => (batch, time_us),
+        // An append that began later than that moment found the log as we left it.
+        let appends = self.append_number;
+        let is_proved = |moment: Moment| moment.appends < appends;
+        self.check_beyond(is_proved)?;
+        let count = match self.in_flight.take() {
+            Some(InFlight::Batch(batch, time_us)) => {
+                self.batch_stored(sequence, previous, batch, time_us, now, out)
+            }
             Some(InFlight::State(purge)) => {
                 self.memory.state_at = sequence;
                 self.upkeep.state_stored(purge);
                 if purge > Sequence(1) {
                     out.purge(purge);
                 }
-                return Ok(0);
+                0
             }
-            None => return Ok(0),
+            None => 0,
         };
+        self.settle_parked(is_proved);
+        Ok(count)
+    }
+
+    /// Answers and delivers what stands in the record at `sequence`. Returns how many messages it holds.
+    fn batch_stored(
+        &mut self,
+        sequence: Sequence,
+        previous: Offset,
+        batch: Vec<Queued>,
+        time_us: u64,
+        now: Duration,
+        out: &mut impl Output,
+    ) -> usize {
         let mut sources: Vec<u32> = Vec::new();
         for (index, queued) in batch.iter().enumerate() {
             let offset = Offset::new(sequence, index);
@@ -804,7 +862,7 @@ impl Owner {
             key: queued.key.map(|key| (key, queued.id)),
         });
         self.memory.batch(sequence, time_us, entering, now);
-        Ok(count)
+        count
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.
@@ -850,6 +908,7 @@ impl Owner {
     /// A page of the reading that was asked for, or that it failed.
     pub(crate) fn page(&mut self, page: Result<&[RecordAt], ()>) {
         let position = self.position();
+        self.reading_rests = page.is_err();
         match self.reading.take() {
             Some(Reader::Questions) => {
                 let answers = self
@@ -890,6 +949,7 @@ impl Owner {
     /// [`StepDown`] where somebody else wrote (O4), or where it lacks what was given out (O6).
     pub(crate) fn leader(&mut self, info: LogInfo, appends: u64) -> Result<(), StepDown> {
         self.upkeep.info(info);
+        self.looks += 1;
         if appends != self.append_number || self.in_flight.is_some() {
             return Ok(());
         }
@@ -899,23 +959,21 @@ impl Owner {
                 last: info.last,
             });
         }
-        match self.beyond.take() {
-            Some(position) if position.sequence() > self.last => Err(StepDown::WentBack {
-                who: "a gateway",
-                position,
-            }),
-            Some(_) | None => {
-                if info.last == self.last {
-                    self.settle_parked();
-                }
-                Ok(())
-            }
+        // One question to the leader is on the way at a time: the second answer after that moment is
+        // to one that was asked after it.
+        let looks = self.looks;
+        let is_proved = |moment: Moment| moment.looks + 2 <= looks;
+        self.check_beyond(is_proved)?;
+        if info.last == self.last {
+            self.settle_parked(is_proved);
         }
+        Ok(())
     }
 
     /// Time goes by: beats, silent gateways, what is too old.
     pub(crate) fn tick(&mut self, now: Duration, now_us: u64) {
         let position = self.position();
+        self.reading_rests = false;
         self.memory.window.trim(now_us);
         self.memory.keys.tick(now_us);
         self.memory.publishers.tick(now);
@@ -937,7 +995,7 @@ impl Owner {
         self.deriver.pump(&self.memory.window, now, |router, frame| {
             out.derive(router, frame)
         });
-        if self.reading.is_none() {
+        if self.reading.is_none() && !self.reading_rests {
             self.read(out);
         }
         if self.in_flight.is_none() {

@@ -1,7 +1,9 @@
 //! The owner against scripted gateways, other owners and a log, each rule attacked by a test that names it.
 
 mod links;
+mod ownership;
 mod publishing;
+mod recovery;
 
 use std::collections::HashMap;
 
