@@ -21,7 +21,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series, State,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series,
     Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
@@ -31,7 +31,7 @@ use switchboard_proto::ids::{
     Incarnation, LogEpoch, MAX_BATCH, Offset, OwnerEpoch, Sequence, ShardCount, ShardId,
 };
 
-use super::applying::{Applying, Verdict};
+use super::applying::{Applying, SourceOwner, Verdict};
 use super::derive::{Deriver, Place};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
@@ -122,6 +122,7 @@ enum Source {
     Shard {
         shard: u32,
         at: Place,
+        owner: SourceOwner,
     },
 }
 
@@ -688,17 +689,23 @@ impl Owner {
     }
 
     /// Entries that another shard derived for this one.
-    pub(crate) fn derive(&mut self, frame: Derive, out: &mut impl Output) {
+    pub(crate) fn derive(&mut self, mut frame: Derive, out: &mut impl Output) {
         let source = frame.source;
-        let bytes: usize = frame.entries.iter().map(|entry| entry.message.len()).sum();
-        // Without an answer the source asks again: a full shard holds back only what is derived for it.
-        if bytes > 0 && (self.queue_bytes + bytes > self.limits.queue_bytes || self.upkeep.is_full()) {
-            return;
+        if !frame.entries.is_empty() {
+            // The rest, or without an answer all of it, is sent again: a full shard holds back only what
+            // is derived for it.
+            self.keep_what_fits(&mut frame);
+            if frame.entries.is_empty() {
+                return;
+            }
         }
         match self.applying.frame(frame, self.memory.applied.get(&source)) {
             Verdict::Ignore => {}
             Verdict::Answer => self.answer_source(source, out),
             Verdict::Store(entries) => {
+                let Some((_, owner)) = self.applying.owner(source) else {
+                    return;
+                };
                 for (at, message) in entries {
                     let Ok(decoded) = Message::decode(message.clone()) else {
                         continue;
@@ -710,7 +717,11 @@ impl Owner {
                         .unwrap_or_else(|| decoded.channel.as_str().into());
                     self.queue_bytes += message.len();
                     self.queue.push_back(Queued {
-                        source: Source::Shard { shard: source, at },
+                        source: Source::Shard {
+                            shard: source,
+                            at,
+                            owner,
+                        },
                         channel,
                         id: decoded.id,
                         message,
@@ -721,16 +732,33 @@ impl Owner {
         }
     }
 
+    /// Cuts off the entries for which there is no room. An empty queue takes one of any size.
+    fn keep_what_fits(&self, frame: &mut Derive) {
+        let mut bytes = self.queue_bytes;
+        let mut fitting = 0;
+        for entry in &frame.entries {
+            let is_first = bytes == 0;
+            bytes += entry.message.len();
+            if self.upkeep.is_full() || (bytes > self.limits.queue_bytes && !is_first) {
+                break;
+            }
+            fitting += 1;
+        }
+        frame.entries.truncate(fitting);
+    }
+
     /// The answer of a shard for which this one derived entries.
     pub(crate) fn derivation(&mut self, frame: &Derivation) {
         self.deriver.derivation(frame);
     }
 
     fn answer_source(&self, source: u32, out: &mut impl Output) {
-        let Some((router, source_epoch)) = self.applying.owner(source) else {
+        let Some((router, owner)) = self.applying.owner(source) else {
             return;
         };
+        // What is stored of another log of the source says nothing about this one.
         let applied = self.memory.applied.get(&source);
+        let applied = applied.filter(|applied| owner.is_same_log(applied));
         out.derivation(
             router,
             Derivation {
@@ -738,7 +766,7 @@ impl Owner {
                 target: u32::from(self.is.shard.get()),
                 ordinal: self.is.log_epoch.ordinal,
                 owner_epoch: self.is.owner_epoch.0,
-                source_epoch,
+                source_epoch: owner.owner_epoch,
                 applied: applied.and_then(|applied| applied.at),
             },
         );
@@ -811,8 +839,8 @@ impl Owner {
                     let outcome = answer::Outcome::Offset(offset.get());
                     self.answer(gateway, open, series, number, outcome);
                 }
-                Source::Shard { shard, at } => {
-                    self.memory.apply(self.applying.applied(shard, at));
+                Source::Shard { shard, at, owner } => {
+                    self.memory.apply([owner.applied(shard, at)]);
                     if !sources.contains(&shard) {
                         sources.push(shard);
                     }
@@ -1007,7 +1035,7 @@ impl Owner {
                 out.append(self.last, record);
             } else if !self.queue.is_empty() {
                 let batch = self.next_batch();
-                let body = self.batch(&batch);
+                let body = Self::batch(&batch);
                 let record = self.encode(record::Body::Batch(body), time_us);
                 self.in_flight = Some(InFlight::Batch(batch, time_us));
                 out.append(self.last, record);
@@ -1057,9 +1085,9 @@ impl Owner {
         batch
     }
 
-    fn batch(&self, batch: &[Queued]) -> Batch {
+    fn batch(batch: &[Queued]) -> Batch {
         let mut sources: Vec<Incarnation> = Vec::new();
-        let mut applied: HashMap<u32, Place> = HashMap::new();
+        let mut applied: HashMap<u32, Applied> = HashMap::new();
         let entries = batch
             .iter()
             .map(|queued| match queued.source {
@@ -1082,8 +1110,8 @@ impl Owner {
                         number,
                     }
                 }
-                Source::Shard { shard, at } => {
-                    applied.insert(shard, at);
+                Source::Shard { shard, at, owner } => {
+                    applied.insert(shard, owner.applied(shard, at));
                     Entry {
                         message: queued.message.clone(),
                         ..Entry::default()
@@ -1091,10 +1119,7 @@ impl Owner {
                 }
             })
             .collect();
-        let mut applied: Vec<_> = applied
-            .into_iter()
-            .filter_map(|(shard, at)| self.applying.applied(shard, at))
-            .collect();
+        let mut applied: Vec<Applied> = applied.into_values().collect();
         applied.sort_unstable_by_key(|applied| applied.source);
         Batch {
             sources: sources.into_iter().map(Incarnation::to_bytes).collect(),
@@ -1116,14 +1141,6 @@ impl Owner {
         });
         self.upkeep.appending(record.len());
         record
-    }
-
-    /// The state that a state record of now would hold, for tests.
-    #[cfg(test)]
-    pub(crate) fn state(&mut self) -> State {
-        let position = self.position();
-        let derived_up_to = self.deriver.derived_up_to(position);
-        self.memory.state(derived_up_to)
     }
 }
 
