@@ -5,6 +5,7 @@ mod links;
 mod ownership;
 mod publishing;
 mod recovery;
+mod upkeep;
 
 use std::collections::HashMap;
 
