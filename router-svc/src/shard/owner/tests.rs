@@ -4,7 +4,9 @@ mod derivation;
 mod links;
 mod ownership;
 mod publishing;
+mod random;
 mod recovery;
+mod takeover;
 mod upkeep;
 
 use std::collections::HashMap;
