@@ -368,10 +368,9 @@ impl Owner {
                 (position.ordinal, position.random) == (self.is.log_epoch.ordinal, self.is.log_epoch.random);
             if is_same_log {
                 let offset = Offset::from_u64(position.offset);
-                // Learned under an owner before this one, yet not before this one's fence.
-                if position.owner_epoch < self.is.owner_epoch.0
-                    && offset.sequence().0 >= self.is.owner_epoch.0
-                {
+                // Learned under an owner before this one, or one before that, yet not before the next one's
+                // fence.
+                if self.memory.disproves(position.owner_epoch, offset) {
                     return Err(StepDown::WentBack {
                         who: "a gateway",
                         position: offset,

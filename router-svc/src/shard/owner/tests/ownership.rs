@@ -61,6 +61,25 @@ fn o6_a_position_from_before_our_fence_at_or_behind_it_means_that_the_log_went_b
     assert_eq!(opened_at(&new.items(A)), Some(end(4)));
 }
 
+/// The log lost its end, was taken over, and has grown past that place again.
+#[test]
+fn o6_a_position_from_before_an_earlier_fence_at_or_behind_it_tells_too() {
+    let mut middle = Rig::new().successor();
+    middle.open(B, 1, &[]);
+    for number in 1..=5 {
+        middle.plain(B, number, "a");
+        middle.store_all();
+    }
+    // Fences are records 1, 3 and 10.
+    let mut new = middle.successor();
+    assert!(went_back(&new.try_open(A, 1, &held(1, end(6)))));
+    let mut new = middle.successor();
+    new.opens(A, 1, &held(3, end(6)));
+    assert_eq!(opened_at(&new.items(A)), Some(end(6)), "the owner of that time");
+    new.opens(A, 2, &held(1, end(2)));
+    assert_eq!(opened_at(&new.items(A)), Some(end(2)));
+}
+
 #[test]
 fn o6_a_position_of_another_log_is_no_proof() {
     let mut rig = Rig::new();

@@ -102,7 +102,7 @@ impl Log for Scripted {
             }
             Some(Reader::Jumps(count)) => {
                 if count < records.len() {
-                    records.remove(count);
+                    drop(records.remove(count));
                 }
                 futures_util::stream::iter(records).chain(silence).boxed()
             }
