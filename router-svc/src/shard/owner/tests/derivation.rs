@@ -281,6 +281,36 @@ fn d2_a_target_that_is_taken_over_goes_on_where_its_log_is() {
 }
 
 #[test]
+fn d2_a_target_that_stored_one_entry_of_a_message_is_given_the_others() {
+    let names = names(3);
+    let (mut source, mut target) = (source(), target());
+    run(&mut source, &mut target);
+    // Each entry is a batch of its own.
+    let long = message(&names.conversation, &"x".repeat(600), "");
+    source.up(A, 1, vec![publish(Series::Plain, 1, &long, false)]);
+    source.settle();
+    deliver(&mut source, &mut target);
+    let stored = target.store_only();
+    assert_eq!(numbers(&stored).len(), 1);
+    let mut target = target.successor();
+    run(&mut source, &mut target);
+    for user in &names.users {
+        assert_eq!(target.log.texts(&inbox(user)).len(), 1, "{user}");
+    }
+    // The same when the source is the one that is new.
+    source.up(A, 1, vec![publish(Series::Plain, 2, &long, false)]);
+    source.settle();
+    deliver(&mut source, &mut target);
+    target.store();
+    let mut source = source.successor();
+    source.open(A, 1, &[]);
+    run(&mut source, &mut target);
+    for user in &names.users {
+        assert_eq!(target.log.texts(&inbox(user)).len(), 2, "{user}");
+    }
+}
+
+#[test]
 fn d2_a_source_that_is_taken_over_derives_what_is_missing_and_no_more() {
     let names = names(2);
     let (mut source, mut target) = (source(), target());
@@ -336,6 +366,28 @@ fn d2_both_are_taken_over() {
     run(&mut source, &mut target);
     for user in &names.users {
         assert_eq!(target.log.texts(&inbox(user)), texts(1..=number - 1));
+    }
+}
+
+#[test]
+fn l6_applied_positions_outlive_the_records_that_they_stand_in() {
+    let names = names(2);
+    let (mut source, target) = (source(), target());
+    say(&mut source, &names.conversation, 1..=5);
+    let mut target = target;
+    run(&mut source, &mut target);
+    // Its state record takes them over; then all before it goes, and nothing but that record tells.
+    let mut target = target.successor();
+    let stored = target.log.messages().len();
+    assert_eq!(stored, 10);
+    target.log.first = target.log.last().0;
+    let mut target = target.successor();
+    let mut source = source.successor();
+    source.open(A, 1, &[]);
+    say(&mut source, &names.conversation, 6..=6);
+    run(&mut source, &mut target);
+    for user in &names.users {
+        assert_eq!(target.log.texts(&inbox(user)), texts(6..=6), "and no more");
     }
 }
 
