@@ -524,7 +524,8 @@ impl<S: Subscriber> Link<S> {
         if self.behind > 0 {
             self.continue_pages();
         }
-        if self.phase == Phase::Up
+        // Also while the owner has others to open first: it must not take us for gone (K3).
+        if self.phase != Phase::Down
             && self.frame.is_none()
             && now.saturating_sub(self.sent) >= self.timing.beat
         {

@@ -19,11 +19,36 @@ pub(crate) enum Verdict {
     Store(Vec<(Place, bytes::Bytes)>),
 }
 
-struct Source {
-    router: Incarnation,
+/// Which owner of a source shard, of which life of its log, an entry came from. It stays with the entry
+/// on its way into the log: by the time it is stored, another may have been heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SourceOwner {
     ordinal: u32,
     random: u32,
-    owner_epoch: u64,
+    pub(crate) owner_epoch: u64,
+}
+
+impl SourceOwner {
+    /// Whether what was applied is of the same life of the source's log.
+    pub(crate) fn is_same_log(self, applied: &Applied) -> bool {
+        (self.ordinal, self.random) == (applied.ordinal, applied.random)
+    }
+
+    /// What a record says beside the entries of `source`, the last of which is `at`.
+    pub(crate) fn applied(self, source: u32, at: Place) -> Applied {
+        Applied {
+            source,
+            at: Some(at.into()),
+            ordinal: self.ordinal,
+            random: self.random,
+            owner_epoch: self.owner_epoch,
+        }
+    }
+}
+
+struct Source {
+    router: Incarnation,
+    owner: SourceOwner,
     /// Entries up to here are stored, or queued to be.
     accepted: Place,
 }
@@ -47,7 +72,13 @@ impl Applying {
         let known = self
             .sources
             .get(&frame.source)
-            .map(|source| (source.ordinal, source.random, source.owner_epoch))
+            .map(|source| {
+                (
+                    source.owner.ordinal,
+                    source.owner.random,
+                    source.owner.owner_epoch,
+                )
+            })
             .or_else(|| applied.map(|applied| (applied.ordinal, applied.random, applied.owner_epoch)));
         if let Some((ordinal, random, owner_epoch)) = known {
             let is_older =
@@ -57,15 +88,19 @@ impl Applying {
             }
         }
         let accepted = match self.sources.get(&frame.source) {
-            Some(source) if is_same_log(source.ordinal, source.random) => source.accepted.max(stored),
+            Some(source) if is_same_log(source.owner.ordinal, source.owner.random) => {
+                source.accepted.max(stored)
+            }
             // A new log of the source begins anew.
             Some(_) | None => stored,
         };
         let source = Source {
             router,
-            ordinal: frame.ordinal,
-            random: frame.random,
-            owner_epoch: frame.owner_epoch,
+            owner: SourceOwner {
+                ordinal: frame.ordinal,
+                random: frame.random,
+                owner_epoch: frame.owner_epoch,
+            },
             accepted,
         };
         let source = self.sources.entry(frame.source).insert_entry(source).into_mut();
@@ -89,21 +124,9 @@ impl Applying {
     }
 
     /// Where answers to the source go, and which of its owners they answer.
-    pub(crate) fn owner(&self, source: u32) -> Option<(Incarnation, u64)> {
+    pub(crate) fn owner(&self, source: u32) -> Option<(Incarnation, SourceOwner)> {
         let source = self.sources.get(&source)?;
-        Some((source.router, source.owner_epoch))
-    }
-
-    /// What a record says beside the entries of `source`, the last of which is `at`.
-    pub(crate) fn applied(&self, source: u32, at: Place) -> Option<Applied> {
-        let known = self.sources.get(&source)?;
-        Some(Applied {
-            source,
-            at: Some(at.into()),
-            ordinal: known.ordinal,
-            random: known.random,
-            owner_epoch: known.owner_epoch,
-        })
+        Some((source.router, source.owner))
     }
 
     /// What was accepted of `source` and not stored is withdrawn: it will be sent again.
@@ -116,7 +139,6 @@ impl Applying {
 mod tests {
     use bytes::Bytes;
     use switchboard_proto::bus::DerivedAt;
-    use switchboard_proto::ids::Offset;
 
     use super::*;
 
@@ -193,15 +215,7 @@ mod tests {
         let mut new_log = frame(2, (0, 0), &[(4, 0)]);
         new_log.ordinal = 2;
         assert_eq!(stored(fresh.frame(new_log, Some(&applied))), [(4, 0)]);
-        let accepted = fresh
-            .applied(
-                3,
-                Place {
-                    offset: Offset::from_u64(4),
-                    index: 0,
-                },
-            )
-            .unwrap();
+        let (_, accepted) = fresh.owner(3).unwrap();
         assert_eq!((accepted.ordinal, accepted.owner_epoch), (2, 2));
     }
 }

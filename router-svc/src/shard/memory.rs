@@ -53,7 +53,12 @@ pub(crate) struct Memory {
     pub(crate) derived_up_to: Offset,
     /// The newest state record; 0: there is none.
     pub(crate) state_at: Sequence,
+    /// The newest take-overs that are known, the oldest first.
+    fences: VecDeque<Sequence>,
 }
+
+/// Take-overs that are known, at most: far more than a window sees.
+const FENCES: usize = 256;
 
 impl Memory {
     /// A memory of what stands behind `from`.
@@ -66,7 +71,16 @@ impl Memory {
             removed: Removed::new(limits.removed),
             derived_up_to: Offset::ZERO,
             state_at: Sequence(0),
+            fences: VecDeque::new(),
         }
+    }
+
+    /// Whether no owner of this log can have given `offset` out under `owner_epoch`: another had taken
+    /// over before that place was written (O6).
+    pub(crate) fn disproves(&self, owner_epoch: u64, offset: Offset) -> bool {
+        self.fences
+            .iter()
+            .any(|fence| owner_epoch < fence.0 && offset.sequence() >= *fence)
     }
 
     /// The messages of the record at `sequence` enter.
@@ -159,7 +173,12 @@ impl TailReader {
         let head = self.reading.head.clone();
         self.memory.state_at = head.state_at;
         match body {
-            Body::Fence => {}
+            Body::Fence => {
+                if self.memory.fences.len() == FENCES {
+                    self.memory.fences.pop_front();
+                }
+                self.memory.fences.push_back(at.sequence);
+            }
             Body::State(state) => self.memory.load(state),
             Body::Batch(entries) => {
                 self.memory.apply(head.applied);

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series, State,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series,
     Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
@@ -31,7 +31,7 @@ use switchboard_proto::ids::{
     Incarnation, LogEpoch, MAX_BATCH, Offset, OwnerEpoch, Sequence, ShardCount, ShardId,
 };
 
-use super::applying::{Applying, Verdict};
+use super::applying::{Applying, SourceOwner, Verdict};
 use super::derive::{Deriver, Place};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
@@ -123,6 +123,7 @@ enum Source {
     Shard {
         shard: u32,
         at: Place,
+        owner: SourceOwner,
     },
 }
 
@@ -146,6 +147,15 @@ struct Attached {
 enum InFlight {
     Batch(Vec<Queued>, u64),
     State(Sequence),
+}
+
+/// When we were asked for something beyond our position. Only what the log is asked afterwards tells
+/// whether we own the shard still: an acknowledgement, or a word of its leader, may be on the way from
+/// before another took over.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    appends: u64,
+    looks: u64,
 }
 
 /// Who asked for the reading that runs.
@@ -177,10 +187,14 @@ pub(crate) struct Owner {
     applying: Applying,
     upkeep: Upkeep,
     reading: Option<Reader>,
+    /// A reading failed: none before the next tick, or a log that is down would be asked without pause.
+    reading_rests: bool,
     /// A gateway's position that lies beyond ours: either we are deposed, or the log went back (O6).
-    beyond: Option<Offset>,
+    beyond: Option<(Offset, Moment)>,
     /// Recoveries from beyond our position: the same, or a client makes it up.
-    parked: Vec<Question>,
+    parked: Vec<(Question, Moment)>,
+    /// Answers of the log's leader.
+    looks: u64,
     duplicates: u64,
 }
 
@@ -207,8 +221,10 @@ impl Owner {
             applying: Applying::default(),
             upkeep: Upkeep::new(limits.upkeep, info),
             reading: None,
+            reading_rests: false,
             beyond: None,
             parked: Vec::new(),
+            looks: 0,
             duplicates: 0,
         }
     }
@@ -354,10 +370,9 @@ impl Owner {
                 (position.ordinal, position.random) == (self.is.log_epoch.ordinal, self.is.log_epoch.random);
             if is_same_log {
                 let offset = Offset::from_u64(position.offset);
-                // Learned under an owner before this one, yet not before this one's fence.
-                if position.owner_epoch < self.is.owner_epoch.0
-                    && offset.sequence().0 >= self.is.owner_epoch.0
-                {
+                // Learned under an owner before this one, or one before that, yet not before the next one's
+                // fence.
+                if self.memory.disproves(position.owner_epoch, offset) {
                     return Err(StepDown::WentBack {
                         who: "a gateway",
                         position: offset,
@@ -365,7 +380,8 @@ impl Owner {
                 }
                 if offset.sequence() > self.last {
                     // The log's leader tells which; the gateway opens again meanwhile.
-                    self.beyond = Some(offset);
+                    let moment = self.moment();
+                    self.beyond.get_or_insert((offset, moment));
                     return Ok(());
                 }
                 held = Some(offset);
@@ -427,17 +443,47 @@ impl Owner {
         let position = self.position();
         if question.after > position {
             // A deposed owner must not say that it is gone (R5).
-            self.parked.push(question);
+            self.parked.push((question, self.moment()));
             return;
         }
         self.answer_recovery(question);
     }
 
-    /// We are the owner: nobody ever was given an offset beyond ours.
-    fn settle_parked(&mut self) {
-        for question in std::mem::take(&mut self.parked) {
-            self.answer_recovery(question);
+    fn moment(&self) -> Moment {
+        Moment {
+            appends: self.append_number,
+            looks: self.looks,
         }
+    }
+
+    /// Answers what no longer lies beyond our position, and what does at a moment after which it is
+    /// proved that we own the shard: nobody ever was given such an offset.
+    fn settle_parked(&mut self, is_proved: impl Fn(Moment) -> bool) {
+        let position = self.position();
+        for (question, moment) in std::mem::take(&mut self.parked) {
+            if question.after <= position || is_proved(moment) {
+                self.answer_recovery(question);
+            } else {
+                self.parked.push((question, moment));
+            }
+        }
+    }
+
+    /// Whether the log went back, given after which moments it is proved that we own the shard.
+    fn check_beyond(&mut self, is_proved: impl Fn(Moment) -> bool) -> Result<(), StepDown> {
+        let Some((position, moment)) = self.beyond else {
+            return Ok(());
+        };
+        if position.sequence() <= self.last {
+            self.beyond = None;
+        } else if is_proved(moment) {
+            // It was not another owner who gave that position out.
+            return Err(StepDown::WentBack {
+                who: "a gateway",
+                position,
+            });
+        }
+        Ok(())
     }
 
     fn answer_recovery(&mut self, question: Question) {
@@ -644,17 +690,23 @@ impl Owner {
     }
 
     /// Entries that another shard derived for this one.
-    pub(crate) fn derive(&mut self, frame: Derive, out: &mut impl Output) {
+    pub(crate) fn derive(&mut self, mut frame: Derive, out: &mut impl Output) {
         let source = frame.source;
-        let bytes: usize = frame.entries.iter().map(|entry| entry.message.len()).sum();
-        // Without an answer the source asks again: a full shard holds back only what is derived for it.
-        if bytes > 0 && (self.queue_bytes + bytes > self.limits.queue_bytes || self.upkeep.is_overfull()) {
-            return;
+        if !frame.entries.is_empty() {
+            // The rest, or without an answer all of it, is sent again: a full shard holds back only what
+            // is derived for it.
+            self.keep_what_fits(&mut frame);
+            if frame.entries.is_empty() {
+                return;
+            }
         }
         match self.applying.frame(frame, self.memory.applied.get(&source)) {
             Verdict::Ignore => {}
             Verdict::Answer => self.answer_source(source, out),
             Verdict::Store(entries) => {
+                let Some((_, owner)) = self.applying.owner(source) else {
+                    return;
+                };
                 for (at, message) in entries {
                     let Ok(decoded) = Message::decode(message.clone()) else {
                         continue;
@@ -666,7 +718,11 @@ impl Owner {
                         .unwrap_or_else(|| decoded.channel.as_str().into());
                     self.queue_bytes += message.len();
                     self.queue.push_back(Queued {
-                        source: Source::Shard { shard: source, at },
+                        source: Source::Shard {
+                            shard: source,
+                            at,
+                            owner,
+                        },
                         channel,
                         id: decoded.id,
                         message,
@@ -677,16 +733,33 @@ impl Owner {
         }
     }
 
+    /// Cuts off the entries for which there is no room. An empty queue takes one of any size.
+    fn keep_what_fits(&self, frame: &mut Derive) {
+        let mut bytes = self.queue_bytes;
+        let mut fitting = 0;
+        for entry in &frame.entries {
+            let is_first = bytes == 0;
+            bytes += entry.message.len();
+            if self.upkeep.is_overfull() || (bytes > self.limits.queue_bytes && !is_first) {
+                break;
+            }
+            fitting += 1;
+        }
+        frame.entries.truncate(fitting);
+    }
+
     /// The answer of a shard for which this one derived entries.
     pub(crate) fn derivation(&mut self, frame: &Derivation) {
         self.deriver.derivation(frame);
     }
 
     fn answer_source(&self, source: u32, out: &mut impl Output) {
-        let Some((router, source_epoch)) = self.applying.owner(source) else {
+        let Some((router, owner)) = self.applying.owner(source) else {
             return;
         };
+        // What is stored of another log of the source says nothing about this one.
         let applied = self.memory.applied.get(&source);
+        let applied = applied.filter(|applied| owner.is_same_log(applied));
         out.derivation(
             router,
             Derivation {
@@ -694,7 +767,7 @@ impl Owner {
                 target: u32::from(self.is.shard.get()),
                 ordinal: self.is.log_epoch.ordinal,
                 owner_epoch: self.is.owner_epoch.0,
-                source_epoch,
+                source_epoch: owner.owner_epoch,
                 applied: applied.and_then(|applied| applied.at),
             },
         );
@@ -720,28 +793,40 @@ impl Owner {
                 stored: sequence,
             });
         }
-        if let Some(position) = self.beyond {
-            // We do own the shard, so it was not another who gave that position out.
-            return Err(StepDown::WentBack {
-                who: "a gateway",
-                position,
-            });
-        }
-        self.settle_parked();
         let previous = self.position();
         self.last = sequence;
-        let (batch, time_us) = match self.in_flight.take() {
-            Some(InFlight::Batch(batch, time_us)) => (batch, time_us),
+        // An append that began later than that moment found the log as we left it.
+        let appends = self.append_number;
+        let is_proved = |moment: Moment| moment.appends < appends;
+        self.check_beyond(is_proved)?;
+        let count = match self.in_flight.take() {
+            Some(InFlight::Batch(batch, time_us)) => {
+                self.batch_stored(sequence, previous, batch, time_us, now, out)
+            }
             Some(InFlight::State(purge)) => {
                 self.memory.state_at = sequence;
                 self.upkeep.state_stored(purge);
                 if purge > Sequence(1) {
                     out.purge(purge);
                 }
-                return Ok(0);
+                0
             }
-            None => return Ok(0),
+            None => 0,
         };
+        self.settle_parked(is_proved);
+        Ok(count)
+    }
+
+    /// Answers and delivers what stands in the record at `sequence`. Returns how many messages it holds.
+    fn batch_stored(
+        &mut self,
+        sequence: Sequence,
+        previous: Offset,
+        batch: Vec<Queued>,
+        time_us: u64,
+        now: Duration,
+        out: &mut impl Output,
+    ) -> usize {
         let mut sources: Vec<u32> = Vec::new();
         for (index, queued) in batch.iter().enumerate() {
             let offset = Offset::new(sequence, index);
@@ -755,8 +840,8 @@ impl Owner {
                     let outcome = answer::Outcome::Offset(offset.get());
                     self.answer(gateway, open, series, number, outcome);
                 }
-                Source::Shard { shard, at } => {
-                    self.memory.apply(self.applying.applied(shard, at));
+                Source::Shard { shard, at, owner } => {
+                    self.memory.apply([owner.applied(shard, at)]);
                     if !sources.contains(&shard) {
                         sources.push(shard);
                     }
@@ -806,7 +891,7 @@ impl Owner {
             key: queued.key.map(|key| (key, queued.id)),
         });
         self.memory.batch(sequence, time_us, entering, now);
-        Ok(count)
+        count
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.
@@ -852,6 +937,7 @@ impl Owner {
     /// A page of the reading that was asked for, or that it failed.
     pub(crate) fn page(&mut self, page: Result<&[RecordAt], ()>) {
         let position = self.position();
+        self.reading_rests = page.is_err();
         match self.reading.take() {
             Some(Reader::Questions) => {
                 let answers = self
@@ -892,6 +978,7 @@ impl Owner {
     /// [`StepDown`] where somebody else wrote (O4), or where it lacks what was given out (O6).
     pub(crate) fn leader(&mut self, info: LogInfo, appends: u64) -> Result<(), StepDown> {
         self.upkeep.info(info);
+        self.looks += 1;
         if appends != self.append_number || self.in_flight.is_some() {
             return Ok(());
         }
@@ -901,23 +988,21 @@ impl Owner {
                 last: info.last,
             });
         }
-        match self.beyond.take() {
-            Some(position) if position.sequence() > self.last => Err(StepDown::WentBack {
-                who: "a gateway",
-                position,
-            }),
-            Some(_) | None => {
-                if info.last == self.last {
-                    self.settle_parked();
-                }
-                Ok(())
-            }
+        // One question to the leader is on the way at a time: the second answer after that moment is
+        // to one that was asked after it.
+        let looks = self.looks;
+        let is_proved = |moment: Moment| moment.looks + 2 <= looks;
+        self.check_beyond(is_proved)?;
+        if info.last == self.last {
+            self.settle_parked(is_proved);
         }
+        Ok(())
     }
 
     /// Time goes by: beats, silent gateways, what is too old.
     pub(crate) fn tick(&mut self, now: Duration, now_us: u64) {
         let position = self.position();
+        self.reading_rests = false;
         self.memory.window.trim(now_us);
         self.memory.keys.tick(now_us);
         self.memory.publishers.tick(now);
@@ -939,7 +1024,7 @@ impl Owner {
         self.deriver.pump(&self.memory.window, now, |router, frame| {
             out.derive(router, frame)
         });
-        if self.reading.is_none() {
+        if self.reading.is_none() && !self.reading_rests {
             self.read(out);
         }
         if self.in_flight.is_none() {
@@ -951,7 +1036,7 @@ impl Owner {
                 out.append(self.last, record);
             } else if !self.queue.is_empty() {
                 let batch = self.next_batch();
-                let body = self.batch(&batch);
+                let body = Self::batch(&batch);
                 let record = self.encode(record::Body::Batch(body), time_us);
                 self.in_flight = Some(InFlight::Batch(batch, time_us));
                 out.append(self.last, record);
@@ -1001,9 +1086,9 @@ impl Owner {
         batch
     }
 
-    fn batch(&self, batch: &[Queued]) -> Batch {
+    fn batch(batch: &[Queued]) -> Batch {
         let mut sources: Vec<Incarnation> = Vec::new();
-        let mut applied: HashMap<u32, Place> = HashMap::new();
+        let mut applied: HashMap<u32, Applied> = HashMap::new();
         let entries = batch
             .iter()
             .map(|queued| match queued.source {
@@ -1026,8 +1111,8 @@ impl Owner {
                         number,
                     }
                 }
-                Source::Shard { shard, at } => {
-                    applied.insert(shard, at);
+                Source::Shard { shard, at, owner } => {
+                    applied.insert(shard, owner.applied(shard, at));
                     Entry {
                         message: queued.message.clone(),
                         ..Entry::default()
@@ -1035,10 +1120,7 @@ impl Owner {
                 }
             })
             .collect();
-        let mut applied: Vec<_> = applied
-            .into_iter()
-            .filter_map(|(shard, at)| self.applying.applied(shard, at))
-            .collect();
+        let mut applied: Vec<Applied> = applied.into_values().collect();
         applied.sort_unstable_by_key(|applied| applied.source);
         Batch {
             sources: sources.into_iter().map(Incarnation::to_bytes).collect(),
@@ -1060,14 +1142,6 @@ impl Owner {
         });
         self.upkeep.appending(record.len());
         record
-    }
-
-    /// The state that a state record of now would hold, for tests.
-    #[cfg(test)]
-    pub(crate) fn state(&mut self) -> State {
-        let position = self.position();
-        let derived_up_to = self.deriver.derived_up_to(position);
-        self.memory.state(derived_up_to)
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn take_over(
     let Claimed { is, info, state_at } = claim(log, shard, shards, router, time_us).await?;
     let begun = Instant::now();
     let fence = Sequence(is.owner_epoch.0);
-    let oldest = Sequence(info.first.0.max(1));
+    let mut oldest = Sequence(info.first.0.max(1));
     let since = |age_us: u64| time_us.saturating_sub(age_us);
     // As much as the window holds, with a little more for what is not messages.
     let records = info.last.0.saturating_sub(oldest.0) + 1;
@@ -73,6 +73,20 @@ pub(crate) async fn take_over(
                 return Err(ClaimError::Tail(error.to_string()));
             }
             tracing::debug!(%shard, %error, %next, "tail of the log not read, trying again");
+            // The owner before may have sent a purge that is carried out only now: that is no hole. It
+            // spared the last state record, and so all that is needed.
+            if let Ok(now) = log.info(shard).await
+                && now.first > next
+            {
+                if now.first > fence {
+                    return Err(ClaimError::Lost);
+                }
+                oldest = now.first;
+                from = oldest;
+                next = oldest;
+                read = 0;
+                tail = TailReader::new(limits, from);
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }

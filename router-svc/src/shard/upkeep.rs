@@ -42,7 +42,12 @@ enum Purge {
     Noting(Sequence, Sequence),
     /// All are noted: a state record first, then the log is purged below this.
     Due(Sequence),
+    /// It was carried out; how many answers of the leader it takes until one is known to be of later.
+    Settling(u8),
 }
+
+/// A purge takes at least this part of the records, because each costs a state record.
+const WORTH: u64 = 16;
 
 /// See the module.
 pub(crate) struct Upkeep {
@@ -109,6 +114,12 @@ impl Upkeep {
         self.last = info.last;
         self.bytes = info.bytes;
         self.max_bytes = info.max_bytes;
+        // One question to the leader is on the way at a time: the first answer may be of before.
+        match self.purge {
+            Purge::Settling(0 | 1) => self.purge = Purge::None,
+            Purge::Settling(more) => self.purge = Purge::Settling(more - 1),
+            Purge::None | Purge::Noting(..) | Purge::Due(_) => {}
+        }
     }
 
     /// A record of this size is appended.
@@ -156,7 +167,6 @@ impl Upkeep {
         let floor = [
             window_start.sequence().next(),
             derived_up_to.sequence(),
-            state_at,
             keys_from,
             self.last,
         ]
@@ -167,7 +177,13 @@ impl Upkeep {
         let records = self.last.0.saturating_sub(self.first.0);
         let stay = records * self.limits.purge_to / self.fill().max(1);
         let before = floor.min(Sequence(self.last.0.saturating_sub(stay)));
-        if before > self.first {
+        if before.0 <= self.first.0 + records / WORTH {
+            return;
+        }
+        if state_at < before {
+            // The last state record stays, and so would all that follows it: a new one first.
+            self.records_since = self.limits.state_records;
+        } else {
             self.reading = Reading::default();
             self.purge = Purge::Noting(self.first, before);
         }
@@ -177,7 +193,7 @@ impl Upkeep {
     pub(crate) fn wants(&self) -> Option<(Sequence, Sequence)> {
         match self.purge {
             Purge::Noting(next, before) => Some((next, Sequence(before.0.saturating_sub(1)))),
-            Purge::None | Purge::Due(_) => None,
+            Purge::None | Purge::Due(_) | Purge::Settling(_) => None,
         }
     }
 
@@ -211,7 +227,7 @@ impl Upkeep {
     pub(crate) fn state_due(&mut self, removed: &mut Removed) -> Option<Sequence> {
         let purge = match self.purge {
             Purge::Due(before) => Some(before),
-            Purge::None | Purge::Noting(..) => None,
+            Purge::None | Purge::Noting(..) | Purge::Settling(_) => None,
         };
         let is_due = self.records_since >= self.limits.state_records
             || self.bytes_since >= self.limits.state_bytes
@@ -231,13 +247,14 @@ impl Upkeep {
         self.bytes_since = 0;
         if purge > Sequence(0) {
             self.purges += 1;
-            self.purge = Purge::None;
+            self.purge = Purge::Settling(2);
         }
     }
 
     /// The log did not take the state record: later again.
     pub(crate) fn state_refused(&mut self) {
         self.records_since = 0;
+        self.bytes_since = 0;
         self.purge = Purge::None;
     }
 }

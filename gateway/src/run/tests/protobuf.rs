@@ -3,7 +3,7 @@
 
 use switchboard_proto::client::{
     Command, ConnectRequest, FilterNode, HistoryRequest, PingRequest, PresenceRequest, PresenceStatsRequest,
-    PublishRequest, RefreshRequest, RpcRequest, SendRequest, SubRefreshRequest, SubscribeRequest,
+    PublishRequest, RpcRequest, SendRequest, SubRefreshRequest, SubscribeRequest,
     UnsubscribeRequest,
 };
 use switchboard_proto::protobuf;
@@ -343,13 +343,6 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
             108,
         ),
         (rpc(0, "a"), 108),
-        (
-            Command {
-                refresh: Some(RefreshRequest { token: "t".into() }),
-                ..none()
-            },
-            108,
-        ),
         (
             Command {
                 sub_refresh: Some(SubRefreshRequest::default()),

@@ -180,7 +180,7 @@ async fn a_refresh_that_will_not_do_ends_the_connection() {
             3010,
         ),
     ] {
-        let mut client = connected(&node, json!({"sub": "alice", "channels": ["news"]})).await;
+        let mut client = connected(&node, json!({"sub": "alice"})).await;
         send(&mut client, 2, "refresh", request.clone()).await;
         assert_eq!(client.closed().await.0, code, "{request}");
     }
