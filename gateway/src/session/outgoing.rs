@@ -97,10 +97,16 @@ impl Outgoing {
         self.changed.notify_one();
     }
 
-    /// Queues `last`, and nothing after it: what is pushed is dropped from here on.
+    /// Queues `last`, and nothing after it: what was held is dropped, and so is what is pushed from here on.
     pub(super) fn finish(&self, last: Utf8Bytes) {
+        {
+            let mut state = self.state.lock();
+            state.is_finished = true;
+            for held in state.held.take().unwrap_or_default() {
+                state.bytes = state.bytes.saturating_sub(FRAME_COST + held.len());
+            }
+        }
         self.release(last);
-        self.state.lock().is_finished = true;
     }
 
     /// Less than a quarter of the limit waits.
@@ -231,6 +237,21 @@ mod tests {
         outgoing.push("e".into());
         assert_eq!(outgoing.pop().unwrap(), "d");
         assert!(outgoing.pop().is_none());
+    }
+
+    #[test]
+    fn what_is_held_is_dropped_where_it_ends_instead() {
+        let outgoing = Outgoing::new(1024);
+        outgoing.push("a".into());
+        outgoing.hold();
+        outgoing.push("c".into());
+        outgoing.finish("b".into());
+        outgoing.push("d".into());
+        for text in ["a", "b"] {
+            assert_eq!(outgoing.pop().unwrap(), text);
+        }
+        assert!(outgoing.pop().is_none(), "nothing comes after the last");
+        assert_eq!(outgoing.state.lock().bytes, 0);
     }
 
     /// The waking protocol under real threads: nothing stays behind in the queue.
