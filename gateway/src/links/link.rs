@@ -1105,8 +1105,8 @@ impl<'a> PageOf<'a> {
     fn of(&self, has: Offset) -> Part<'a> {
         match self.outcome {
             _ if has < self.after => Part::Nothing,
-            // What was removed concerns who left off before.
-            RecoveredOutcome::Lost if has < self.up_to => Part::Lost,
+            // What was removed concerns who left off before; whoever is asked for is answered.
+            RecoveredOutcome::Lost if has < self.up_to || has == self.after => Part::Lost,
             RecoveredOutcome::Lost => Part::Nothing,
             RecoveredOutcome::Unavailable => Part::Unknown,
             RecoveredOutcome::Complete if self.more && has >= self.up_to => Part::Nothing,

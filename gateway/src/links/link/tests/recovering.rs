@@ -182,6 +182,16 @@ fn r5_an_offset_beyond_the_end_is_lost_and_takes_nobody_with_it() {
 }
 
 #[test]
+fn r5_the_greatest_of_all_offsets_is_lost_like_any_other() {
+    let mut rig = Rig::live();
+    rig.recover(2, 8, "a", u64::MAX);
+    let question = rig.question("a", u64::MAX);
+    rig.recovered_as(RecoveredOutcome::Lost, question, u64::MAX, &[], false);
+    assert_eq!(rig.told(), [with_missed(2, 8, "a", 50, Given::Lost)]);
+    assert_eq!(rig.questions(), []);
+}
+
+#[test]
 fn r5_an_offset_beyond_the_end_is_not_recovered_by_an_answer_to_somebody_else() {
     let mut rig = Rig::live();
     rig.recover(2, 8, "a", 20);
