@@ -12,6 +12,7 @@ mod delivery;
 mod demo_page;
 mod process;
 mod protocol;
+mod recovery;
 mod sdks;
 mod system;
 mod tools;
