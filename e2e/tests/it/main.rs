@@ -8,6 +8,7 @@
 mod binaries;
 mod child;
 mod client;
+mod deaths;
 mod delivery;
 mod demo_page;
 mod process;
