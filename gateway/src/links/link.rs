@@ -426,6 +426,10 @@ impl<S: Subscriber> Link<S> {
         };
         if let Some(known) = self.owner {
             if beat.released && owner == known {
+                if matches!(self.phase, Phase::Opening { .. }) {
+                    // Without its answer nobody knows what its later frames are about.
+                    self.open += 1;
+                }
                 self.phase = Phase::Down;
                 return None;
             }

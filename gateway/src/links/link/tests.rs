@@ -4,6 +4,7 @@ mod deliveries;
 mod interest;
 mod opening;
 mod publishing;
+mod random;
 mod recovering;
 
 use std::cell::RefCell;

@@ -317,6 +317,35 @@ fn o4_an_owner_that_gives_up_is_sent_nothing_more_and_still_heard() {
     );
 }
 
+/// Its offsets are another log's, which only its answer to the opening would have told.
+#[test]
+fn o4_nothing_counts_of_an_owner_that_gives_up_before_its_answer_to_the_opening_came() {
+    let mut rig = Rig::live();
+    rig.owner_of(2, 3, false);
+    rig.send_channels();
+    let up_number = rig.frames().last().unwrap().number;
+    let answer = [
+        down_item::Item::Opened(Opened {
+            log_epoch: OTHER_LOG.to_owned(),
+            position: 10,
+        }),
+        down_item::Item::InForce(InForce {
+            up_number,
+            heads: vec![0],
+        }),
+        delivery(10, 60, &[(15, "a"), (55, "a")]),
+    ];
+    let answer = rig.frame(rig.down_number + 1, answer.into());
+    rig.owner_of(2, 3, true);
+    assert_eq!(rig.link.down(answer, rig.now, &mut rig.seen), None);
+    assert_eq!(rig.told(), []);
+    rig.owner_of(2, 4, false);
+    assert_eq!(rig.items(), [open(Some(position(5, 50)), &["a"], None)]);
+    rig.log = OTHER_LOG;
+    rig.opened(60);
+    assert_eq!(rig.told(), [lost(1, "a")]);
+}
+
 #[test]
 fn l5_another_log_ends_subscriptions_and_who_comes_again_is_told() {
     let mut rig = Rig::live();
