@@ -192,3 +192,6 @@ impl SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
