@@ -163,7 +163,7 @@ test("several channels on one connection do not mix", options, async (t) => {
   }
 });
 
-test("after unsubscribe nothing comes, after subscribing again it does", options, async (t) => {
+test("after unsubscribe nothing comes, after subscribing again what was said meanwhile does", options, async (t) => {
   const channel = freshChannel();
   const client = await connect(t, endpoint(0));
   const witness = await subscribe(await connect(t, endpoint(1)), channel);
@@ -179,10 +179,11 @@ test("after unsubscribe nothing comes, after subscribing again it does", options
   await subscribe(client, freshChannel());
   assert.deepEqual(inbox.data, [1]);
 
-  await inbox.subscribe();
+  // The SDK keeps its place.
+  assert.equal((await inbox.subscribe()).recovered, true);
   await within(witness.subscription.publish(3), "publish acknowledged");
-  await inbox.until(2);
-  assert.deepEqual(inbox.data, [1, 3]);
+  await inbox.until(3);
+  assert.deepEqual(inbox.data, [1, 2, 3]);
 });
 
 test("subscribe, unsubscribe, subscribe in one breath ends subscribed", options, async (t) => {
@@ -245,6 +246,96 @@ test("pings are answered: a quiet connection outlives many of them", options, as
   await inbox.until(1);
   assert.deepEqual(interruptions, []);
   assert.equal(client.state, "connected");
+});
+
+// A gateway that the test cuts the client off from, and lets it come back to.
+function cuttable() {
+  const sockets = [];
+  let isCut = false;
+  class CuttableWebSocket extends WebSocket {
+    constructor(url, ...rest) {
+      // Nothing listens there.
+      super(isCut ? "ws://127.0.0.1:9/" : url, ...rest);
+      this.on("error", () => {});
+      sockets.push(this);
+    }
+  }
+  return {
+    websocket: CuttableWebSocket,
+    cut() {
+      isCut = true;
+      for (const socket of sockets) socket.terminate();
+    },
+    mend() {
+      isCut = false;
+    },
+  };
+}
+
+test("what was said while the connection was cut comes once, in order, as recovered", options, async (t) => {
+  const ROUNDS = 3;
+  const EACH = 30;
+  const line = cuttable();
+  const client = await connect(t, endpoint(0), { websocket: line.websocket, minReconnectDelay: 20, maxReconnectDelay: 100 });
+  const busy = await subscribe(client, freshChannel());
+  const quiet = await subscribe(client, freshChannel());
+  assert.equal(busy.context.wasRecovering, false);
+  assert.equal(busy.context.recoverable, true);
+  const other = await connect(t, endpoint(1));
+  const { channel } = busy.subscription;
+  let number = 0;
+  const publish = async (count) => {
+    for (let each = 0; each < count; each += 1) {
+      await within(other.publish(channel, { number }), "publish acknowledged");
+      number += 1;
+    }
+  };
+
+  for (let round = 0; round < ROUNDS; round += 1) {
+    await publish(2);
+    await busy.until(number);
+    const cut = once(client, "connecting");
+    line.cut();
+    await cut;
+    await publish(EACH);
+    assert.ok(busy.publications.length < number, "nothing came while the connection was cut");
+    const again = [busy, quiet].map(({ subscription }) => once(subscription, "subscribed", "subscribed again"));
+    line.mend();
+    // Others go on while it comes back.
+    await publish(EACH);
+    for (const context of await Promise.all(again)) {
+      assert.equal(context.wasRecovering, true);
+      assert.equal(context.recovered, true);
+    }
+    await busy.until(number);
+  }
+  // Whatever else was to come comes before this one.
+  await publish(1);
+  await busy.until(number);
+  assert.deepEqual(busy.data, Array.from({ length: number }, (_, each) => ({ number: each })));
+  for (let index = 1; index < busy.publications.length; index += 1) {
+    assert.ok(busy.publications[index].offset > busy.publications[index - 1].offset, "offsets grow");
+  }
+  assert.deepEqual(quiet.data, []);
+});
+
+test("a position of another life of the log is not recovered, and the SDK goes on live", options, async (t) => {
+  const channel = freshChannel();
+  const first = await subscribe(await connect(t, endpoint(0)), channel);
+  await within(first.subscription.publish(1), "publish acknowledged");
+  const { epoch, offset } = first.context.streamPosition;
+  const client = await connect(t, endpoint(1));
+  const lost = await subscribe(client, channel, { since: { epoch: `${epoch}0`, offset } });
+  assert.equal(lost.context.wasRecovering, true);
+  assert.equal(lost.context.recovered, false);
+  const found = await subscribe(await connect(t, endpoint(1)), channel, { since: { epoch, offset } });
+  assert.equal(found.context.recovered, true);
+  await found.until(1);
+  await within(first.subscription.publish(2), "publish acknowledged");
+  await lost.until(1);
+  assert.deepEqual(lost.data, [2]);
+  await found.until(2);
+  assert.deepEqual(found.data, [1, 2]);
 });
 
 test("refusals carry the protocol's codes and leave the connection alone", options, async (t) => {

@@ -10,6 +10,7 @@ import json
 import os
 import unittest
 import uuid
+from urllib.parse import urlsplit, urlunsplit
 
 from centrifuge import (
     Client,
@@ -70,6 +71,7 @@ class Inbox(SubscriptionEventHandler):
 
     def __init__(self):
         self.publications = []
+        self.subscribed = asyncio.Queue()
         self.unsubscribed = asyncio.Queue()
         self._changed = asyncio.Condition()
         self.subscription = None
@@ -84,6 +86,9 @@ class Inbox(SubscriptionEventHandler):
         async with self._changed:
             self.publications.append(publication)
             self._changed.notify_all()
+
+    async def on_subscribed(self, ctx):
+        self.subscribed.put_nowait(ctx)
 
     async def on_unsubscribed(self, ctx):
         self.unsubscribed.put_nowait(ctx)
@@ -107,14 +112,62 @@ class RawInbox(Inbox):
         await self.keep(ctx.pub)
 
 
+class Line:
+    """A TCP line to a gateway that a test can cut."""
+
+    def __init__(self, url):
+        self._to = urlsplit(url)
+        self._is_cut = False
+        self._writers = set()
+        self._server = None
+        self.url = None
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        self.url = urlunsplit(self._to._replace(netloc=f"{host}:{port}"))
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self.cut()
+
+    async def _carry(self, reader, writer):
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection(self._to.hostname, self._to.port)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+
+    async def _copy(self, reader, writer):
+        try:
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+
+    def cut(self):
+        self._is_cut = True
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def mend(self):
+        self._is_cut = False
+
+
 class SdkTest(unittest.IsolatedAsyncioTestCase):
     def setUp(self):
         self.assertTrue(ENDPOINTS, "SWITCHBOARD_ENDPOINTS names no gateway")
 
-    async def connect(self, gateway=0, sdk=ProtobufWithJson if PROTOBUF else Client, **options):
+    async def connect(self, gateway=0, url=None, sdk=ProtobufWithJson if PROTOBUF else Client, **options):
         events = Events()
         # No proxy: what the environment names is not for addresses of this machine.
-        client = sdk(ENDPOINTS[gateway % len(ENDPOINTS)], events=events, proxy=None, **options)
+        client = sdk(url or ENDPOINTS[gateway % len(ENDPOINTS)], events=events, proxy=None, **options)
         self.addAsyncCleanup(client.disconnect)
         await client.connect()
         await client.ready(DEADLINE)
@@ -224,8 +277,48 @@ class SdkTest(unittest.IsolatedAsyncioTestCase):
         await inbox.subscription.subscribe()
         await inbox.subscription.ready(DEADLINE)
         await witness.subscription.publish("heard", timeout=DEADLINE)
-        await inbox.until(1)
-        self.assertEqual(inbox.data, ["heard"])
+        # The SDK keeps its place, so what was said meanwhile comes now.
+        await inbox.until(2)
+        self.assertEqual(inbox.data, ["unheard", "heard"])
+
+    async def test_what_was_said_while_the_connection_was_cut_comes_once_in_order_as_recovered(self):
+        rounds, each = 3, 30
+        channel = fresh_channel()
+        async with Line(ENDPOINTS[0]) as line:
+            client, events = await self.connect(url=line.url, min_reconnect_delay=0.02, max_reconnect_delay=0.1)
+            inbox = await self.subscribe(client, channel)
+            context = await asyncio.wait_for(inbox.subscribed.get(), DEADLINE)
+            self.assertFalse(context.was_recovering)
+            other, _ = await self.connect(1)
+            number = 0
+
+            async def publish(count):
+                nonlocal number
+                for _ in range(count):
+                    await other.publish(channel, {"number": number}, timeout=DEADLINE)
+                    number += 1
+
+            for cuts in range(1, rounds + 1):
+                await publish(2)
+                await inbox.until(number)
+                line.cut()
+                await publish(each)
+                self.assertLess(len(inbox.publications), number, "nothing came while the connection was cut")
+                line.mend()
+                # Others go on while it comes back.
+                await publish(each)
+                context = await asyncio.wait_for(inbox.subscribed.get(), DEADLINE)
+                self.assertTrue(context.was_recovering)
+                self.assertTrue(context.recovered)
+                await inbox.until(number)
+                self.assertGreaterEqual(len(events.interruptions), cuts)
+            # Whatever else was to come comes before this one.
+            await publish(1)
+            await inbox.until(number)
+            self.assertEqual(inbox.data, [{"number": each} for each in range(number)])
+            offsets = [publication.offset for publication in inbox.publications]
+            self.assertEqual(offsets, sorted(set(offsets)))
+            await client.disconnect()
 
     async def test_pings_keep_the_connection(self):
         # This SDK takes only pings for a sign of life. The server pings every second; one that is half a second late, or a

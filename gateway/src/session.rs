@@ -229,3 +229,6 @@ impl SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

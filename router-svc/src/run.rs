@@ -164,8 +164,9 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             // Enough at once that it does not happen all the time.
             purge_to: config.purge_above * 4 / 5,
         },
+        // Small beside the queue of a client that it is for.
         page: PageLimits {
-            bytes: 128 * 1024,
+            bytes: 32 * 1024,
             messages: 512,
         },
     }

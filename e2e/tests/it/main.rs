@@ -8,12 +8,14 @@
 mod binaries;
 mod child;
 mod client;
+mod deaths;
 mod delivery;
 mod demo_page;
 mod front_door;
 mod memory;
 mod process;
 mod protocol;
+mod recovery;
 mod sdks;
 mod system;
 mod tools;

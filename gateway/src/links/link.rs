@@ -428,6 +428,10 @@ impl<S: Subscriber> Link<S> {
         };
         if let Some(known) = self.owner {
             if beat.released && owner == known {
+                if matches!(self.phase, Phase::Opening { .. }) {
+                    // Without its answer nobody knows what its later frames are about.
+                    self.open += 1;
+                }
                 self.phase = Phase::Down;
                 return None;
             }
@@ -501,9 +505,7 @@ impl<S: Subscriber> Link<S> {
 
     /// The bus may have lost something.
     pub(crate) fn disruption(&mut self, now: Duration, out: &mut impl Output<S>) -> Option<Reset> {
-        self.owner?;
-        self.reset(now, out);
-        Some(Reset::Disruption)
+        self.broken(Reset::Disruption, now, out)
     }
 
     /// Time goes by: answers that are due, silence, beats.
@@ -521,10 +523,10 @@ impl<S: Subscriber> Link<S> {
             self.reset(now, out);
             return Some(Reset::Silence);
         }
-        if self.behind > 0 {
+        if self.behind > 0 || self.waiting > 0 {
             self.continue_pages();
         }
-        // Also while the owner has others to open first: it must not take us for gone (K3).
+        // Also while it waits for its turn to open: owners forget who is silent (K3).
         if self.phase != Phase::Down
             && self.frame.is_none()
             && now.saturating_sub(self.sent) >= self.timing.beat
@@ -646,6 +648,10 @@ impl<S: Subscriber> Link<S> {
                 add: Vec::new(),
                 remove: vec![channel.as_str().to_owned()],
             }));
+            // Taken again meanwhile: that it was listed counts no more, so it is asked for anew.
+            if let Some(entry) = self.channels.0.get_mut(&channel) {
+                entry.asked = 0;
+            }
         }
         let new: Vec<ChannelName> = self
             .channels
@@ -844,16 +850,7 @@ impl<S: Subscriber> Link<S> {
             if channel.asking.is_some() || !channel.held {
                 continue;
             }
-            let waiting = channel
-                .waiting
-                .iter()
-                .filter_map(|waiting| waiting.since.as_ref().map(|since| since.offset));
-            let behind = channel
-                .behind
-                .iter()
-                .filter(|placed| placed.session.has_room())
-                .map(|placed| placed.has);
-            let Some(after) = waiting.chain(behind).min() else {
+            let Some(after) = channel.asks_from() else {
                 continue;
             };
             self.last_question += 1;
@@ -868,12 +865,11 @@ impl<S: Subscriber> Link<S> {
         }
     }
 
-    /// Subscribers that had no room for their next page may have it now.
+    /// Subscribers that had no room for their next page, or their first, may have it now.
     fn continue_pages(&mut self) {
         for (name, channel) in &mut self.channels.0 {
-            let is_ready = !channel.wants
-                && channel.asking.is_none()
-                && channel.behind.iter().any(|placed| placed.session.has_room());
+            let is_ready =
+                channel.held && !channel.wants && channel.asking.is_none() && channel.asks_from().is_some();
             if is_ready {
                 channel.wants = true;
                 self.wants.push_back(name.clone());
@@ -902,9 +898,13 @@ impl<S: Subscriber> Link<S> {
             return;
         };
         let is_all = recovered.outcome() == RecoveredOutcome::Complete && !recovered.more;
-        if is_all && channel.head.get() == UNKNOWN {
-            let newest = recovered.messages.last().map(|message| message.offset);
-            channel.head = newest.map_or(asking.after, Offset::from_u64);
+        if is_all {
+            // Also where there was a head: the owner's may have been a bound, far behind the newest.
+            let newest = recovered.messages.last();
+            channel.head = match newest {
+                Some(newest) => Offset::from_u64(newest.offset),
+                None => channel.head.min(asking.after),
+            };
         }
         let answer = PageOf {
             outcome: recovered.outcome(),
@@ -929,6 +929,11 @@ impl<S: Subscriber> Link<S> {
                     continue;
                 }
                 Part::Lost => (Missed::Lost, place.offset),
+                // Its first page waits for room like those that follow (R7).
+                Part::Messages(messages, _) if !messages.is_empty() && !waiting.session.has_room() => {
+                    channel.waiting.push(waiting);
+                    continue;
+                }
                 Part::Messages(messages, _) => (Missed::All(since.offset, messages), answer.up_to),
             };
             let is_all = !answer.more || missed == Missed::Lost;
@@ -952,6 +957,10 @@ impl<S: Subscriber> Link<S> {
                     self.behind -= 1;
                     out.lost(&placed.session, &name);
                 }
+                // Asked for by others, who have room.
+                Part::Messages(messages, _) if !messages.is_empty() && !placed.session.has_room() => {
+                    channel.behind.push(placed);
+                }
                 Part::Messages(messages, is_all) => {
                     if !messages.is_empty() {
                         out.missed(&placed.session, &name, messages);
@@ -966,9 +975,7 @@ impl<S: Subscriber> Link<S> {
                 }
             }
         }
-        let is_needed = channel.waiting.iter().any(|waiting| waiting.since.is_some())
-            || channel.behind.iter().any(|placed| placed.session.has_room());
-        if is_needed && !channel.wants {
+        if channel.asks_from().is_some() && !channel.wants {
             channel.wants = true;
             self.wants.push_back(name.clone());
         }
@@ -1110,15 +1117,14 @@ impl<'a> PageOf<'a> {
     /// For somebody who has everything up to `has`.
     fn of(&self, has: Offset) -> Part<'a> {
         match self.outcome {
-            // What was removed concerns who left off before.
-            RecoveredOutcome::Lost if has < self.up_to => Part::Lost,
             _ if has < self.after => Part::Nothing,
+            // What was removed concerns who left off before; whoever is asked for is answered.
+            RecoveredOutcome::Lost if has < self.up_to || has == self.after => Part::Lost,
             RecoveredOutcome::Lost => Part::Nothing,
             RecoveredOutcome::Unavailable => Part::Unknown,
-            // Also where the owner answers from less than that one has seen elsewhere.
-            RecoveredOutcome::Complete if has > self.up_to || (self.more && has == self.up_to) => {
-                Part::Nothing
-            }
+            RecoveredOutcome::Complete if self.more && has >= self.up_to => Part::Nothing,
+            // The owner alone tells whether there is such an offset (R5).
+            RecoveredOutcome::Complete if has > self.up_to => Part::Nothing,
             RecoveredOutcome::Complete => {
                 let first = self
                     .messages

@@ -1,14 +1,16 @@
-//! A whole gateway on a real socket, with a real WebSocket client, and no shard owner: what a session
-//! does by itself.
+//! A whole gateway on a real socket, with a real WebSocket client. No shard has an owner, but where a test
+//! plays one.
 
 mod bad_input;
 mod harness;
 mod life;
 mod limits;
+mod owner;
 mod permissions;
 mod pings;
 mod protobuf;
 mod proxies;
+mod recovery;
 mod tls;
 mod tokens;
 mod upgrades;

@@ -98,10 +98,16 @@ impl Outgoing {
         self.changed.notify_one();
     }
 
-    /// Queues `last`, and nothing after it: what is pushed is dropped from here on.
+    /// Queues `last`, and nothing after it: what was held is dropped, and so is what is pushed from here on.
     pub(super) fn finish(&self, last: Frame) {
+        {
+            let mut state = self.state.lock();
+            state.is_finished = true;
+            for held in state.held.take().unwrap_or_default() {
+                state.bytes = state.bytes.saturating_sub(FRAME_COST + held.len());
+            }
+        }
         self.release(last);
-        self.state.lock().is_finished = true;
     }
 
     /// Less than a quarter of the limit waits.
@@ -268,6 +274,21 @@ mod tests {
         outgoing.push(text("e"));
         assert_eq!(outgoing.take(0), Some(text("d")));
         assert!(outgoing.take(0).is_none());
+    }
+
+    #[test]
+    fn what_is_held_is_dropped_where_it_ends_instead() {
+        let outgoing = Outgoing::new(1024);
+        outgoing.push(text("a"));
+        outgoing.hold();
+        outgoing.push(text("c"));
+        outgoing.finish(text("b"));
+        outgoing.push(text("d"));
+        for next in ["a", "b"] {
+            assert_eq!(outgoing.take(0), Some(text(next)));
+        }
+        assert!(outgoing.take(0).is_none(), "nothing comes after the last");
+        assert_eq!(outgoing.state.lock().bytes, 0);
     }
 
     /// The waking protocol under real threads: nothing stays behind in the queue.

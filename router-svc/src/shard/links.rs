@@ -638,7 +638,14 @@ impl Links {
         let quiet: Vec<(Incarnation, Phase)> = self
             .links
             .iter()
-            .filter(|(_, link)| link.items.is_empty() && since(link.sent) >= self.limits.beat)
+            .filter(|(_, link)| {
+                // A gateway that waits for its turn gives up after the time of a beat.
+                let beat = match link.phase {
+                    Phase::Queued => self.limits.beat / 2,
+                    Phase::Listing | Phase::Live => self.limits.beat,
+                };
+                link.items.is_empty() && since(link.sent) >= beat
+            })
             .map(|(gateway, link)| (*gateway, link.phase))
             .collect();
         for (gateway, phase) in quiet {

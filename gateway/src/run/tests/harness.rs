@@ -20,9 +20,13 @@ use super::super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Of every node here.
+pub(super) const SHARDS: u32 = 2;
+
 pub(super) struct Node {
     pub(super) address: SocketAddr,
     pub(super) context: Context,
+    pub(super) bus: Arc<dyn Bus>,
 }
 
 impl Node {
@@ -33,15 +37,17 @@ impl Node {
         let config = Config::read(&mut document);
         document.finish().unwrap();
         let context = Context::new();
+        let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::new("test").unwrap());
         let deps = Deps {
-            bus: EmbeddedBus::new(SubjectPrefix::new("test").unwrap()),
-            shards: ShardCount::new(2).unwrap(),
+            bus: Arc::clone(&bus),
+            shards: ShardCount::new(SHARDS).unwrap(),
             extra: Router::new().route("/", axum::routing::get(async || "demo")),
         };
         let running = start(config, deps, context.clone()).await.unwrap();
         Self {
             address: running.address,
             context,
+            bus,
         }
     }
 
@@ -194,6 +200,11 @@ impl Client {
             }
         }
         self.protobuf_replies.pop_front().unwrap()
+    }
+
+    /// As [`Client::reply`], read.
+    pub(super) async fn json(&mut self) -> serde_json::Value {
+        serde_json::from_str(&self.reply().await).unwrap()
     }
 
     /// Code and reason of the close frame, behind any replies.

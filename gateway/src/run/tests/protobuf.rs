@@ -3,8 +3,7 @@
 
 use switchboard_proto::client::{
     Command, ConnectRequest, FilterNode, HistoryRequest, PingRequest, PresenceRequest, PresenceStatsRequest,
-    PublishRequest, RpcRequest, SendRequest, SubRefreshRequest, SubscribeRequest,
-    UnsubscribeRequest,
+    PublishRequest, RpcRequest, SendRequest, SubscribeRequest, UnsubscribeRequest,
 };
 use switchboard_proto::protobuf;
 use tokio_tungstenite::tungstenite::Message;
@@ -343,13 +342,6 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
             108,
         ),
         (rpc(0, "a"), 108),
-        (
-            Command {
-                sub_refresh: Some(SubRefreshRequest::default()),
-                ..none()
-            },
-            108,
-        ),
     ]) {
         command.id = id;
         client.send_commands(std::slice::from_ref(&command)).await;

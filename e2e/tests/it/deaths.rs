@@ -1,0 +1,244 @@
+//! Processes that are killed in the middle of a conversation: what was acknowledged is with everybody, once, whether they stayed or came
+//! back; and a message sent again with its key is stored once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use switchboard_testkit::NatsServer;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::client::{Client, DEADLINE};
+use crate::process::Process;
+use crate::recovery::{Place, recover_up_to, recovered};
+
+const CHANNELS: usize = 24;
+const LAST: &str = "last";
+
+/// Separate processes over one nats-server.
+struct Cluster {
+    routers: Vec<Process>,
+    gateways: Vec<Process>,
+    _nats: NatsServer,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Two of each.
+    async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let nats = NatsServer::start().await?;
+        let config = format!(
+            "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+            nats.url()
+        );
+        std::fs::write(folder.path().join("switchboard.toml"), config)?;
+        let arguments = ["--config", "switchboard.toml"];
+        let pair = |name| -> Result<Vec<Process>> {
+            (0..2)
+                .map(|_| Process::spawn(name, folder.path(), &arguments))
+                .collect()
+        };
+        let mut routers = pair("switchboard-router-svc")?;
+        let mut gateways = pair("switchboard-gateway")?;
+        for process in routers.iter_mut().chain(&mut gateways) {
+            process.ready().await?;
+        }
+        Ok(Self {
+            routers,
+            gateways,
+            _nats: nats,
+            _folder: folder,
+        })
+    }
+
+    /// Whoever is left ends well.
+    async fn stop(self) -> Result<()> {
+        for process in self.gateways.into_iter().chain(self.routers) {
+            let status = process.terminate().await?;
+            ensure!(status.success(), "{status}");
+        }
+        Ok(())
+    }
+}
+
+/// So many that both routers own the shards of some.
+fn channels() -> Vec<String> {
+    (0..CHANNELS)
+        .map(|number| format!("room:killed-{number}"))
+        .collect()
+}
+
+fn keyed(channel: &str, data: &Value) -> Value {
+    let data = json!({ "channel": channel, "data": data, "key": data.to_string() });
+    json!({ "method": "message.send", "data": data })
+}
+
+/// As an app does it: error 100 is temporary, and with the same key sending again is harmless.
+async fn send_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<Value> {
+    let trying = async {
+        loop {
+            let reply = client.command("rpc", keyed(channel, data)).await?;
+            match reply["error"]["code"].as_u64() {
+                None => return Ok(reply["rpc"]["data"].clone()),
+                Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Some(_) => bail!("message.send: {reply}"),
+            }
+        }
+    };
+    timeout(DEADLINE, trying)
+        .await
+        .with_context(|| format!("{channel} takes no message"))?
+}
+
+type Received = BTreeMap<String, Vec<(u64, Value)>>;
+
+/// Reads until the last message of each channel has come.
+async fn read_to_the_end(client: &mut Client, channels: &[String]) -> Result<Received> {
+    let mut received = Received::new();
+    let mut open = channels.len();
+    while open > 0 {
+        let publication = client.publication().await?;
+        open -= usize::from(publication.data == LAST);
+        received
+            .entry(publication.channel)
+            .or_default()
+            .push((publication.offset, publication.data));
+    }
+    Ok(received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_router_loses_and_doubles_nothing() -> Result<()> {
+    const EACH: usize = 20;
+    let mut cluster = Cluster::start().await?;
+    let channels = channels();
+    let urls: Vec<String> = cluster.gateways.iter().map(Process::websocket_url).collect();
+    let mut stays = Client::connect(&urls[1]).await?;
+    let mut places = BTreeMap::new();
+    for channel in &channels {
+        places.insert(channel.clone(), Place::of(&stays.subscribe(channel).await?)?);
+    }
+    let mut publisher = Client::connect(&urls[0]).await?;
+
+    // A stream of messages, in the middle of which a router dies.
+    let mut sent = Vec::new();
+    let victim = cluster.routers.remove(0);
+    let mut victim = Some(victim);
+    for number in 0..EACH {
+        if number == EACH / 2
+            && let Some(victim) = victim.take()
+        {
+            victim.kill()?;
+        }
+        for channel in &channels {
+            let data = json!({ "number": number });
+            let id = publisher.send("rpc", keyed(channel, &data)).await?;
+            sent.push((id, channel, data));
+        }
+    }
+    let mut stored: BTreeMap<(String, String), Value> = BTreeMap::new();
+    for (id, channel, data) in &sent {
+        let reply = publisher.reply(*id).await?;
+        match reply["error"]["code"].as_u64() {
+            None => {
+                let place = reply["rpc"]["data"]["offset"].clone();
+                stored.insert(((*channel).clone(), data.to_string()), place);
+            }
+            Some(100) => {}
+            Some(_) => bail!("message.send: {reply}"),
+        }
+    }
+    // All of them once more, also those that were acknowledged by the one that died.
+    for (_, channel, data) in &sent {
+        let again = send_until_acknowledged(&mut publisher, channel, data).await?;
+        if let Some(offset) = stored.get(&((*channel).clone(), data.to_string())) {
+            assert_eq!(again["offset"], *offset, "{channel} {data}: stored twice");
+            assert_eq!(again["duplicate"], true, "{channel} {data}");
+        }
+    }
+    for channel in &channels {
+        send_until_acknowledged(&mut publisher, channel, &json!(LAST)).await?;
+    }
+
+    // Who stayed connected was not even told.
+    let received = read_to_the_end(&mut stays, &channels).await?;
+    assert_eq!(stays.ended, []);
+    for (channel, received) in &received {
+        let mut numbers: Vec<u64> = received
+            .iter()
+            .filter_map(|(_, data)| data["number"].as_u64())
+            .collect();
+        numbers.sort_unstable();
+        let expected: Vec<u64> = (0..EACH as u64).collect();
+        assert_eq!(numbers, expected, "{channel}: {received:?}");
+        assert!(received.is_sorted_by(|a, b| a.0 < b.0), "{channel}: {received:?}");
+    }
+    // Who comes back is given the same.
+    for url in &urls {
+        let mut returns = Client::connect(url).await?;
+        for channel in &channels {
+            let place = &places[channel];
+            let given = recover_up_to(&mut returns, channel, place, &json!(LAST)).await?;
+            assert_eq!(given, received[channel], "{channel}");
+        }
+    }
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateways_clients_come_back_to_another_and_miss_nothing() -> Result<()> {
+    const EACH: usize = 20;
+    let mut cluster = Cluster::start().await?;
+    let channels = channels();
+    let victim = cluster.gateways.remove(0);
+    let url = cluster.gateways[0].websocket_url();
+    let mut client = Client::connect(&victim.websocket_url()).await?;
+    let mut received = Received::new();
+    let mut places = BTreeMap::new();
+    for channel in &channels {
+        places.insert(channel.clone(), Place::of(&client.subscribe(channel).await?)?);
+    }
+    let mut publisher = Client::connect(&url).await?;
+    let mut victim = Some(victim);
+    for number in 0..EACH {
+        if number == EACH / 2
+            && let Some(victim) = victim.take()
+        {
+            victim.kill()?;
+        }
+        for channel in &channels {
+            publisher.publish(channel, json!(number)).await?;
+        }
+    }
+    // What had come until the end.
+    while let Ok(publication) = client.publication().await {
+        received
+            .entry(publication.channel)
+            .or_default()
+            .push((publication.offset, publication.data));
+    }
+    let mut returns = Client::connect(&url).await?;
+    for channel in &channels {
+        let place = &places[channel];
+        let received = received.entry(channel.clone()).or_default();
+        let has = received.last().map_or(place.offset, |(offset, _)| *offset);
+        let request = place.at(has).request(channel);
+        let result = returns.must("subscribe", request).await?;
+        assert_eq!(result["recovered"], true, "{channel}: {result}");
+        received.extend(recovered(&result)?);
+        publisher.publish(channel, json!(LAST)).await?;
+    }
+    for (channel, messages) in read_to_the_end(&mut returns, &channels).await? {
+        received.entry(channel).or_default().extend(messages);
+    }
+    let mut expected: Vec<Value> = (0..EACH).map(Value::from).collect();
+    expected.push(json!(LAST));
+    for channel in &channels {
+        let data: Vec<Value> = received[channel].iter().map(|(_, data)| data.clone()).collect();
+        assert_eq!(data, expected, "{channel}");
+    }
+    cluster.stop().await
+}
