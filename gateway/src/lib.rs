@@ -26,6 +26,7 @@ mod limited_log;
 mod limits;
 mod links;
 mod listener;
+mod maps;
 mod metrics;
 mod origin;
 mod policy;

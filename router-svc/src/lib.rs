@@ -14,6 +14,7 @@
 //! | `shard/owner`, `shard/links` | what is appended, answered and delivered, in which order (pure) |
 
 mod config;
+mod maps;
 mod metrics;
 mod ownership;
 mod rules;

@@ -4,9 +4,9 @@
 //! needed for safety, which the fence alone gives (O1). It keeps routers out of each other's way:
 //! nobody claims from an owner that shows life, and who lost a claim backs off (O3).
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::maps::{HashMap, HashSet};
 use switchboard_proto::bus::OwnerBeat;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 
@@ -84,10 +84,10 @@ impl Ownerships {
             me,
             shards,
             patience,
-            seen: HashMap::new(),
-            failed: HashMap::new(),
-            running: HashMap::new(),
-            broken: HashSet::new(),
+            seen: HashMap::default(),
+            failed: HashMap::default(),
+            running: HashMap::default(),
+            broken: HashSet::default(),
             assigned: (Vec::new(), Vec::new()),
         }
     }

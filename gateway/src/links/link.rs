@@ -16,8 +16,8 @@
 mod channels;
 mod publishes;
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, ShardId};
 use self::channels::{Asking, Channel, Placed, UNKNOWN, Waiting};
 pub(crate) use self::channels::{Channels, Since};
 use self::publishes::Publishes;
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// Whoever subscribes and publishes: a session, as far as a link knows it.
@@ -259,14 +260,14 @@ impl<S: Subscriber> Link<S> {
             heard: Duration::ZERO,
             sent: Duration::ZERO,
             place: None,
-            channels: Channels(HashMap::new()),
+            channels: Channels(HashMap::default()),
             set: ChannelSet::default(),
             dropped: Vec::new(),
             asked: VecDeque::new(),
             publishes: Publishes::new(),
             waiting: 0,
             behind: 0,
-            questions: HashMap::new(),
+            questions: HashMap::default(),
             last_question: 0,
             wants: VecDeque::new(),
             unconfirmed: 0,

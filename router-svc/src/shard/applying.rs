@@ -1,11 +1,10 @@
 //! Entries that other shards derive for this one, target's side (D1). No I/O and no clock.
 
-use std::collections::HashMap;
-
 use switchboard_proto::bus::{Applied, Derive, Derived};
 use switchboard_proto::ids::Incarnation;
 
 use super::derive::{Place, place};
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// What is to be done about a frame.

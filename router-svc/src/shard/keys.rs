@@ -6,9 +6,10 @@
 //!   stored; a message that is withdrawn takes its key with it.
 //! * A key younger than the window is never forgotten: at the bound, new ones are refused.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::maps::HashMap;
 use bytes::Bytes;
 use switchboard_proto::bus::Message;
 use switchboard_proto::ids::Offset;
@@ -61,7 +62,7 @@ impl Keys {
     /// A table of at most `limit` keys, each kept for `window_us` microseconds.
     pub(crate) fn new(window_us: u64, limit: usize) -> Self {
         Self {
-            keys: HashMap::new(),
+            keys: HashMap::default(),
             order: VecDeque::new(),
             window_us,
             limit,

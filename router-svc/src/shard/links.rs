@@ -9,7 +9,7 @@
 //!   or is reset.
 //! * A gateway that does not confirm is held back beyond its credit, and no other with it (K6).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use switchboard_proto::ids::{Incarnation, Offset};
 
 use super::owner::Ownership;
 use super::window::Window;
+use crate::maps::{HashMap, HashSet};
 use crate::rules::{Rule, is_kept};
 
 /// Bytes of the items of one frame, about; a single larger item makes a frame of its own.
@@ -132,10 +133,10 @@ impl Links {
         Self {
             is,
             limits,
-            links: HashMap::new(),
-            interest: HashMap::new(),
+            links: HashMap::default(),
+            interest: HashMap::default(),
             unflushed: Vec::new(),
-            lagging: HashSet::new(),
+            lagging: HashSet::default(),
             queued: VecDeque::new(),
             listing: 0,
             resets: 0,
@@ -203,9 +204,9 @@ impl Links {
             Some(old) if old.set == opening.set && old.phase == Phase::Live => (old.channels, old.set),
             Some(old) => {
                 self.forget_interest(head.gateway, &old.channels);
-                (HashSet::new(), ChannelSet::default())
+                (HashSet::default(), ChannelSet::default())
             }
-            None => (HashSet::new(), ChannelSet::default()),
+            None => (HashSet::default(), ChannelSet::default()),
         };
         let is_held = set == opening.set;
         let link = Link {

@@ -1,7 +1,7 @@
 //! What an owner knows of its log. It is built by reading the log's tail at a take-over, and kept up by
 //! the same steps with each record that the owner itself appends. No I/O and no clock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::keys::{self, KeyName, Keys};
 use super::publishers::Publishers;
 use super::records::{Body, Entry, Reading};
 use super::window::{Kept, Window, WindowLimits};
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// What a shard's memory keeps to.
@@ -67,7 +68,7 @@ impl Memory {
             window: Window::new(limits.window, from),
             publishers: Publishers::new(limits.numbers, limits.numbers_silence, from),
             keys: Keys::new(limits.keys_us, limits.keys),
-            applied: HashMap::new(),
+            applied: HashMap::default(),
             removed: Removed::new(limits.removed),
             derived_up_to: Offset::ZERO,
             state_at: Sequence(0),
@@ -161,7 +162,7 @@ impl TailReader {
         Self {
             reading: Reading::default(),
             memory: Memory::new(limits, from),
-            names: HashMap::new(),
+            names: HashMap::default(),
         }
     }
 

@@ -13,7 +13,7 @@
 //! The parts: `links` (gateways), `memory` (what is known of the log), `questions` (recoveries),
 //! `derive` and `applying` (entries for and from other shards), `upkeep` (state records and purging).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ use super::memory::{Entering, Memory, MemoryLimits};
 use super::publishers::Known;
 use super::questions::{PageLimits, Question, Questions};
 use super::upkeep::{Upkeep, UpkeepLimits};
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// What an owner causes.
@@ -213,7 +214,7 @@ impl Owner {
             unkeyed: VecDeque::new(),
             queue_bytes: 0,
             keys_known: false,
-            attached: HashMap::new(),
+            attached: HashMap::default(),
             memory,
             links: Links::new(is, limits.links),
             questions: Questions::new(limits.page),
@@ -1088,7 +1089,7 @@ impl Owner {
 
     fn batch(batch: &[Queued]) -> Batch {
         let mut sources: Vec<Incarnation> = Vec::new();
-        let mut applied: HashMap<u32, Applied> = HashMap::new();
+        let mut applied: HashMap<u32, Applied> = HashMap::default();
         let entries = batch
             .iter()
             .map(|queued| match queued.source {

@@ -7,9 +7,10 @@
 //!   now would let it overtake backwards (P1).
 //! * Where the beginning of a table is not known, nothing is claimed about what may stand there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::maps::HashMap;
 use switchboard_proto::bus::Series;
 use switchboard_proto::ids::{Incarnation, Offset};
 
@@ -72,7 +73,7 @@ impl Publishers {
     /// A table that knows everything stored behind `from`.
     pub(crate) fn new(limit: usize, silence: Duration, from: Offset) -> Self {
         Self {
-            sources: HashMap::new(),
+            sources: HashMap::default(),
             limit,
             silence,
             from,

@@ -5,7 +5,6 @@
 //! * An answer is complete up to where it says, in order, or says that it is not.
 //! * However many ask at once, the log is read once at a time, from the oldest that is asked for.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use switchboard_proto::ids::{Incarnation, Offset, Sequence};
 use super::memory::Removed;
 use super::records::{Body, Reading};
 use super::window::Window;
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// A page (R7): how much one answer holds.
@@ -180,7 +180,7 @@ impl Questions {
         if self.scan.is_none() {
             self.waiting.retain(&is_asked);
             let oldest = self.waiting.iter().map(|question| question.after).min()?;
-            let mut asked: HashMap<Arc<str>, Vec<(Question, Page)>> = HashMap::new();
+            let mut asked: HashMap<Arc<str>, Vec<(Question, Page)>> = HashMap::default();
             for question in self.waiting.drain(..) {
                 let channel = Arc::clone(&question.channel);
                 asked

@@ -7,9 +7,10 @@
 //! * Bytes, age and count of channels are bounded; what goes makes `start` and `head` less sharp, never
 //!   wrong.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::maps::HashMap;
 use bytes::Bytes;
 use switchboard_proto::ids::{Offset, Sequence};
 
@@ -73,7 +74,7 @@ impl Window {
             batches: VecDeque::new(),
             start,
             bytes: 0,
-            channels: HashMap::new(),
+            channels: HashMap::default(),
             quiet: VecDeque::new(),
             unknown: start,
         }

@@ -1,12 +1,11 @@
 //! The table channel ▶ local sessions of one link: who is subscribed, who waits for an answer, and who
 //! is still being given what it missed.
 
-use std::collections::HashMap;
-
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::ids::Offset;
 
 use super::Subscriber;
+use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
 /// Where a client left off.
@@ -62,7 +61,7 @@ pub(super) const UNKNOWN: u64 = u64::MAX;
 impl<S> Channel<S> {
     pub(super) fn new() -> Self {
         Self {
-            live: HashMap::new(),
+            live: HashMap::default(),
             waiting: Vec::new(),
             behind: Vec::new(),
             asked: 0,
