@@ -1,5 +1,11 @@
 //! Time, processes, and what is under way between them.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::large_enum_variant,
+    reason = "compiled for tests only: a number that is wrong has to stop the run, and a few thousand events cost nothing"
+)]
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! Thousands of systems in trouble, and the proof that trouble would be noticed.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use switchboard_gateway::simulation as gateway;
 use switchboard_router_svc::simulation as router;
 use switchboard_simulation::check::Report;

@@ -84,6 +84,9 @@ impl ShardEnd {
 
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
+/// Keys that were read back, and the place to go on from; or why they were not.
+type KeysPage = Result<(Vec<OlderKey>, Sequence), (String, Sequence)>;
+
 /// What the owner wants done, collected during one turn of the loop.
 #[derive(Default)]
 struct Turn {
@@ -354,11 +357,7 @@ impl Shard {
         }
     }
 
-    fn keys_page(
-        &self,
-        from: Sequence,
-        before: Sequence,
-    ) -> Pending<Result<(Vec<OlderKey>, Sequence), (String, Sequence)>> {
+    fn keys_page(&self, from: Sequence, before: Sequence) -> Pending<KeysPage> {
         let (log, shard) = (Arc::clone(&self.log), self.shard);
         Some(Box::pin(async move {
             if from >= before {
@@ -372,12 +371,12 @@ impl Shard {
     /// Hands a page of keys to the owner; the reading of the next one, if there is more.
     fn keys(
         &self,
-        page: Result<(Vec<OlderKey>, Sequence), (String, Sequence)>,
+        page: KeysPage,
         before: Sequence,
         owner: &mut Owner,
         from: Sequence,
         begun: Instant,
-    ) -> Pending<Result<(Vec<OlderKey>, Sequence), (String, Sequence)>> {
+    ) -> Pending<KeysPage> {
         let next = match page {
             Ok((keys, next)) => {
                 for key in keys {
