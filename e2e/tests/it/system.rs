@@ -13,6 +13,9 @@ const NODE: &str = r#"
 [admin]
 listen = "127.0.0.1:0"
 
+[channels]
+publication_data_format = "any"
+
 [gateway]
 listen = "127.0.0.1:0"
 drain_spread = "100ms"
