@@ -2,11 +2,11 @@
 //! back; and a message sent again with its key is stored once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use switchboard_testkit::NatsServer;
+use switchboard_testkit::{NatsCluster, wait_until};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -17,28 +17,29 @@ use crate::recovery::{Place, recover_up_to, recovered};
 const CHANNELS: usize = 24;
 const LAST: &str = "last";
 
-/// Separate processes over one nats-server.
+/// Separate processes over three nats-servers, each log on all of them.
 struct Cluster {
     routers: Vec<Process>,
     gateways: Vec<Process>,
-    _nats: NatsServer,
-    _folder: TempDir,
+    nats: NatsCluster,
+    folder: TempDir,
 }
+
+const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
 impl Cluster {
     /// Two of each.
     async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let nats = NatsServer::start().await?;
+        let nats = NatsCluster::start(3).await?;
         let config = format!(
-            "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
-            nats.url()
+            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nreplicas = 3\n[gateway]\ninsecure = true\n",
+            nats.urls()
         );
         std::fs::write(folder.path().join("switchboard.toml"), config)?;
-        let arguments = ["--config", "switchboard.toml"];
         let pair = |name| -> Result<Vec<Process>> {
             (0..2)
-                .map(|_| Process::spawn(name, folder.path(), &arguments))
+                .map(|_| Process::spawn(name, folder.path(), &ARGUMENTS))
                 .collect()
         };
         let mut routers = pair("switchboard-router-svc")?;
@@ -49,9 +50,14 @@ impl Cluster {
         Ok(Self {
             routers,
             gateways,
-            _nats: nats,
-            _folder: folder,
+            nats,
+            folder,
         })
+    }
+
+    /// One more of these.
+    async fn join(&self, name: &'static str) -> Result<Process> {
+        Process::start(name, self.folder.path(), &ARGUMENTS).await
     }
 
     /// Whoever is left ends well.
@@ -240,5 +246,108 @@ async fn a_killed_gateways_clients_come_back_to_another_and_miss_nothing() -> Re
         let data: Vec<Value> = received[channel].iter().map(|(_, data)| data.clone()).collect();
         assert_eq!(data, expected, "{channel}");
     }
+    cluster.stop().await
+}
+
+/// Every channel takes a message; how long that took for the last of them.
+async fn all_take_messages(publisher: &mut Client, channels: &[String], data: &Value) -> Result<Duration> {
+    let begun = Instant::now();
+    for channel in channels {
+        send_until_acknowledged(publisher, channel, data).await?;
+    }
+    Ok(begun.elapsed())
+}
+
+/// Everything that was said is with who stayed, once and in order.
+async fn has_all(subscriber: &mut Client, channels: &[String], said: &[Value]) -> Result<()> {
+    let received = read_to_the_end(subscriber, channels).await?;
+    assert_eq!(subscriber.ended, []);
+    for channel in channels {
+        let data: Vec<&Value> = received[channel].iter().map(|(_, data)| data).collect();
+        assert_eq!(data, said.iter().collect::<Vec<_>>(), "{channel}");
+        let messages = &received[channel];
+        assert!(messages.is_sorted_by(|a, b| a.0 < b.0), "{channel}: {messages:?}");
+    }
+    Ok(())
+}
+
+/// A take-over is promised in under two seconds; asserted is three times that.
+const TAKE_OVER: Duration = Duration::from_secs(6);
+
+/// O1, O3: a router that was stopped is replaced, and what it still believes when it wakes is refused by the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_sleeps_is_replaced_and_fenced_off_when_it_wakes() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let channels = channels();
+    let mut stays = Client::connect(&cluster.gateways[1].websocket_url()).await?;
+    for channel in &channels {
+        stays.subscribe(channel).await?;
+    }
+    let mut publisher = Client::connect(&cluster.gateways[0].websocket_url()).await?;
+    let said = ["before", "asleep", "awake", LAST].map(Value::from);
+    all_take_messages(&mut publisher, &channels, &said[0]).await?;
+    let sleeper = &cluster.routers[0];
+    let lost = sleeper.metric("switchboard_router_ownerships_lost_total").await?;
+    sleeper.pause()?;
+    let took = all_take_messages(&mut publisher, &channels, &said[1]).await?;
+    assert!(took < TAKE_OVER, "{took:?}");
+    println!("a stopped router was replaced after {took:?}");
+    sleeper.resume()?;
+    let is_fenced = async || {
+        let now = sleeper.metric("switchboard_router_ownerships_lost_total").await;
+        now.is_ok_and(|now| now > lost)
+    };
+    wait_until(DEADLINE, is_fenced)
+        .await
+        .context("the one that woke goes on as if nothing had been")?;
+    for data in &said[2..] {
+        all_take_messages(&mut publisher, &channels, data).await?;
+    }
+    has_all(&mut stays, &channels, &said).await?;
+    cluster.stop().await
+}
+
+/// Whatever is restarted, in whatever order: who stays on the gateway that stays misses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_restarted_one_after_the_other() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let channels = channels();
+    let mut stays = Client::connect(&cluster.gateways[1].websocket_url()).await?;
+    for channel in &channels {
+        stays.subscribe(channel).await?;
+    }
+    let url = cluster.gateways[1].websocket_url();
+    let mut publisher = Client::connect(&url).await?;
+    let mut said = Vec::new();
+    for round in 0..3 {
+        // Both routers at once, then a gateway and a server of NATS: nobody is spared.
+        match round {
+            0 => {
+                for router in cluster.routers.drain(..) {
+                    router.kill()?;
+                }
+                let router = cluster.join("switchboard-router-svc").await?;
+                cluster.routers.push(router);
+            }
+            1 => {
+                cluster.gateways.remove(0).kill()?;
+                let gateway = cluster.join("switchboard-gateway").await?;
+                cluster.gateways.insert(0, gateway);
+                cluster.nats.kill(0)?;
+            }
+            _ => {
+                cluster.nats.restart(0).await?;
+                let router = cluster.join("switchboard-router-svc").await?;
+                cluster.routers.push(router);
+            }
+        }
+        let data = json!({ "round": round });
+        let took = all_take_messages(&mut publisher, &channels, &data).await?;
+        println!("round {round}: all channels took a message after {took:?}");
+        said.push(data);
+    }
+    said.push(json!(LAST));
+    all_take_messages(&mut publisher, &channels, &json!(LAST)).await?;
+    has_all(&mut stays, &channels, &said).await?;
     cluster.stop().await
 }

@@ -100,11 +100,26 @@ impl Process {
             .with_context(|| format!("{} cannot be killed", self.name))
     }
 
+    /// SIGSTOP: it is there and does nothing.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// SIGCONT: it goes on where it was.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status()?;
+        ensure!(sent.success(), "kill {signal} {id}: {sent}");
+        Ok(())
+    }
+
     /// SIGTERM, as Kubernetes and service managers send it; how the process ended.
     pub(crate) async fn terminate(mut self) -> Result<ExitStatus> {
-        let id = self.child.id();
-        let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
-        ensure!(sent.success(), "kill -TERM {id}: {sent}");
+        self.signal("-TERM")?;
         self.child
             .ended(DEADLINE)
             .await

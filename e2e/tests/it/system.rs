@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use switchboard::{Config, Switchboard};
-use switchboard_testkit::NatsServer;
+use switchboard_testkit::NatsCluster;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -80,6 +80,9 @@ impl Pings {
     }
 }
 
+/// Fewer than the default of 16: three servers and their replicas share the test's machine.
+const CLUSTER_SHARDS: u32 = 6;
+
 /// How long a system may take until it serves.
 const READY: Duration = Duration::from_secs(30);
 
@@ -87,7 +90,7 @@ pub(crate) struct System {
     /// In the order they are stopped.
     nodes: Vec<Switchboard>,
     // Dropped after the nodes.
-    _nats: Option<NatsServer>,
+    _nats: Option<NatsCluster>,
     _data: Option<TempDir>,
 }
 
@@ -115,7 +118,7 @@ impl System {
         Ok(system)
     }
 
-    /// So many gateways and routers, each a node of its own, over one nats-server with JetStream.
+    /// So many gateways and routers, each a node of its own, over three nats-servers with three replicas of each log.
     pub(crate) async fn cluster(gateways: usize, routers: usize, pings: Pings) -> Result<Self> {
         Self::cluster_for(Access::Insecure, gateways, routers, pings).await
     }
@@ -127,13 +130,13 @@ impl System {
         routers: usize,
         pings: Pings,
     ) -> Result<Self> {
-        let nats = NatsServer::start().await?;
+        let nats = NatsCluster::start(3).await?;
         let mut nodes = Vec::new();
         let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
         for service in services {
             let bus = format!(
-                "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n",
-                nats.url()
+                "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {CLUSTER_SHARDS}\n[bus.nats]\nurls = {:?}\nreplicas = 3\n",
+                nats.urls()
             );
             let config = format!(
                 "switchboard.services = [{service:?}]\n{NODE}{}{}{bus}",
