@@ -260,6 +260,21 @@ impl Removed {
         }
     }
 
+    /// Nothing, with the same limit.
+    pub(crate) fn nothing(&self) -> Self {
+        Self::new(self.limit)
+    }
+
+    /// What was noted apart holds from now on.
+    pub(crate) fn merge(&mut self, noted: Self) {
+        self.floor = self.floor.max(noted.floor);
+        for channel in noted.order {
+            if let Some(mark) = noted.marks.get(&channel) {
+                self.note(&channel, *mark);
+            }
+        }
+    }
+
     fn load(&mut self, purged_before: Sequence, floor: Offset, marks: Vec<RemovedMark>) {
         self.purged_before = purged_before;
         self.floor = floor;

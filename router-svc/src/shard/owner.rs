@@ -42,6 +42,10 @@ use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
+/// Answers of the log's leader in a row that it ends before what it acknowledged, until that is believed. They
+/// come each second.
+const SHORT_LOOKS: u32 = 12;
+
 /// What an owner causes.
 pub(crate) trait Output {
     /// Append `record` behind `expected`. The outcome comes back by [`Owner::stored`] or
@@ -181,6 +185,10 @@ pub(crate) struct Owner {
     queue_bytes: usize,
     keys_known: bool,
     attached: HashMap<KeyName, Vec<Attached>>,
+    /// How often in a row the log's leader said that the log is shorter than it was.
+    short_looks: u32,
+    /// All of these together: no more than keys are known.
+    attached_count: usize,
     memory: Memory,
     links: Links,
     questions: Questions,
@@ -215,6 +223,8 @@ impl Owner {
             queue_bytes: 0,
             keys_known: false,
             attached: HashMap::default(),
+            short_looks: 0,
+            attached_count: 0,
             memory,
             links: Links::new(is, limits.links),
             questions: Questions::new(limits.page),
@@ -551,6 +561,10 @@ impl Owner {
                 }
                 Some(Key::Queued) if is_kept(Rule::P5) => {
                     self.duplicates += 1;
+                    if self.attached_count >= self.limits.memory.keys {
+                        return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
+                    }
+                    self.attached_count += 1;
                     let attached = Attached {
                         gateway,
                         open,
@@ -671,8 +685,14 @@ impl Owner {
         self.answer(gateway, open, series, number, outcome);
     }
 
+    fn take_attached(&mut self, key: &KeyName) -> Vec<Attached> {
+        let attached = self.attached.remove(key).unwrap_or_default();
+        self.attached_count -= attached.len();
+        attached
+    }
+
     fn refuse_attached(&mut self, key: &KeyName, code: ErrorCode) {
-        for attached in self.attached.remove(key).unwrap_or_default() {
+        for attached in self.take_attached(key) {
             self.refuse(
                 attached.gateway,
                 attached.open,
@@ -849,7 +869,7 @@ impl Owner {
                 }
             }
             if let Some(key) = &queued.key {
-                for attached in self.attached.remove(key).unwrap_or_default() {
+                for attached in self.take_attached(key) {
                     let id = queued.id.clone();
                     self.answer_duplicate(
                         attached.gateway,
@@ -953,7 +973,7 @@ impl Owner {
                 }
             }
             Some(Reader::Deriver) => self.deriver.page(page),
-            Some(Reader::Upkeep) => self.upkeep.page(page, &mut self.memory.removed),
+            Some(Reader::Upkeep) => self.upkeep.page(page, &self.memory.removed),
             None => {}
         }
     }
@@ -987,6 +1007,18 @@ impl Owner {
             return Err(StepDown::Overtaken {
                 ours: self.last,
                 last: info.last,
+            });
+        }
+        // Longer than an election lasts: the log lost what it had acknowledged.
+        self.short_looks = if info.last < self.last {
+            self.short_looks + 1
+        } else {
+            0
+        };
+        if self.short_looks > SHORT_LOOKS {
+            return Err(StepDown::WentBack {
+                who: "this owner",
+                position: self.position(),
             });
         }
         // One question to the leader is on the way at a time: the second answer after that moment is

@@ -63,6 +63,8 @@ pub(crate) struct Upkeep {
     /// When which record was written, about once a second.
     times: VecDeque<(u64, Sequence)>,
     purge: Purge,
+    /// What a purge in the making will remove.
+    noted: Option<Removed>,
     reading: Reading,
     purges: u64,
 }
@@ -81,6 +83,7 @@ impl Upkeep {
             keys_from: None,
             times: VecDeque::new(),
             purge: Purge::None,
+            noted: None,
             reading: Reading::default(),
             purges: 0,
         }
@@ -185,6 +188,7 @@ impl Upkeep {
             self.records_since = self.limits.state_records;
         } else {
             self.reading = Reading::default();
+            self.noted = None;
             self.purge = Purge::Noting(self.first, before);
         }
     }
@@ -198,20 +202,22 @@ impl Upkeep {
     }
 
     /// A page of the log came, or could not be read.
-    pub(crate) fn page(&mut self, page: Result<&[RecordAt], ()>, removed: &mut Removed) {
+    pub(crate) fn page(&mut self, page: Result<&[RecordAt], ()>, removed: &Removed) {
         let Purge::Noting(mut next, before) = self.purge else {
             return;
         };
         let Ok(records) = page else {
-            // Later again: what is noted too early only makes an answer more careful.
+            // Later again.
             self.purge = Purge::None;
+            self.noted = None;
             return;
         };
+        let noted = self.noted.get_or_insert_with(|| removed.nothing());
         for at in records {
             next = at.sequence.next();
             if let Some(Body::Batch(entries)) = self.reading.record(at) {
                 for (index, entry) in entries.iter().enumerate() {
-                    removed.note(&entry.message.channel, Offset::new(at.sequence, index));
+                    noted.note(&entry.message.channel, Offset::new(at.sequence, index));
                 }
             }
         }
@@ -237,6 +243,10 @@ impl Upkeep {
         }
         if let Some(before) = purge {
             removed.purged_before = removed.purged_before.max(before);
+            // Not before: until now all of it could be recovered (R5).
+            if let Some(noted) = self.noted.take() {
+                removed.merge(noted);
+            }
         }
         Some(purge.unwrap_or_default())
     }

@@ -168,3 +168,29 @@ fn o6_a_position_in_the_record_that_is_being_stored_is_no_proof() {
     rig.opens(A, 2, &held(1, end(3)));
     assert_eq!(opened_at(&rig.items(A)), Some(end(3)));
 }
+
+#[test]
+fn o6_a_log_that_stays_shorter_than_what_it_acknowledged_stops_the_shard() {
+    let mut rig = Rig::new();
+    let info = |rig: &Rig, less: u64| LogInfo {
+        last: Sequence(rig.owner.last.0 - less),
+        ..rig.log.info()
+    };
+    let appends = rig.owner.append_number();
+    // A leader that was just elected may be behind for a moment.
+    for _ in 0..12 {
+        let short = info(&rig, 1);
+        assert_eq!(rig.owner.leader(short, appends), Ok(()));
+    }
+    let right = info(&rig, 0);
+    assert_eq!(rig.owner.leader(right, appends), Ok(()));
+    for _ in 0..12 {
+        let short = info(&rig, 1);
+        assert_eq!(rig.owner.leader(short, appends), Ok(()));
+    }
+    let short = info(&rig, 1);
+    assert!(matches!(
+        rig.owner.leader(short, appends),
+        Err(StepDown::WentBack { .. })
+    ));
+}
