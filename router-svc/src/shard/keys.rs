@@ -97,10 +97,13 @@ impl Keys {
         self.order.push_back((time_us, name));
     }
 
-    /// A key from before all that are known, read back after a take-over. Of two the newer counts.
+    /// A key from before the tail, read back after a take-over. Of two the newer counts, also where both
+    /// are read back: the reading begins before the window, so a key may have been used again in it.
     pub(crate) fn older(&mut self, name: KeyName, offset: Offset, id: Bytes, time_us: u64) {
-        if self.keys.contains_key(&name) {
-            return;
+        match self.keys.get(&name) {
+            Some(Key::Stored { offset: known, .. }) if *known < offset => {}
+            Some(_) => return,
+            None => {}
         }
         self.keys
             .insert(Arc::clone(&name), Key::Stored { offset, id, time_us });
@@ -219,5 +222,19 @@ mod tests {
         keys.tick(320 * SECOND + 1);
         assert_eq!(keys.get("b"), None);
         assert!(keys.get("a").is_some());
+    }
+
+    #[test]
+    fn p5_of_two_uses_that_are_read_back_the_younger_is_known() {
+        let mut keys = Keys::new(300 * SECOND, 10);
+        keys.older(key("a"), at(3), Bytes::from_static(b"1"), 10 * SECOND);
+        keys.older(key("a"), at(4), Bytes::from_static(b"2"), 320 * SECOND);
+        keys.tick(330 * SECOND);
+        assert!(
+            matches!(keys.get("a"), Some(Key::Stored { offset, .. }) if *offset == at(4)),
+            "used ten seconds ago"
+        );
+        keys.tick(620 * SECOND + 1);
+        assert_eq!((keys.get("a"), keys.len()), (None, 0));
     }
 }
