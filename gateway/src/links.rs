@@ -12,6 +12,7 @@ use prost::Message as _;
 use switchboard_bus::{Bus, BusError, Pattern, Subject};
 use switchboard_proto::bus::{Message, OwnerBeat, Series};
 use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::Reply;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
@@ -160,13 +161,14 @@ impl Links {
         }
     }
 
-    /// Ends the subscription. Answers command `id` where there is one (none: the session is going).
+    /// Ends the subscription, and tells the session `then`, behind everything of the channel (R2). None: the session
+    /// is going.
     ///
     /// Not cancel safe, as above.
     pub(crate) async fn unsubscribe(
         &self,
         session: &Arc<SessionHandle>,
-        id: Option<u32>,
+        then: Option<Reply>,
         channel: ChannelName,
     ) {
         let shard = self.shard_of(&channel);
@@ -174,7 +176,13 @@ impl Links {
             let session = Arc::clone(session);
             // Waits as long as it takes, for the link must learn of it. Fails only once the link was
             // stopped, and then every session is being closed.
-            link.send(Ask::Unsubscribe { session, id, channel }).await.ok();
+            let then = then.map(Box::new);
+            let ask = Ask::Unsubscribe {
+                session,
+                then,
+                channel,
+            };
+            link.send(ask).await.ok();
         }
     }
 

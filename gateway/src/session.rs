@@ -182,7 +182,11 @@ impl SessionHandle {
                 answer(self.leases.granted(channel, id, result, Instant::now()));
                 true
             }
-            Some(By::Server) => {
+            Some(By::Server { is_durable }) => {
+                let result = match is_durable {
+                    true => result,
+                    false => SubscribeResult::default(),
+                };
                 let result = self.leases.granted(channel, id, result, Instant::now());
                 self.connecting.subscribed(channel, result, payload);
                 true
@@ -199,7 +203,7 @@ impl SessionHandle {
     pub(crate) fn not_subscribed(&self, channel: &ChannelName, id: u32, code: ErrorCode) {
         self.leases.refused(channel, id);
         match self.subscriptions.refused(channel, id) {
-            Some(By::Server) => self.connecting.failed(code),
+            Some(By::Server { .. }) => self.connecting.failed(code),
             Some(By::Client { .. }) | None => self.reply(&Reply {
                 id,
                 error: Some(code.into()),
@@ -224,7 +228,7 @@ impl SessionHandle {
                     ..Reply::default()
                 });
             }
-            Some(By::Server) => self.close(DisconnectCode::InsufficientState),
+            Some(By::Server { .. }) => self.close(DisconnectCode::InsufficientState),
             None => {}
         }
     }

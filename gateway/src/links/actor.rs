@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use switchboard_bus::{Bus, BusError, Subject, Subscription};
 use switchboard_proto::bus::{Delivered, Down, OwnerBeat, Refusal, Up};
 use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::Reply;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
@@ -34,7 +35,7 @@ pub(super) enum Ask {
     },
     Unsubscribe {
         session: Arc<SessionHandle>,
-        id: Option<u32>,
+        then: Option<Box<Reply>>,
         channel: ChannelName,
     },
     Publish {
@@ -200,10 +201,14 @@ impl LinkActor {
                 };
                 self.link.subscribe(asked, now, turn);
             }
-            Ask::Unsubscribe { session, id, channel } => {
+            Ask::Unsubscribe {
+                session,
+                then,
+                channel,
+            } => {
                 self.link.unsubscribe(session.id(), &channel, turn);
-                if let Some(id) = id {
-                    session.reply(&replies::unsubscribed(id));
+                if let Some(then) = then {
+                    session.reply(&then);
                 }
             }
             Ask::Publish {

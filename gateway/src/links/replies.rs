@@ -3,7 +3,7 @@
 use prost::Message as _;
 use switchboard_proto::bus::{Delivered, Message, PayloadKind, Refusal};
 use switchboard_proto::client::{
-    ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult, UnsubscribeResult,
+    ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult,
 };
 use switchboard_proto::ids::Offset;
 use switchboard_proto::tags;
@@ -67,14 +67,6 @@ pub(super) fn sent(id: u32, message_id: &[u8], stored: &Stored) -> Reply {
         rpc: Some(RpcResult {
             data: data.to_string().into(),
         }),
-        ..Reply::default()
-    }
-}
-
-pub(super) fn unsubscribed(id: u32) -> Reply {
-    Reply {
-        id,
-        unsubscribe: Some(UnsubscribeResult {}),
         ..Reply::default()
     }
 }

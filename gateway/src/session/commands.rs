@@ -310,20 +310,21 @@ impl Commands {
 
     /// Always succeeds: an SDK reconnects otherwise.
     async fn unsubscribe(&self, id: u32, channel: &str) {
+        let answer = Reply {
+            id,
+            unsubscribe: Some(UnsubscribeResult {}),
+            ..Reply::default()
+        };
         match self.session.subscriptions.give_up(channel) {
             // The link answers, behind what it has already queued of this channel.
             Some(channel) => {
                 self.session.leases.forget(channel.as_str());
                 self.gateway
                     .links
-                    .unsubscribe(&self.session, Some(id), channel)
+                    .unsubscribe(&self.session, Some(answer), channel)
                     .await;
             }
-            None => self.session.reply(&Reply {
-                id,
-                unsubscribe: Some(UnsubscribeResult {}),
-                ..Reply::default()
-            }),
+            None => self.session.reply(&answer),
         }
     }
 

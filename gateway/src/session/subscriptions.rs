@@ -31,8 +31,8 @@ pub(super) enum By {
     /// The client. `or_error`: it wants error 112 rather than a subscription that could not recover.
     /// `is_durable`: what is published there is stored, so that there is a position to go on from.
     Client { or_error: bool, is_durable: bool },
-    /// The server: it comes with the connect reply, and the connection ends with it.
-    Server,
+    /// The server: it comes with the connect reply, and the connection ends with it. `is_durable` as above.
+    Server { is_durable: bool },
 }
 
 impl Subscriptions {
@@ -64,6 +64,13 @@ impl Subscriptions {
     /// Whether the client asked for the channel and did not give it up.
     pub(super) fn holds(&self, channel: &ChannelName) -> bool {
         self.channels.lock().contains_key(channel)
+    }
+
+    /// Whether the server subscribed the session to the channel.
+    pub(super) fn is_the_servers(&self, channel: &str) -> bool {
+        let channels = self.channels.lock();
+        let by = channels.get(channel).map(|subscription| subscription.by);
+        matches!(by, Some(By::Server { .. }))
     }
 
     /// The client gives the channel up. The name, where the link has to be asked to end it.

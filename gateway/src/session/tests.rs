@@ -62,7 +62,10 @@ fn l5_a_lost_subscription_of_the_client_ends_with_2500_and_may_be_had_again() {
 #[test]
 fn l5_a_lost_subscription_of_the_servers_ends_the_connection_with_3010() {
     let session = session();
-    session.subscriptions.begin(&room(), 1, By::Server).unwrap();
+    session
+        .subscriptions
+        .begin(&room(), 1, By::Server { is_durable: true })
+        .unwrap();
     assert!(session.subscribed(&room(), 1, SubscribeResult::default(), PayloadKind::Json));
     session.lost(&room());
     assert_eq!(sent(&session), Vec::<String>::new());
@@ -71,6 +74,29 @@ fn l5_a_lost_subscription_of_the_servers_ends_the_connection_with_3010() {
         Some(DisconnectCode::InsufficientState)
     );
     assert_eq!(DisconnectCode::InsufficientState.code(), 3010);
+}
+
+#[test]
+fn r5_nothing_is_promised_of_a_subscription_of_the_servers_that_is_not_stored() {
+    let session = session();
+    session.connecting.begin(1);
+    let by = By::Server { is_durable: false };
+    session.subscriptions.begin(&room(), 1, by).unwrap();
+    let result = SubscribeResult {
+        offset: 7,
+        recoverable: true,
+        positioned: true,
+        was_recovering: true,
+        recovered: true,
+        ..SubscribeResult::default()
+    };
+    assert!(session.subscribed(&room(), 1, result, PayloadKind::Json));
+    let finished = futures_util::FutureExt::now_or_never(session.connecting.finished());
+    let (results, _) = finished.unwrap().unwrap();
+    assert_eq!(
+        results.into_values().collect::<Vec<_>>(),
+        [SubscribeResult::default()]
+    );
 }
 
 #[test]
@@ -125,7 +151,10 @@ async fn connect_waits_for_all_of_the_servers_subscriptions_or_fails_with_the_fi
         session.outgoing.hold();
         session.connecting.begin(2);
         for channel in [&room(), &other] {
-            session.subscriptions.begin(channel, 1, By::Server).unwrap();
+            session
+                .subscriptions
+                .begin(channel, 1, By::Server { is_durable: true })
+                .unwrap();
         }
         let mut finished = std::pin::pin!(session.connecting.finished());
         assert!(futures_util::poll!(finished.as_mut()).is_pending());

@@ -205,6 +205,7 @@ impl Shard {
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
+        let mut purging: Pending<(Sequence, Result<(), LogError>)> = None;
         let (keys_from, keys_before) = taken.older_keys;
         let mut keys = self.keys_page(keys_from, keys_before);
         let mut beats = tokio::time::interval(self.settings.owner_beat);
@@ -250,7 +251,8 @@ impl Shard {
                         self.tell_full(is_told_full, owner.upkeep().fill());
                     }
                 }
-                _ = look.tick(), if looking.is_none() => {
+                // What the leader says while a purge runs does not tell what that brings.
+                _ = look.tick(), if looking.is_none() && purging.is_none() => {
                     let (log, shard, appends) = (Arc::clone(&self.log), self.shard, owner.append_number());
                     looking = Some(Box::pin(async move { (appends, log.info(shard).await) }));
                 }
@@ -260,6 +262,14 @@ impl Shard {
                         Ok(info) => owner.leader(info, appends)?,
                         // An append in flight tells as well, and tries until it is settled.
                         Err(error) => tracing::debug!(shard = %self.shard, %error, "log's leader does not answer"),
+                    }
+                }
+                (before, purged) = pending(&mut purging) => {
+                    purging = None;
+                    match purged {
+                        Ok(()) => tracing::info!(shard = %self.shard, %before, "oldest records purged to make room"),
+                        // The next purge takes them too.
+                        Err(error) => tracing::warn!(shard = %self.shard, %before, %error, "log not purged"),
                     }
                 }
                 page = pending(&mut reading) => {
@@ -318,7 +328,9 @@ impl Shard {
                     .await?;
             }
             if let Some(before) = turn.purge {
-                self.purge(before).await;
+                // Beside everything else: a slow purge must not make a healthy owner look dead (O3).
+                let (log, shard) = (Arc::clone(&self.log), self.shard);
+                purging = Some(Box::pin(async move { (before, log.purge(shard, before).await) }));
             }
             match give_up {
                 Some(_) if owner.is_idle() => return Ok(()),
@@ -417,14 +429,6 @@ impl Shard {
         }
     }
 
-    async fn purge(&self, before: Sequence) {
-        match self.log.purge(self.shard, before).await {
-            Ok(()) => tracing::info!(shard = %self.shard, %before, "oldest records purged to make room"),
-            // The next purge takes them too.
-            Err(error) => tracing::warn!(shard = %self.shard, %before, %error, "log not purged"),
-        }
-    }
-
     fn tell_full(&self, is_full: bool, percent: u64) {
         if is_full {
             tracing::error!(
@@ -514,7 +518,8 @@ async fn read_page(
     Ok(page)
 }
 
-/// Unix microseconds. Information only: nothing about order or safety depends on it.
+/// Unix microseconds. Nothing about order depends on it; how long messages and keys are kept does, so the clocks of
+/// routers should agree to within a small part of `router.key_window`.
 fn time_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

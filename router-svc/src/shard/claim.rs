@@ -50,7 +50,16 @@ pub(crate) async fn claim(
 ) -> Result<Claimed, ClaimError> {
     let info = log.info(shard).await?;
     let mut state_at = Sequence(0);
-    if let Some(last) = log.get(shard, info.last).await? {
+    let last = log.get(shard, info.last).await?;
+    if last.is_none() && info.first <= info.last {
+        // A new leader of the stream may not have it yet. Without it the state record would be forgotten,
+        // and with it what was applied of other shards (L6).
+        return Err(ClaimError::Log(LogError::Unavailable(format!(
+            "the last record, {}, is not readable yet",
+            info.last
+        ))));
+    }
+    if let Some(last) = last {
         // A newer release's log is not continued by an older one.
         let last: Record = format::decode(last).map_err(ClaimError::Format)?;
         state_at = match last.body {

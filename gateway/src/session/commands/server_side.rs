@@ -58,7 +58,10 @@ impl Commands {
         self.session.outgoing.hold();
         self.session.connecting.begin(channels.len());
         for Given { channel, info, data } in channels {
-            if let Err(code) = self.session.subscriptions.begin(&channel, id, By::Server) {
+            // What is not stored cannot be recovered, so nothing is promised of it.
+            let is_durable = self.is_durable(&channel);
+            let by = By::Server { is_durable };
+            if let Err(code) = self.session.subscriptions.begin(&channel, id, by) {
                 return Ok(Err(code));
             }
             let lease = Lease {
@@ -67,7 +70,8 @@ impl Commands {
                 data,
             };
             self.session.leases.enter(&channel, id, Some(lease));
-            let since = request.subs.get(channel.as_str()).and_then(since);
+            let asked = request.subs.get(channel.as_str());
+            let since = asked.and_then(since).filter(|_| is_durable);
             self.gateway.links.subscribe(self.asker(id), channel, since).await;
         }
         Ok(self.session.connecting.finished().await)

@@ -165,7 +165,9 @@ impl Commands {
                 // fresh token. The answer comes first, since a command is answered.
                 self.answer_sub_refresh(id, SubRefreshResult::default());
                 tracing::debug!(client = %self.session.client(), why = why(error), "subscription ended at its refresh");
-                if let Some(channel) = named.and_then(|channel| self.session.subscriptions.give_up(channel)) {
+                let subscriptions = &self.session.subscriptions;
+                let own = named.filter(|channel| !subscriptions.is_the_servers(channel));
+                if let Some(channel) = own.and_then(|channel| subscriptions.give_up(channel)) {
                     self.end_subscription(channel).await;
                 }
                 return Ok(());
@@ -185,7 +187,9 @@ impl Commands {
             expires: lease.expiry.is_some(),
             ttl: lease.expiry.map_or(0, |expiry| expiry.ttl(Instant::now())),
         };
-        if self.session.leases.renew(&channel, lease) {
+        // Those of the server's end with the connection, and so with its token.
+        let is_the_servers = self.session.subscriptions.is_the_servers(channel.as_str());
+        if !is_the_servers && self.session.leases.renew(&channel, lease) {
             self.answer_sub_refresh(id, result);
         } else {
             self.refuse(
@@ -214,11 +218,14 @@ impl Commands {
             unsubscribe: Some(UnsubscribeCode::Expired.into()),
             ..Push::default()
         };
-        self.gateway.links.unsubscribe(&self.session, None, channel).await;
-        self.session.reply(&Reply {
+        let then = Reply {
             push: Some(push),
             ..Reply::default()
-        });
+        };
+        self.gateway
+            .links
+            .unsubscribe(&self.session, Some(then), channel)
+            .await;
     }
 
     fn answer_sub_refresh(&self, id: u32, result: SubRefreshResult) {
