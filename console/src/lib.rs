@@ -5,8 +5,8 @@
 //! `vendor/README.md`) and nothing from other hosts.
 //!
 //! What must hold: a page never runs a script that is not a file of this crate (the content security policy forbids inline
-//! script and style, and with trusted types even assigning markup), whatever a message contains; the test `every_answer_carries_the_security_headers`
-//! holds the policy, and the browser test in `e2e` sends a hostile message.
+//! script and style, and with trusted types even assigning markup), whatever a message contains; the test
+//! `every_answer_carries_the_security_headers` holds the policy, and the browser test in `e2e` sends a hostile message.
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};

@@ -93,7 +93,8 @@ impl Config {
         let insecure = gateway.boolean(
             "insecure",
             false,
-            "Clients need no token and may do everything; for development, on a loopback address only.",
+            "Clients need no token and may do everything; for development, on a loopback address only. \
+             `switchboard` without a configuration file has it on.",
         );
         if insecure && !listen.ip().is_loopback() {
             gateway.fault(
@@ -105,8 +106,8 @@ impl Config {
         let allowed = gateway.list(
             "allowed_origins",
             &[],
-            "origins of web pages that may connect, such as \"https://app.example.com\"; `*` stands for any characters; empty: \
-             pages of the same host, and with gateway.insecure pages of this machine",
+            "Origins of web pages that may connect, such as \"https://app.example.com\"; `*` stands for any characters; empty: \
+             pages of the same host, and with gateway.insecure pages of this machine.",
         );
         for origin in &allowed {
             if origin != "*" && !origin.contains("://") {
@@ -121,7 +122,7 @@ impl Config {
             "max_connections",
             10_000,
             1..=1_000_000,
-            "WebSocket connections, at most; above, new ones get HTTP 503. Each needs a file descriptor (ulimit -n)",
+            "WebSocket connections, at most; above, new ones get HTTP 503. Each needs a file descriptor (ulimit -n).",
         );
         let http_connections = gateway.integer(
             "http_connections",

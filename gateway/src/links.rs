@@ -52,8 +52,9 @@ const MIN_CREDIT: usize = 256 * 1024;
 /// Hands what sessions ask for to the shard's link. Cheap to clone.
 ///
 /// All calls wait while the link's queue is full, so a session that asks faster than its shard can
-/// serve stops being read, and is answered with an error when the command's time is over. Answers are put into the session's outgoing queue by the link itself, so
-/// that the replies and publications of a channel keep their order (R2).
+/// serve stops being read, and is answered with an error when the command's time is over. Answers are
+/// put into the session's outgoing queue by the link itself, so that the replies and publications of a
+/// channel keep their order (R2).
 #[derive(Clone)]
 pub(crate) struct Links {
     asks: Arc<[mpsc::Sender<Ask>]>,

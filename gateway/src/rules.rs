@@ -1,6 +1,6 @@
 //! Rules that a simulation may switch off, to see that it notices.
 //!
-//! A test that never fails proves nothing: the simulation in `e2e/` first runs with each of these rules
+//! A test that never fails proves nothing: the simulation in `simulation/` also runs with each of these rules
 //! broken and has to find the harm. In any other build [`is_kept`] is `true` and costs nothing.
 
 /// See `docs/rules.md`.

@@ -15,7 +15,7 @@ use crate::{Config, Effective, Switchboard};
 
 /// A realtime communication service.
 #[derive(Debug, Parser)]
-#[command(name = "switchboard", version, about)]
+#[command(name = "switchboard", version)]
 #[command(
     after_help = "Environment variables override single keys: SWITCHBOARD__GATEWAY__LISTEN=127.0.0.1:9000 sets \
                         gateway.listen.\nExit code: 0 done or stopped cleanly, 1 failure, 2 wrong arguments or \
