@@ -65,7 +65,7 @@ pub struct Config {
     /// Requests of sessions that wait for one link.
     pub link_queue: usize,
     /// Frames of an owner that wait for one link.
-    pub link_inbox: usize,
+    pub link_frames: usize,
     /// Publishes of one link that wait for their answer.
     pub link_unanswered: usize,
     /// Bytes of these.
@@ -230,8 +230,8 @@ impl Config {
             1..=1_048_576,
             "Requests of sessions that wait for one shard's link; above, the sessions wait.",
         );
-        let link_inbox = gateway.integer(
-            "link_inbox",
+        let link_frames = gateway.integer(
+            "link_frames",
             4096,
             16..=1_048_576,
             "Frames of a shard's owner that wait for its link; above, the newest is lost and that link \
@@ -299,7 +299,7 @@ impl Config {
             inbox,
             broadcast,
             link_queue: size(link_queue),
-            link_inbox: size(link_inbox),
+            link_frames: size(link_frames),
             link_unanswered: size(link_unanswered),
             link_unanswered_bytes: size(link_unanswered_bytes),
             link_unconfirmed_bytes: size(link_unconfirmed_bytes),

@@ -37,7 +37,7 @@ pub(crate) struct LinksConfig {
     /// Requests of sessions that wait for one link; above, sessions wait.
     pub(crate) queue: usize,
     /// Frames of an owner that wait for one link; above, the newest is lost and the link reset.
-    pub(crate) inbox: usize,
+    pub(crate) frames: usize,
     /// Publishes of one link that wait for their answer; above, publishers are told to slow down.
     pub(crate) unanswered: usize,
     /// Bytes of these, likewise.
@@ -76,13 +76,13 @@ impl Links {
         metrics: &LinkMetrics,
         health: Component,
     ) -> Result<Self, BusError> {
-        let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.inbox).await?;
+        let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.frames).await?;
         let mut asks = Vec::with_capacity(usize::from(shards.get()));
         let mut owners = Vec::with_capacity(usize::from(shards.get()));
         let ready = actor::Readiness::new(shards, health);
         for shard in shards.iter() {
             let down = Subject::LinkDown { gateway, shard };
-            let frames = bus.subscribe(Pattern::Exactly(down), config.inbox).await?;
+            let frames = bus.subscribe(Pattern::Exactly(down), config.frames).await?;
             let (ask, asked) = mpsc::channel(config.queue);
             let (owner, owner_beats) = mpsc::channel(16);
             asks.push(ask);

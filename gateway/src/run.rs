@@ -86,7 +86,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let links_config = LinksConfig {
         answer_timeout: config.answer_timeout,
         queue: config.link_queue,
-        inbox: config.link_inbox,
+        frames: config.link_frames,
         unanswered: config.link_unanswered,
         unanswered_bytes: config.link_unanswered_bytes,
         unconfirmed_bytes: config.link_unconfirmed_bytes,

@@ -16,7 +16,7 @@ pub struct Config {
     /// Gateways a shard is linked to, at most.
     pub links: usize,
     /// Frames from gateways that wait for a shard, at most.
-    pub inbox: usize,
+    pub frames: usize,
     /// Between two beats of an owner.
     pub owner_beat: Duration,
     /// Silence after which an owner is taken for dead.
@@ -57,8 +57,8 @@ impl Config {
                 "Bytes of publishes a shard holds while the log is busy; above, publishers are told to slow down.",
             ) as usize,
             links: router.integer("links", 1024, 1..=65_536, "Gateways a shard talks to, at most; a further one is not answered until another goes.") as usize,
-            inbox: router.integer(
-                "inbox",
+            frames: router.integer(
+                "frames",
                 8192,
                 16..=1_048_576,
                 "Frames from gateways that wait for a shard; above, the newest is dropped and the link reset.",

@@ -51,7 +51,7 @@ macro_rules! shard_gauges {
 }
 
 shard_gauges! {
-    position: "Sequence of the shard's last record",
+    last_sequence: "Sequence of the shard's last record",
     links: "Gateways linked to the shard",
     lagging_links: "Of those, how many have to confirm before they are sent more",
     link_resets: "Links that the owner ended, since it took over",
@@ -62,7 +62,7 @@ shard_gauges! {
     known_keys: "Idempotency keys that are known",
     publishers: "Gateways whose publishes are told from repeats",
     duplicates: "Publishes that were recognised as repeats, since the owner took over",
-    recoveries: "Recoveries that wait for the log to be read",
+    waiting_recoveries: "Recoveries that wait for the log to be read",
     log_readings: "Readings of the log for recoveries, since the owner took over",
     underived: "Entries that wait to be stored by other shards",
     fill_percent: "How full the shard's log is",
@@ -98,7 +98,7 @@ impl RouterMetrics {
             );
             registry.register(
                 "bad_frames",
-                "Undecodable frames from gateways",
+                "Undecodable frames from gateways and other owners",
                 router.bad_frames.clone(),
             );
             router.shards.register(registry);

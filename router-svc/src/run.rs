@@ -94,7 +94,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         settings: ShardSettings {
             limits: limits(&config, deps.shards),
             owner_beat: config.owner_beat,
-            inbox: config.inbox,
+            frames: config.frames,
             release: config.release,
         },
         ownerships: Ownerships::new(incarnation, deps.shards, patience),
@@ -296,7 +296,7 @@ impl Router {
             Ok((_, Ok(()))) => false,
             Ok((_, Err(end))) if end.is_final() => {
                 tracing::error!(%shard, reason = %end, "shard is given up until this router is restarted; \
-                    restore its log from a backup, or migrate to a new one");
+                    bring back the log that has its records; see docs/operations.md, When a shard is stopped");
                 self.ownerships.broken(shard);
                 true
             }

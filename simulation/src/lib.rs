@@ -67,7 +67,7 @@ impl Faults {
             unanswered: pick(3, 50),
             deaths: pick(4, 60),
             sleeps: pick(5, 60),
-            cuts: pick(1, 60),
+            cuts: pick(6, 60),
             disconnects: 200,
             purges: seed % 5 == 4,
         }

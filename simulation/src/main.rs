@@ -3,20 +3,32 @@
 
 use std::process::ExitCode;
 
+const USAGE: &str = "usage: switchboard-simulation FIRST [COUNT], or switchboard-simulation trace SEED";
+
 fn main() -> ExitCode {
-    let is_traced = std::env::args().nth(1).is_some_and(|text| text == "trace");
-    let mut numbers = std::env::args()
-        .skip(1)
-        .filter_map(|text| text.parse::<u64>().ok());
-    let first = numbers.next().unwrap_or(0);
-    let count = numbers.next().unwrap_or(1);
-    let mut failed = 0;
-    if is_traced {
-        println!("{:?}", switchboard_simulation::trace(first));
-        return ExitCode::SUCCESS;
-    }
-    for seed in first..first + count {
-        match switchboard_simulation::run(seed) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (first, count, is_traced) = match arguments.as_slice() {
+        ["trace", seed] => (seed.parse::<u64>(), Ok(1), true),
+        [first] => (first.parse(), Ok(1), false),
+        [first, count] => (first.parse(), count.parse::<u64>(), false),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let (Ok(first), Ok(count)) = (first, count) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut failed = 0_u64;
+    for seed in first..first.saturating_add(count) {
+        let result = if is_traced {
+            switchboard_simulation::trace(seed)
+        } else {
+            switchboard_simulation::run(seed)
+        };
+        match result {
             Ok(report) if count == 1 => println!("seed {seed}: {report:?}"),
             Ok(_) => {}
             Err(found) => {

@@ -1,5 +1,6 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -106,16 +107,24 @@ pub fn main() -> ExitCode {
 }
 
 fn print(effective: &Effective) -> ExitCode {
-    println!("{effective}");
-    ExitCode::SUCCESS
+    say(&format!("{effective}\n"))
+}
+
+/// Prints to standard output. A reader that has seen enough, such as `head`, is no fault.
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("switchboard: standard output cannot be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn explain(config: &Config, user: &str, channel: &str) -> ExitCode {
     match config.gateway.policy.explain(user, channel) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => say(&text),
         Err(error) => {
             eprintln!("switchboard: {error}; clients are answered with error 107");
             ExitCode::from(USAGE)

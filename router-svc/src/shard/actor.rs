@@ -29,7 +29,7 @@ pub(crate) struct ShardSettings {
     /// Between two owner beats.
     pub(crate) owner_beat: Duration,
     /// Frames from gateways that may wait for the actor.
-    pub(crate) inbox: usize,
+    pub(crate) frames: usize,
     /// How long a stop waits for the append in flight.
     pub(crate) release: Duration,
 }
@@ -150,9 +150,9 @@ impl Shard {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ShardEnd> {
         let (shard, router) = (self.shard, self.router);
         let up = Pattern::Exactly(Subject::LinkUp { shard, router });
-        let mut frames = self.bus.subscribe(up, self.settings.inbox).await?;
+        let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
         let derive = Pattern::Exactly(Subject::Derive { shard, router });
-        let mut between = self.bus.subscribe(derive, self.settings.inbox).await?;
+        let mut between = self.bus.subscribe(derive, self.settings.frames).await?;
         let taking = take_over(
             self.log.as_ref(),
             shard,
@@ -459,7 +459,9 @@ impl Shard {
     fn measure(&self, owner: &Owner) {
         let shard = self.metrics.of(self.shard);
         let memory = owner.memory();
-        shard.position.set(owner.position().sequence().0.cast_signed());
+        shard
+            .last_sequence
+            .set(owner.position().sequence().0.cast_signed());
         shard.links.set(owner.links().len() as i64);
         shard.lagging_links.set(owner.links().lagging_count() as i64);
         shard.channels.set(owner.links().channel_count() as i64);
@@ -468,7 +470,7 @@ impl Shard {
         shard.known_channels.set(memory.window.channel_count() as i64);
         shard.known_keys.set(memory.keys.len() as i64);
         shard.publishers.set(memory.publishers.len() as i64);
-        shard.recoveries.set(owner.questions().len() as i64);
+        shard.waiting_recoveries.set(owner.questions().len() as i64);
         shard.underived.set(owner.deriver().pending() as i64);
         shard.fill_percent.set(owner.upkeep().fill().cast_signed());
         shard.log_readings.set(owner.questions().scans().cast_signed());
