@@ -12,8 +12,6 @@
 pub enum Rule {
     /// A gap in a link's numbers resets it.
     K1,
-    /// Beats compare what interest is held.
-    K5,
     /// No publish before the tail is read to the own fence.
     O2,
     /// Stored numbers are recognised.

@@ -388,7 +388,7 @@ impl Links {
             .links
             .get(&gateway)
             .is_some_and(|link| link.phase == Phase::Live && link.set != set);
-        if differs && is_kept(Rule::K5) {
+        if differs {
             self.reset(gateway);
         }
     }
