@@ -63,7 +63,7 @@ impl Config {
     ) -> Result<(Self, Effective), Faults> {
         let document = match file {
             Some(file) => Document::load(Some(file), environment)?,
-            None => Document::parse(WITHOUT_A_FILE, environment)?,
+            None => Document::without_a_file(WITHOUT_A_FILE, environment)?,
         };
         let (mut config, effective) = Self::read(document)?;
         // Tokens can be tried out where nobody needs one.

@@ -1,9 +1,10 @@
 //! The shipped binaries as processes of their own: what a newcomer and an operator start, and what a test may kill.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -22,7 +23,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the binary `name` in `folder` on free ports, and waits until it says that it is ready.
+    /// Starts the binary `name` in `folder`, and waits until it says that it is ready.
     pub(crate) async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let mut process = Self::spawn(name, folder, arguments)?;
         process.ready().await?;
@@ -31,7 +32,7 @@ impl Process {
 
     /// As [`Self::start`], and does not wait.
     pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        let [gateway, admin] = free_addresses()?;
+        let (gateway, admin) = own_addresses();
         let mut command = Command::new(binary(name)?);
         command
             .args(arguments)
@@ -165,17 +166,13 @@ fn binary(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Ports that were free a moment ago; held together, so that they differ.
-fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
-    let listeners: Vec<TcpListener> = (0..COUNT)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<std::io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<std::io::Result<_>>()?;
-    addresses
-        .try_into()
-        .ok()
-        .context("as many addresses as listeners")
+/// Addresses of this machine that nobody else has: loopback has 2^24 of them, and the process's id picks a few. The ports
+/// lie below those that the system gives away.
+fn own_addresses() -> (SocketAddr, SocketAddr) {
+    static STARTED: AtomicU16 = AtomicU16::new(0);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, high, middle, low);
+    // Some thousand processes later the first is long gone.
+    let port = 10_000 + STARTED.fetch_add(1, Ordering::Relaxed) % 10_000 * 2;
+    ((host, port).into(), (host, port + 1).into())
 }
