@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::OwnedWriteBatch as WriteBatch;
 use switchboard_proto::bus::Layout;
-use switchboard_proto::ids::{Sequence, ShardId};
+use switchboard_proto::ids::Sequence;
 use tokio::sync::{mpsc, oneshot};
 
-use super::shard::{Extent, Writer, damaged, joined, split, unavailable};
-use super::store::Store;
+use super::shard::{Extent, LogName, Writer, damaged, joined, split, unavailable};
+use super::store::{Store, Writers};
 use crate::log::{AppendError, LogError};
 
 /// Bytes of records after which a batch is committed without looking for more.
@@ -30,14 +30,14 @@ const PURGE_RECORDS: u64 = 512;
 pub(super) enum Command {
     /// [`crate::Log::append`].
     Append {
-        shard: ShardId,
+        log: LogName,
         expected: Sequence,
         record: Bytes,
         answer: oneshot::Sender<Result<Sequence, AppendError>>,
     },
     /// [`crate::Log::purge`].
     Purge {
-        shard: ShardId,
+        log: LogName,
         before: Sequence,
         answer: oneshot::Sender<Result<(), LogError>>,
     },
@@ -46,18 +46,34 @@ pub(super) enum Command {
         wanted: Layout,
         answer: oneshot::Sender<Result<Layout, LogError>>,
     },
+    /// [`crate::Log::create_logs`].
+    CreateLogs {
+        layout: Layout,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::change_layout`].
+    ChangeLayout {
+        from: Layout,
+        to: Layout,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::remove`].
+    Remove {
+        log: LogName,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
 }
 
 /// The thread's state.
 pub(super) struct Committer {
     store: Arc<Store>,
-    writers: Vec<Writer>,
+    writers: Writers,
     purges: VecDeque<Purge>,
     failed: bool,
 }
 
 struct Purge {
-    shard: ShardId,
+    log: LogName,
     before: u64,
     answer: oneshot::Sender<Result<(), LogError>>,
 }
@@ -67,7 +83,7 @@ struct Batch {
     writes: WriteBatch,
     bytes: usize,
     /// Where the logs in it begin and end once it is committed.
-    staged: BTreeMap<ShardId, Extent>,
+    staged: BTreeMap<LogName, Extent>,
     appends: Vec<Answer>,
     /// The purge that is complete with it.
     purge: Option<oneshot::Sender<Result<(), LogError>>>,
@@ -80,7 +96,7 @@ struct Answer {
 }
 
 impl Committer {
-    pub(super) fn new(store: Arc<Store>, writers: Vec<Writer>) -> Self {
+    pub(super) fn new(store: Arc<Store>, writers: Writers) -> Self {
         Self {
             store,
             writers,
@@ -123,12 +139,12 @@ impl Committer {
     fn take(&mut self, command: Command, batch: &mut Batch) {
         match command {
             Command::Append {
-                shard,
+                log,
                 expected,
                 record,
                 answer,
             } => {
-                let outcome = self.append(shard, expected, &record, batch);
+                let outcome = self.append(log, expected, &record, batch);
                 batch.appends.push(Answer { to: answer, outcome });
             }
             // Purges wait in memory, so not more of them than commands may.
@@ -137,31 +153,46 @@ impl Committer {
                 answer.send(Err(busy)).ok();
             }
             Command::Purge {
-                shard,
+                log,
                 before,
                 answer,
             } => self.purges.push_back(Purge {
-                shard,
+                log,
                 before: before.0,
                 answer,
             }),
             Command::Create { wanted, answer } => {
                 answer.send(self.create(&wanted)).ok();
             }
+            Command::CreateLogs { layout, answer } => {
+                answer.send(self.create_logs(&layout)).ok();
+            }
+            Command::ChangeLayout { from, to, answer } => {
+                answer.send(self.change_layout(&from, &to)).ok();
+            }
+            Command::Remove { log, answer } => {
+                let removed = if batch.staged.contains_key(&log) {
+                    Err(LogError::Unavailable("the log is being written".to_owned()))
+                } else {
+                    self.writers.remove(&log);
+                    self.store.remove(log)
+                };
+                answer.send(removed).ok();
+            }
         }
     }
 
     fn append(
         &self,
-        shard: ShardId,
+        log: LogName,
         expected: Sequence,
         record: &[u8],
         batch: &mut Batch,
     ) -> Result<Sequence, AppendError> {
-        let Some(writer) = self.writer(shard) else {
-            return Err(AppendError::Unknown(LogError::Missing(shard).to_string()));
+        let Some(writer) = self.writers.get(&log) else {
+            return Err(AppendError::Unknown(LogError::Missing(log.shard).to_string()));
         };
-        let mut extent = self.extent(shard, writer, batch);
+        let mut extent = Self::extent(log, writer, batch);
         if extent.last != expected.0 {
             return Err(AppendError::WrongLast { expected });
         }
@@ -181,7 +212,7 @@ impl Committer {
         batch
             .writes
             .insert(&writer.records, sequence.0.to_be_bytes(), value);
-        batch.staged.insert(shard, extent);
+        batch.staged.insert(log, extent);
         Ok(sequence)
     }
 
@@ -189,8 +220,23 @@ impl Committer {
         if let Some(layout) = self.store.layout() {
             return Ok(layout);
         }
-        self.writers = self.store.create(wanted)?;
+        self.create_logs(wanted)?;
+        self.store.put_layout(wanted)?;
         Ok(wanted.clone())
+    }
+
+    fn create_logs(&mut self, layout: &Layout) -> Result<(), LogError> {
+        let opened = self.store.create_logs(layout)?;
+        self.writers.extend(opened);
+        Ok(())
+    }
+
+    fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        match self.store.layout() {
+            Some(layout) if layout == *to => Ok(()),
+            Some(layout) if layout == *from => self.store.put_layout(to),
+            Some(_) | None => Err(LogError::LayoutChanged),
+        }
     }
 
     /// Adds the removal of some records of the purge whose turn it is.
@@ -209,11 +255,12 @@ impl Committer {
 
     /// Whether the purge is complete with this batch.
     fn stage_purge(&self, purge: &Purge, batch: &mut Batch) -> Result<bool, LogError> {
-        let writer = self.writer(purge.shard).ok_or(LogError::Missing(purge.shard))?;
+        let missing = || LogError::Missing(purge.log.shard);
+        let writer = self.writers.get(&purge.log).ok_or_else(missing)?;
         // The last record is never purged (rule L4): `end` is the first that stays, and the last
         // that is committed at most. Records of this batch cannot be read back yet.
         let end = purge.before.min(writer.committed.borrow().last);
-        let mut extent = self.extent(purge.shard, writer, batch);
+        let mut extent = Self::extent(purge.log, writer, batch);
         if end <= extent.first {
             return Ok(true);
         }
@@ -226,13 +273,13 @@ impl Committer {
         }
         extent.bytes_before = split(value)?.0;
         extent.first = upto;
-        self.store.put_start(&mut batch.writes, purge.shard, &extent);
+        self.store.put_start(&mut batch.writes, purge.log, &extent);
         // Announced before it is carried out: a reader who finds records gone can tell why.
         writer.committed.send_modify(|committed| {
             committed.first = extent.first;
             committed.bytes_before = extent.bytes_before;
         });
-        batch.staged.insert(purge.shard, extent);
+        batch.staged.insert(purge.log, extent);
         Ok(upto == end)
     }
 
@@ -240,8 +287,8 @@ impl Committer {
         let outcome = batch.writes.commit();
         if outcome.is_ok() {
             // Readers first: who is told of a record finds it.
-            for (shard, extent) in batch.staged {
-                if let Some(writer) = self.writer(shard) {
+            for (log, extent) in batch.staged {
+                if let Some(writer) = self.writers.get(&log) {
                     writer.committed.send_replace(extent);
                 }
             }
@@ -275,12 +322,8 @@ impl Committer {
         }
     }
 
-    fn writer(&self, shard: ShardId) -> Option<&Writer> {
-        self.writers.get(usize::from(shard.get()))
-    }
-
-    fn extent(&self, shard: ShardId, writer: &Writer, batch: &Batch) -> Extent {
-        let staged = batch.staged.get(&shard).copied();
+    fn extent(log: LogName, writer: &Writer, batch: &Batch) -> Extent {
+        let staged = batch.staged.get(&log).copied();
         staged.unwrap_or_else(|| *writer.committed.borrow())
     }
 }
