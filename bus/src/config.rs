@@ -164,7 +164,7 @@ impl BusConfig {
             "shards",
             if kind == Kind::Embedded { 4 } else { 16 },
             1..=u64::from(MAX_SHARDS),
-            "Shards of the log; must be what it was created with. The default is 4 for embedded, 16 for nats.",
+            "Shards of the log; must be what the log has, see `switchboard log`. The default is 4 for embedded, 16 for nats.",
         );
         #[expect(
             clippy::expect_used,

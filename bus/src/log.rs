@@ -79,12 +79,11 @@ pub trait Log: Send + Sync + 'static {
     /// was opened, and not made by this, keeps to the first of each shard.
     fn of(&self, layout: &Layout) -> Arc<dyn Log>;
 
-    /// Creates the log of each of `layout`'s shards with the ordinal that it says, unless it exists.
-    /// Does not bring the layout into force. May be done again.
+    /// Creates the shard's log, with its ordinal here, unless it exists. Does not bring it into force.
     ///
     /// # Errors
     /// [`LogError`].
-    async fn create_logs(&self, layout: &Layout) -> Result<(), LogError>;
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError>;
 
     /// Whether the log of each of `layout`'s shards exists and keeps what this trait promises.
     ///

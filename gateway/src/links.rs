@@ -2,6 +2,7 @@
 //! channel ▶ local sessions. Sessions talk to it through [`Links`].
 
 mod actor;
+mod layout;
 mod link;
 mod replies;
 
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
+use self::layout::LayoutCheck;
 pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 #[cfg(feature = "simulation")]
 pub(crate) use self::link::{Channels, Output, PublishAsked, Stored, Subscribe, Subscriber};
@@ -115,6 +117,7 @@ impl Links {
                 .spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
         }
         let stop = context.tasks.stop_token();
+        let mut layout = LayoutCheck::new(shards, context.health.component("layout"));
         context
             .tasks
             .spawn("owner-beats", TaskKind::Essential, async move {
@@ -126,6 +129,9 @@ impl Links {
                             continue;
                         }
                     };
+                    if !layout.is_ours(&beat, Instant::now()) {
+                        continue;
+                    }
                     // A beat that finds a full queue is repeated by the next.
                     if let Some(owner) = usize::try_from(beat.shard)
                         .ok()

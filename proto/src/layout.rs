@@ -44,7 +44,13 @@ impl Layout {
     #[must_use]
     pub fn with_ordinal(&self, shard: ShardId, ordinal: u32) -> Self {
         let ordinals = self.shard_count().into_iter().flat_map(ShardCount::iter);
-        let ordinals = ordinals.map(|each| if each == shard { ordinal } else { self.ordinal(each) });
+        let ordinals = ordinals.map(|each| {
+            if each == shard {
+                ordinal
+            } else {
+                self.ordinal(each)
+            }
+        });
         Self {
             ordinals: ordinals.collect(),
             ..self.clone()

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, BetweenOwners, Closed, Delivered, Delivery, Derivation, Derive, Derived, DerivedAt, Down,
-    DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout, MemberBeat, Message,
-    Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish, Record, Recover,
-    Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State, Unknown,
-    Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
+    Answer, Applied, Batch, BetweenOwners, Closed, Delivered, Delivery, Derivation, Derive, Derived,
+    DerivedAt, Down, DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout,
+    MemberBeat, Message, Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish,
+    Record, Recover, Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender,
+    Series, State, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -159,9 +159,15 @@ fn log_records_and_layout() {
         frozen: false,
     };
     golden("record-state", &written_by(8, record::Body::State(state.clone())));
-    let frozen = State { frozen: true, ..state };
+    let frozen = State {
+        frozen: true,
+        ..state
+    };
     golden("record-state-frozen", &written_by(8, record::Body::State(frozen)));
-    let closed = Closed { next_ordinal: 2 };
+    let closed = Closed {
+        next_ordinal: 2,
+        shards: 6,
+    };
     golden("record-closed", &written_by(9, record::Body::Closed(closed)));
     let layout = Layout {
         shards: 4,
@@ -169,7 +175,13 @@ fn log_records_and_layout() {
         created_us: 1_790_000_000_000_000,
         ..Layout::default()
     };
-    golden("layout", &Layout { shards: 16, ..layout.clone() });
+    golden(
+        "layout",
+        &Layout {
+            shards: 16,
+            ..layout.clone()
+        },
+    );
     let changed = Layout {
         ordinals: vec![1, 3, 2, 300],
         key_window_ms: 60_000,

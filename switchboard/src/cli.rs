@@ -1,5 +1,7 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
+mod log;
+
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +39,11 @@ enum Command {
     Serve,
     /// Create what the bus backend needs: the layout and each shard's log. Changes nothing that exists.
     Migrate,
+    /// Look at the log, or change what it is made of.
+    Log {
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
     /// Report every fault of the configuration.
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
@@ -83,6 +90,7 @@ pub fn main() -> ExitCode {
             run(&config.clone(), serve(config, token))
         }
         Command::Migrate => run(&config.clone(), migrate(config)),
+        Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::CheckConfig => {
             println!("configuration is valid");
             ExitCode::SUCCESS
@@ -170,7 +178,7 @@ fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>)
 
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     config.bus.create = true;
-    let backends = config.bus.open("migrate").await?;
+    let backends = config.bus.open("switchboard").await?;
     println!(
         "the layout of {} shards is in force, and each has its log",
         backends.shards.get()

@@ -91,7 +91,7 @@ pub async fn another_log_begins_anew_and_apart(fixture: &mut impl LogFixture) {
     assert!(matches!(new.info(shard(0)).await, Err(LogError::Missing(_))));
     assert!(matches!(log.check(&next).await, Err(LogError::Missing(_))));
     for _ in 0..2 {
-        soon("creation", log.create_logs(&next)).await.unwrap();
+        soon("creation", new.create_log(shard(0))).await.unwrap();
     }
     log.check(&next).await.unwrap();
     assert_eq!(log.layout().await.unwrap(), Some(layout(2)), "not in force yet");
@@ -99,7 +99,10 @@ pub async fn another_log_begins_anew_and_apart(fixture: &mut impl LogFixture) {
     let before = old.info(shard(0)).await.unwrap();
     assert_eq!((begun.epoch.ordinal, begun.last), (2, Sequence(0)));
     assert_ne!(begun.epoch.random, before.epoch.random);
-    assert_eq!(new.info(shard(1)).await.unwrap(), old.info(shard(1)).await.unwrap());
+    assert_eq!(
+        new.info(shard(1)).await.unwrap(),
+        old.info(shard(1)).await.unwrap()
+    );
 
     log.change_layout(&layout(2), &next).await.unwrap();
     fill(&*new, shard(0), 0, 5).await;
@@ -114,8 +117,11 @@ pub async fn another_log_begins_anew_and_apart(fixture: &mut impl LogFixture) {
     assert_eq!(log.create(&layout(7)).await.unwrap(), next);
     let (old, new) = (log.of(&layout(2)), log.of(&next));
     let info = new.info(shard(0)).await.unwrap();
-    assert_eq!((info.epoch, info.first, info.last), (begun.epoch, Sequence(4), Sequence(5)));
-    log.create_logs(&layout(2)).await.unwrap();
+    assert_eq!(
+        (info.epoch, info.first, info.last),
+        (begun.epoch, Sequence(4), Sequence(5))
+    );
+    old.create_log(shard(0)).await.unwrap();
     assert_eq!(old.info(shard(0)).await.unwrap().last, Sequence(6), "it is kept");
     for _ in 0..2 {
         old.remove(shard(0)).await.unwrap();

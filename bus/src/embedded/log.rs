@@ -185,13 +185,9 @@ impl Log for EmbeddedLog {
     async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError> {
         self.shard(shard)?;
         let log = self.log(shard);
-        self.ask(|answer| Command::Purge {
-            log,
-            before,
-            answer,
-        })
-        .await
-        .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+        self.ask(|answer| Command::Purge { log, before, answer })
+            .await
+            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
     }
 
     async fn layout(&self) -> Result<Option<Layout>, LogError> {
@@ -212,11 +208,15 @@ impl Log for EmbeddedLog {
         })
     }
 
-    async fn create_logs(&self, layout: &Layout) -> Result<(), LogError> {
-        let layout = layout.clone();
-        self.ask(|answer| Command::CreateLogs { layout, answer })
-            .await
-            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError> {
+        let (layout, shards) = (Layout::clone(&self.layout), vec![shard]);
+        self.ask(|answer| Command::CreateLogs {
+            layout,
+            shards,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
     }
 
     async fn check(&self, layout: &Layout) -> Result<(), LogError> {

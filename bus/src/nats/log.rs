@@ -239,16 +239,15 @@ impl Log for NatsLog {
     }
 
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        self.create_streams(Some(wanted)).await
+        self.create_all(wanted).await
     }
 
     fn of(&self, layout: &Layout) -> Arc<dyn Log> {
         Arc::new(self.with(layout))
     }
 
-    async fn create_logs(&self, layout: &Layout) -> Result<(), LogError> {
-        self.with(layout).create_streams(None).await?;
-        Ok(())
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError> {
+        self.create_one(shard).await
     }
 
     async fn check(&self, layout: &Layout) -> Result<(), LogError> {

@@ -12,7 +12,7 @@ use switchboard_bus::nats::{
     NatsLogConfig,
 };
 use switchboard_bus::{AppendError, Bus, BusError, Log, LogError, Pattern, Subject, SubjectPrefix};
-use switchboard_proto::ids::{Sequence, ShardCount};
+use switchboard_proto::ids::Sequence;
 use switchboard_testkit::{NatsCluster, NatsServer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -228,7 +228,11 @@ async fn streams_that_differ_from_the_configuration_are_told() {
             "keeps records on disk",
         ),
     ] {
-        let checked = log(config.clone()).check(&layout(2)).await.unwrap_err().to_string();
+        let checked = log(config.clone())
+            .check(&layout(2))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             checked.contains("SB_LOG_1_0") && checked.contains(what),
             "{checked}"

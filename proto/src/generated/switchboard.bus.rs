@@ -174,6 +174,9 @@ pub struct Closed {
     /// The ordinal of the log that was prepared to take its place. The layout says which one is in force.
     #[prost(uint32, tag = "1")]
     pub next_ordinal: u32,
+    /// The number of shards is being changed to this one; 0: only this shard has a new log.
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::OwnedWriteBatch as WriteBatch;
 use switchboard_proto::bus::Layout;
-use switchboard_proto::ids::Sequence;
+use switchboard_proto::ids::{Sequence, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::shard::{Extent, LogName, Writer, damaged, joined, split, unavailable};
-use super::store::{Store, Writers};
+use super::store::{Store, Writers, shards_of};
 use crate::log::{AppendError, LogError};
 
 /// Bytes of records after which a batch is committed without looking for more.
@@ -46,9 +46,10 @@ pub(super) enum Command {
         wanted: Layout,
         answer: oneshot::Sender<Result<Layout, LogError>>,
     },
-    /// [`crate::Log::create_logs`].
+    /// [`crate::Log::create_log`].
     CreateLogs {
         layout: Layout,
+        shards: Vec<ShardId>,
         answer: oneshot::Sender<Result<(), LogError>>,
     },
     /// [`crate::Log::change_layout`].
@@ -152,11 +153,7 @@ impl Committer {
                 let busy = LogError::Unavailable("too many purges at once".to_owned());
                 answer.send(Err(busy)).ok();
             }
-            Command::Purge {
-                log,
-                before,
-                answer,
-            } => self.purges.push_back(Purge {
+            Command::Purge { log, before, answer } => self.purges.push_back(Purge {
                 log,
                 before: before.0,
                 answer,
@@ -164,8 +161,12 @@ impl Committer {
             Command::Create { wanted, answer } => {
                 answer.send(self.create(&wanted)).ok();
             }
-            Command::CreateLogs { layout, answer } => {
-                answer.send(self.create_logs(&layout)).ok();
+            Command::CreateLogs {
+                layout,
+                shards,
+                answer,
+            } => {
+                answer.send(self.create_logs(&layout, shards)).ok();
             }
             Command::ChangeLayout { from, to, answer } => {
                 answer.send(self.change_layout(&from, &to)).ok();
@@ -220,13 +221,13 @@ impl Committer {
         if let Some(layout) = self.store.layout() {
             return Ok(layout);
         }
-        self.create_logs(wanted)?;
+        self.create_logs(wanted, shards_of(wanted)?.iter().collect())?;
         self.store.put_layout(wanted)?;
         Ok(wanted.clone())
     }
 
-    fn create_logs(&mut self, layout: &Layout) -> Result<(), LogError> {
-        let opened = self.store.create_logs(layout)?;
+    fn create_logs(&mut self, layout: &Layout, shards: Vec<ShardId>) -> Result<(), LogError> {
+        let opened = self.store.create_logs(layout, shards)?;
         self.writers.extend(opened);
         Ok(())
     }

@@ -22,7 +22,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteB
 use parking_lot::RwLock;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::format;
-use switchboard_proto::ids::{LogEpoch, ShardCount};
+use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
 use switchboard_proto::layout::FIRST_ORDINAL;
 use tokio::sync::watch;
 
@@ -130,7 +130,7 @@ impl Store {
             Err(other) => return Err(broken(format!("layout record: {other}"))),
         };
         let writers = store
-            .open_logs(&layout)
+            .open_in_force(&layout)
             .map_err(|error| broken(error.to_string()))?;
         *store.layout.write() = Some(layout);
         Ok((store, writers))
@@ -175,13 +175,13 @@ impl Store {
         Ok(())
     }
 
-    /// Creates the logs of a layout that do not exist, and opens those that are not open; returns their
+    /// Creates those logs that do not exist, and opens those that are not open; returns their
     /// writers. Keyspaces without a noted epoch, left by a crash in here, are empty and taken as they are.
-    pub(super) fn create_logs(&self, layout: &Layout) -> Result<Writers, LogError> {
+    pub(super) fn create_logs(&self, layout: &Layout, shards: Vec<ShardId>) -> Result<Writers, LogError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-        let count = shards_of(layout)?;
-        for shard in count.iter() {
-            let log = LogName::of(layout, shard);
+        let count = shards.len().max(usize::try_from(layout.shards).unwrap_or(1));
+        for shard in &shards {
+            let log = LogName::of(layout, *shard);
             if self.get(&key("epoch", log)).map_err(damaged)?.is_some() {
                 continue;
             }
@@ -193,14 +193,18 @@ impl Store {
             batch.insert(&self.meta, key("epoch", log), epoch.to_string());
         }
         batch.commit().map_err(unavailable)?;
-        self.open_logs(layout)
+        self.open_logs(layout, shards)
     }
 
-    fn open_logs(&self, layout: &Layout) -> Result<Writers, LogError> {
+    fn open_in_force(&self, layout: &Layout) -> Result<Writers, LogError> {
+        self.open_logs(layout, shards_of(layout)?.iter().collect())
+    }
+
+    fn open_logs(&self, layout: &Layout, shards: Vec<ShardId>) -> Result<Writers, LogError> {
         let mut opened = Shards::new();
         let mut writers = Writers::new();
-        let count = shards_of(layout)?;
-        for shard in count.iter() {
+        let count = shards.len().max(usize::try_from(layout.shards).unwrap_or(1));
+        for shard in shards {
             let log = LogName::of(layout, shard);
             if self.log(log).is_some() {
                 continue;
@@ -240,18 +244,15 @@ impl Store {
     }
 
     /// Opens a log, or makes it as one of `shards`.
-    fn keyspace(&self, log: LogName, shards: ShardCount) -> fjall::Result<Keyspace> {
-        let memtable = (MEMTABLES_BYTES / u64::from(shards.get())).clamp(256 << 10, 16 << 20);
+    fn keyspace(&self, log: LogName, shards: usize) -> fjall::Result<Keyspace> {
+        let memtable = (MEMTABLES_BYTES / shards.max(1) as u64).clamp(256 << 10, 16 << 20);
         let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable);
         self.database.keyspace(&keyspace_name(log), options)
     }
 
     fn epoch(&self, log: LogName) -> Result<LogEpoch, LogError> {
         let wrong = || LogError::Damaged(format!("no log epoch is noted for {}", keyspace_name(log)));
-        let text = self
-            .get(&key("epoch", log))
-            .map_err(damaged)?
-            .ok_or_else(wrong)?;
+        let text = self.get(&key("epoch", log)).map_err(damaged)?.ok_or_else(wrong)?;
         let text = std::str::from_utf8(&text).map_err(|_| wrong())?;
         text.parse().map_err(|_| wrong())
     }
@@ -294,7 +295,7 @@ fn key(what: &str, log: LogName) -> String {
     }
 }
 
-fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
+pub(super) fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
     layout
         .shard_count()
         .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))
@@ -302,8 +303,6 @@ fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
 
 #[cfg(test)]
 mod tests {
-    use switchboard_proto::ids::ShardId;
-
     use super::*;
 
     fn open(folder: &Path) -> Result<(Store, Writers), OpenError> {
@@ -319,11 +318,15 @@ mod tests {
         }
     }
 
+    fn both() -> Vec<ShardId> {
+        shards_of(&layout()).unwrap().iter().collect()
+    }
+
     /// A folder whose `meta` holds `value` at `key`.
     fn folder_with(key: &str, value: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path()).unwrap();
-        store.create_logs(&layout()).unwrap();
+        store.create_logs(&layout(), both()).unwrap();
         store.put_layout(&layout()).unwrap();
         store.meta.insert(key, value).unwrap();
         folder
@@ -380,10 +383,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path()).unwrap();
         let log = LogName::of(&layout(), ShardId::new(0).unwrap());
-        store.keyspace(log, ShardCount::new(2).unwrap()).unwrap();
+        store.keyspace(log, 2).unwrap();
         drop(store);
         let (store, writers) = open(folder.path()).unwrap();
         assert!(writers.is_empty() && store.layout().is_none());
-        assert_eq!(store.create_logs(&layout()).unwrap().len(), 2);
+        assert_eq!(store.create_logs(&layout(), both()).unwrap().len(), 2);
     }
 }

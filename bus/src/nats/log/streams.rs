@@ -174,7 +174,9 @@ impl NatsLog {
         match self.last_layout().await? {
             Some((layout, _)) if layout == *to => {}
             Some((layout, _)) if layout == *from => {
-                let reason = stored.err().unwrap_or_else(|| "stored, but cannot be read".to_owned());
+                let reason = stored
+                    .err()
+                    .unwrap_or_else(|| "stored, but cannot be read".to_owned());
                 return Err(LogError::Unavailable(format!("layout record: {reason}")));
             }
             Some(_) | None => return Err(LogError::LayoutChanged),
@@ -211,49 +213,54 @@ impl NatsLog {
         }
     }
 
-    /// [`crate::Log::create`] where a layout is `wanted`, otherwise [`crate::Log::create_logs`] with the
-    /// layout of this log. Every step may be done again, and is until all of them are: a cluster that has
-    /// just begun is for some seconds without the leaders that must answer.
-    pub(super) async fn create_streams(&self, wanted: Option<&Layout>) -> Result<Layout, LogError> {
+    /// [`crate::Log::create`]. Every step may be done again, and is until all of them are: a cluster that
+    /// has just begun is for some seconds without the leaders that must answer.
+    pub(super) async fn create_all(&self, wanted: &Layout) -> Result<Layout, LogError> {
         let deadline = Instant::now() + CREATION;
         loop {
-            match self.try_create(wanted).await {
+            match self.try_create_all(wanted).await {
                 Ok(layout) => return Ok(layout),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(error)) if Instant::now() > deadline => return Err(error),
-                Err(Failure::Passing(_)) => tokio::time::sleep(PAUSE).await,
+                Err(failure) => failure.wait(deadline).await?,
             }
         }
     }
 
-    async fn try_create(&self, wanted: Option<&Layout>) -> Result<Layout, Failure> {
-        let layout = match wanted {
-            Some(wanted) => self.create_layout(wanted).await?,
-            None => Layout::clone(&self.layout),
-        };
-        self.with(&layout).try_create_streams().await?;
+    async fn try_create_all(&self, wanted: &Layout) -> Result<Layout, Failure> {
+        let layout = self.create_layout(wanted).await?;
+        let shards = layout
+            .shard_count()
+            .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))?;
+        let log = self.with(&layout);
+        for shard in shards.iter() {
+            log.try_create(shard).await?;
+        }
         Ok(layout)
     }
 
-    async fn try_create_streams(&self) -> Result<(), Failure> {
-        let shards = self
-            .layout
-            .shard_count()
-            .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", self.layout.shards)))?;
-        for shard in shards.iter() {
-            match self.stream_info(shard).await {
-                Ok(info) => self.compare(shard, &info.config)?,
-                Err(LogError::Missing(_)) => {
-                    let epoch = LogEpoch {
-                        ordinal: self.layout.ordinal(shard),
-                        random: rand::random(),
-                    };
-                    self.create_stream(self.log_config(shard, epoch.to_string()))
-                        .await?;
-                    self.check_stream(shard).await?;
-                }
-                Err(other) => return Err(other.into()),
+    /// [`crate::Log::create_log`].
+    pub(super) async fn create_one(&self, shard: ShardId) -> Result<(), LogError> {
+        let deadline = Instant::now() + CREATION;
+        loop {
+            match self.try_create(shard).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure.wait(deadline).await?,
             }
+        }
+    }
+
+    async fn try_create(&self, shard: ShardId) -> Result<(), Failure> {
+        match self.stream_info(shard).await {
+            Ok(info) => self.compare(shard, &info.config)?,
+            Err(LogError::Missing(_)) => {
+                let epoch = LogEpoch {
+                    ordinal: self.layout.ordinal(shard),
+                    random: rand::random(),
+                };
+                self.create_stream(self.log_config(shard, epoch.to_string()))
+                    .await?;
+                self.check_stream(shard).await?;
+            }
+            Err(other) => return Err(other.into()),
         }
         Ok(())
     }
@@ -273,7 +280,9 @@ impl NatsLog {
         if let Some(layout) = self.stored_layout().await? {
             return Ok(layout);
         }
-        let reason = stored.err().unwrap_or_else(|| "stored, but cannot be read".to_owned());
+        let reason = stored
+            .err()
+            .unwrap_or_else(|| "stored, but cannot be read".to_owned());
         Err(LogError::Unavailable(format!("layout record: {reason}")).into())
     }
 
@@ -312,14 +321,27 @@ enum Failure {
     Final(LogError),
 }
 
+impl Failure {
+    /// Until the step may be tried again.
+    async fn wait(self, deadline: Instant) -> Result<(), LogError> {
+        match self {
+            Self::Final(error) => Err(error),
+            Self::Passing(error) if Instant::now() > deadline => Err(error),
+            Self::Passing(_) => {
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            }
+        }
+    }
+}
+
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::Passing(error),
-            LogError::Missing(_)
-            | LogError::Damaged(_)
-            | LogError::Hole { .. }
-            | LogError::LayoutChanged => Self::Final(error),
+            LogError::Missing(_) | LogError::Damaged(_) | LogError::Hole { .. } | LogError::LayoutChanged => {
+                Self::Final(error)
+            }
         }
     }
 }
