@@ -146,9 +146,10 @@ pub async fn begin_epoch(log: &dyn Log, shard: u32) -> Result<Followed, LogLifeE
         return Err(LogLifeError::Changing(layout.changing_to));
     }
     let old = layout.ordinal(shard);
-    let mut to = layout.with_ordinal(shard, old + 1);
+    let next = layout.followed();
+    let mut to = next.with_ordinal(shard, old + 1);
     while !is_unused(&*log.of(&to), shard).await? {
-        to = layout.with_ordinal(shard, to.ordinal(shard) + 1);
+        to = next.with_ordinal(shard, to.ordinal(shard) + 1);
     }
     let new = to.ordinal(shard);
     log.of(&to).create_log(shard).await?;
@@ -204,7 +205,7 @@ pub async fn change_shards(
         }
         let frozen = Layout {
             changing_to: wanted,
-            ..before.clone()
+            ..before.followed()
         };
         log.change_layout(&before, &frozen).await?;
         before = frozen;
@@ -237,7 +238,7 @@ pub async fn cancel_change(log: &dyn Log) -> Result<(), LogLifeError> {
     }
     let thawed = Layout {
         changing_to: 0,
-        ..frozen.clone()
+        ..frozen.followed()
     };
     Ok(log.change_layout(&frozen, &thawed).await?)
 }
@@ -251,7 +252,7 @@ async fn prepare(log: &dyn Log, before: &Layout, count: ShardCount) -> Result<La
             shards: u32::from(count.get()),
             ordinals: vec![ordinal; usize::from(count.get())],
             changing_to: 0,
-            ..before.clone()
+            ..before.followed()
         };
         let view = log.of(&after);
         for shard in count.iter() {

@@ -213,6 +213,22 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until the server has ended these subscriptions because of another log (2500).
+    pub(crate) async fn ended_all(&mut self, channels: &[&str]) -> Result<()> {
+        let awaited = async {
+            let is_ended = |ended: &[(String, u64)], channel: &str| {
+                ended.iter().any(|(name, code)| name == channel && *code == 2500)
+            };
+            while !channels.iter().all(|channel| is_ended(&self.ended, channel)) {
+                self.keep_next().await?;
+            }
+            Ok(())
+        };
+        timeout(DEADLINE, awaited)
+            .await
+            .with_context(|| format!("{channels:?} are not ended"))?
+    }
+
     /// Publications that have come and were not asked for.
     pub(crate) fn kept(&self) -> usize {
         self.publications.len()

@@ -111,6 +111,11 @@ impl Process {
 
     /// `kill -9`.
     pub(crate) fn kill(mut self) -> Result<()> {
+        self.kill_in_place()
+    }
+
+    /// `kill -9`, of one that is replaced later.
+    pub(crate) fn kill_in_place(&mut self) -> Result<()> {
         self.child
             .kill()
             .with_context(|| format!("{} cannot be killed", self.name))
@@ -145,7 +150,7 @@ impl Process {
 
 /// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
 pub(crate) async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
-    let [gateway, admin] = free_addresses()?;
+    let (gateway, admin) = own_addresses();
     let mut command = Command::new(binary(name)?);
     command
         .args(arguments)

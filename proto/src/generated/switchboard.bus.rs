@@ -277,6 +277,9 @@ pub struct Layout {
     /// The number of shards is being changed to this one, and publishes are refused meanwhile; 0: it is not.
     #[prost(uint32, tag = "6")]
     pub changing_to: u32,
+    /// Counts the layouts: the higher is the newer.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -63,6 +63,9 @@ pub(crate) enum ShardEnd {
     /// Another router's record is in the log.
     #[error("another router took the shard over")]
     Deposed,
+    /// The shard has another log. The one before may not even be there to say so.
+    #[error("the shard goes on in log {0}")]
+    Followed(u32),
     /// The log lost what it had acknowledged.
     #[error("the log lost acknowledged records: {0}")]
     LogLost(String),
@@ -158,7 +161,7 @@ impl Shard {
         let derive = Pattern::Exactly(Subject::Derive { shard, router });
         let mut between = self.bus.subscribe(derive, self.settings.frames).await?;
         let taking = self.take_over();
-        let (log, taken, is_frozen) = tokio::select! {
+        let (log, taken, layout) = tokio::select! {
             taken = Box::pin(taking) => taken?,
             () = stop.cancelled() => return Ok(()),
         };
@@ -176,7 +179,7 @@ impl Shard {
         self.metrics.owned_shards.inc();
         let mut used = 0;
         let result = self
-            .own(taken, is_frozen, &mut frames, &mut between, &mut used, &stop)
+            .own(taken, &layout, &mut frames, &mut between, &mut used, &stop)
             .await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
@@ -192,7 +195,7 @@ impl Shard {
 
     /// Takes over the log that is in force now. The layout is read again when the fence is stored: who freezes it
     /// later meets the fence.
-    async fn take_over(&self) -> Result<(Arc<dyn Log>, TakenOver, bool), ClaimError> {
+    async fn take_over(&self) -> Result<(Arc<dyn Log>, TakenOver, Layout), ClaimError> {
         let layout = self.layout_in_force().await?;
         let log = self.log.of(&layout);
         let limits = self.settings.limits.memory;
@@ -209,7 +212,7 @@ impl Shard {
         if now.ordinal(self.shard) != layout.ordinal(self.shard) {
             return Err(ClaimError::Lost);
         }
-        Ok((log, taken, now.is_frozen()))
+        Ok((log, taken, now))
     }
 
     async fn layout_in_force(&self) -> Result<Layout, ClaimError> {
@@ -226,7 +229,7 @@ impl Shard {
     async fn own(
         &self,
         taken: TakenOver,
-        is_frozen: bool,
+        known: &Layout,
         frames: &mut Subscription,
         between: &mut Subscription,
         used: &mut u64,
@@ -237,7 +240,7 @@ impl Shard {
         let mut owner = Owner::new(is, self.settings.limits, taken.memory, taken.info);
         let mut owners = self.owners.clone();
         owners.mark_changed();
-        owner.freeze(is_frozen);
+        owner.freeze(known.is_frozen());
         let mut layout = self.layout.clone();
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
@@ -325,8 +328,15 @@ impl Shard {
                     }
                 }
                 Ok(()) = layout.changed() => {
-                    let is_frozen = layout.borrow_and_update().is_frozen();
-                    owner.freeze(is_frozen);
+                    let layout = Arc::clone(&layout.borrow_and_update());
+                    let ordinal = layout.ordinal(self.shard);
+                    if ordinal > is.log_epoch.ordinal {
+                        return Err(ShardEnd::Followed(ordinal));
+                    }
+                    // What was read at the take-over may be newer.
+                    if layout.revision > known.revision {
+                        owner.freeze(layout.is_frozen());
+                    }
                 }
                 frame = between.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
