@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/record.proto",
     "switchboard/bus/link.proto",
     "switchboard/bus/derive.proto",
+    "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
 ];
 
