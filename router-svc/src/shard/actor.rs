@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use switchboard_bus::{Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription};
+use switchboard_bus::{
+    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription,
+};
 use switchboard_proto::bus::{
     BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, OwnerBeat, Up,
     between_owners,

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record, Refusal, Series,
-    Unknown, Up, answer, down_item, record, up_item,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record,
+    Refusal, Series, Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
