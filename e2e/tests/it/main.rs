@@ -14,6 +14,7 @@ mod demo_page;
 mod front_door;
 mod history;
 mod inboxes;
+mod load;
 mod memory;
 mod process;
 mod protocol;
