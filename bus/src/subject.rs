@@ -112,6 +112,13 @@ pub enum Subject {
         /// The receiver's process.
         router: Incarnation,
     },
+    /// Requests to the owner of a shard: what was said in a channel. Names the router, as above.
+    History {
+        /// The shard.
+        shard: ShardId,
+        /// The owner's process.
+        router: Incarnation,
+    },
     /// Owners say that they own.
     OwnerBeat {
         /// The shard.
@@ -129,6 +136,7 @@ impl Subject {
             Self::LinkUp { shard, router } => format!("{prefix}.link.up.{shard}.{router}"),
             Self::LinkDown { gateway, shard } => format!("{prefix}.link.down.{gateway}.{shard}"),
             Self::Derive { shard, router } => format!("{prefix}.derive.{shard}.{router}"),
+            Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
         }
@@ -185,6 +193,10 @@ mod tests {
         assert_eq!(
             Subject::Derive { shard, router: life }.to_text(&prefix),
             format!("sb.derive.7.{hex}")
+        );
+        assert_eq!(
+            Subject::History { shard, router: life }.to_text(&prefix),
+            format!("sb.history.7.{hex}")
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
     }

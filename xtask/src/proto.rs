@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/reader.proto",
     "switchboard/bus/link.proto",
     "switchboard/bus/derive.proto",
+    "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
 ];
 

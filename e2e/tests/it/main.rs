@@ -12,6 +12,7 @@ mod deaths;
 mod delivery;
 mod demo_page;
 mod front_door;
+mod history;
 mod inboxes;
 mod memory;
 mod process;
