@@ -15,8 +15,8 @@ use switchboard_proto::bus::{
     Answer, Applied, Batch, BetweenOwners, Delivered, Delivery, Derivation, Derive, Derived, DerivedAt, Down,
     DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout, MemberBeat, Message,
     Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish, Record, Recover,
-    Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State, Unknown,
-    Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
+    Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State,
+    StoredPosition, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -164,6 +164,13 @@ fn log_records_and_layout() {
             shards: 16,
             hash: SHARD_HASH.to_owned(),
             created_us: 1_790_000_000_000_000,
+        },
+    );
+    golden(
+        "reader-position",
+        &StoredPosition {
+            log_epoch: "3-000000ab".to_owned(),
+            up_to: 4711,
         },
     );
 }

@@ -279,6 +279,15 @@ impl Series {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredPosition {
+    /// The log epoch that `up_to` is a place in (rule L5), as text.
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// The last record that the reader is done with.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
+}
 /// Gateway to owner.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Up {

@@ -108,7 +108,7 @@ impl NatsLog {
     }
 
     /// What all streams have: they refuse when full and forget nothing by themselves (rule L4).
-    fn any_config(&self) -> Config {
+    pub(super) fn any_config(&self) -> Config {
         Config {
             discard: DiscardPolicy::New,
             retention: RetentionPolicy::Limits,
@@ -186,6 +186,7 @@ impl NatsLog {
                 Err(other) => return Err(other.into()),
             }
         }
+        self.create_stream(self.positions_config()).await?;
         Ok(layout)
     }
 
