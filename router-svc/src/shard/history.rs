@@ -189,13 +189,14 @@ impl Unfinished {
         };
         match read {
             Ok(page) => self.answer.messages = page.messages,
-            Err(error) => {
+            // Counted; any client may ask for it, as often as it likes.
+            Err(error @ Unread::TooFar(_)) => {
+                tracing::debug!(%shard, %error, "history refused");
+                self.answer.outcome = HistoryOutcome::TooFar.into();
+            }
+            Err(error @ Unread::Log(_)) => {
                 tracing::warn!(%shard, %error, "history not answered");
-                self.answer.outcome = match error {
-                    Unread::TooFar(_) => HistoryOutcome::TooFar,
-                    Unread::Log(_) => HistoryOutcome::Unavailable,
-                }
-                .into();
+                self.answer.outcome = HistoryOutcome::Unavailable.into();
             }
         }
         self.answer
