@@ -283,7 +283,11 @@ impl Unfinished {
             }
             left.take(at.record.len())?;
             let messages = self.of_record(&mut reading, &at);
-            found.extend(messages.into_iter().filter(|(offset, _)| *offset < self.asked.bound));
+            found.extend(
+                messages
+                    .into_iter()
+                    .filter(|(offset, _)| *offset < self.asked.bound),
+            );
             if at.sequence == to {
                 break;
             }

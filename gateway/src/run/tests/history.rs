@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use prost::Message as _;
 use serde_json::{Value, json};
-use switchboard_proto::bus::{Answer, Delivered, HistoryOutcome, Message, PayloadKind, answer, down_item, up_item};
+use switchboard_proto::bus::{
+    Answer, Delivered, HistoryOutcome, Message, PayloadKind, answer, down_item, up_item,
+};
 
 use super::harness::{Client, Node};
 use super::owner::{Owner, message};
@@ -34,7 +36,10 @@ async fn a_question_reaches_the_owner_and_its_answer_the_client() {
         (json!({ "limit": 7 }), (7, false, None)),
         (json!({ "limit": -1, "reverse": true }), (50, true, None)),
         (json!({ "limit": 51, "since": since }), (50, false, Some(20))),
-        (json!({ "limit": 1, "since": { "offset": 0, "epoch": "" } }), (1, false, Some(0))),
+        (
+            json!({ "limit": 1, "since": { "offset": 0, "epoch": "" } }),
+            (1, false, Some(0)),
+        ),
     ];
     for (id, (mut request, expected)) in (2..).zip(table) {
         request["channel"] = json!("room");
@@ -74,7 +79,10 @@ async fn what_an_owner_does_not_answer_is_asked_again_and_what_it_refuses_is_an_
     ask(&mut client, 3, other).await;
     let (_, to) = owner.history_asked().await;
     owner.history(&to, 30, vec![message("room", 30, 0)]).await;
-    assert_eq!(client.json().await, error(3, 112, "unrecoverable position", false));
+    assert_eq!(
+        client.json().await,
+        error(3, 112, "unrecoverable position", false)
+    );
 }
 
 /// The owner that was asked is gone, and with it the question.
@@ -87,7 +95,10 @@ async fn p4_a_question_that_a_dead_owner_took_along_is_put_to_the_next() {
     first.history_asked().await;
     let mut second = Owner::of(&node, "room", 2, 10).await;
     let (question, to) = second.history_asked().await;
-    assert_eq!(question.at_least, 0, "L5: what another log held says nothing about this one");
+    assert_eq!(
+        question.at_least, 0,
+        "L5: what another log held says nothing about this one"
+    );
     second.history(&to, 5, vec![message("room", 5, 0)]).await;
     let result = client.json().await;
     assert_eq!(result["history"]["epoch"], second.log_epoch(), "{result}");
@@ -137,7 +148,9 @@ async fn r6_a_publish_that_was_answered_is_in_what_is_asked_for_next() {
 #[tokio::test]
 async fn a_client_that_asks_for_much_at_once_is_not_disconnected_as_slow() {
     const QUESTIONS: u32 = 60;
-    let node = Node::insecure("outgoing_queue = \"256KiB\"\nhistory_bytes = \"64KiB\"\nwrite_timeout = \"60s\"").await;
+    let node =
+        Node::insecure("outgoing_queue = \"256KiB\"\nhistory_bytes = \"64KiB\"\nwrite_timeout = \"60s\"")
+            .await;
     let mut owner = Owner::of(&node, "room", 1, 50).await;
     let mut client = node.connected().await;
     for id in 2..2 + QUESTIONS {
@@ -147,7 +160,10 @@ async fn a_client_that_asks_for_much_at_once_is_not_disconnected_as_slow() {
         for _ in 0..QUESTIONS {
             let (question, to) = owner.history_asked().await;
             assert_eq!(question.bytes, 64 * 1024);
-            let messages = vec![message("room", 20, 64 * 1024 - 100), message("room", 30, 64 * 1024 - 100)];
+            let messages = vec![
+                message("room", 20, 64 * 1024 - 100),
+                message("room", 30, 64 * 1024 - 100),
+            ];
             owner.history(&to, 30, messages).await;
         }
     };
@@ -181,7 +197,10 @@ async fn of_one_client_so_many_questions_wait_and_no_more() {
             _ => panic!("{reply}"),
         }
     }
-    assert!(late >= 64 && refused >= 30, "{late} waited, {refused} were refused");
+    assert!(
+        late >= 64 && refused >= 30,
+        "{late} waited, {refused} were refused"
+    );
     client.assert_lives().await;
 }
 
