@@ -123,7 +123,7 @@ impl Config {
                 "history_reading",
                 64 * MIB,
                 MIB..=1024 * MIB,
-                "Bytes of a shard's log that are read for one question about history; one that needs more is refused.",
+                "Bytes of a shard's log that are read for one question about history; a page that would need more ends before, and is refused where it would be empty then.",
             ) as usize,
             purge_above: router.integer(
                 "purge_above",

@@ -334,9 +334,6 @@ impl Shard {
                         self.between(&mut owner, frame.payload, &mut turn);
                     }
                 }
-                Some(question) = asked.next(), if !stopping => {
-                    self.history(question, &owner, &mut histories).await;
-                }
                 Some(ended) = histories.join_next(), if !histories.is_empty() => {
                     if let Err(error) = ended {
                         tracing::error!(shard = %self.shard, %error, "reading for history ended badly");
@@ -351,6 +348,13 @@ impl Shard {
                         self.up(&mut owner, frame.payload, now)?;
                     }
                 }
+                Some(question) = asked.next(), if !stopping => {
+                    self.history(question, &owner, &mut histories).await;
+                }
+            }
+            // One a turn while there is more to do: links must not wait for questions, nor these for ever.
+            if !stopping && let Some(question) = asked.try_next() {
+                self.history(question, &owner, &mut histories).await;
             }
             owner.flush(begun.elapsed(), time_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
@@ -428,10 +432,14 @@ impl Shard {
                 self.metrics.history_readings.inc();
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
                 let allowed = self.settings.history_reading;
+                let too_far = self.metrics.history_too_far.clone();
                 readings.spawn(async move {
                     let reading = unfinished.finish(log.as_ref(), shard, allowed);
                     // Without an answer the asker tries again, as long as it has time.
                     if let Ok(answer) = tokio::time::timeout(HISTORY_TIME, reading).await {
+                        if answer.outcome() == HistoryOutcome::TooFar {
+                            too_far.inc();
+                        }
                         answer_history(bus.as_ref(), &to, &answer).await;
                     }
                 });
