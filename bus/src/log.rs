@@ -1,5 +1,7 @@
 //! The log: one ordered list of records per shard, written by compare-and-set. The truth.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -102,7 +104,7 @@ pub trait Log: Send + Sync + 'static {
         Ok((Committed::of(stored, log.epoch, log.last), log))
     }
 
-    /// The layout record; `None` where none was created yet (rule L7).
+    /// The layout record in force; `None` where none was created yet (rule L7).
     ///
     /// # Errors
     /// [`LogError`].
@@ -114,6 +116,35 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`].
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError>;
+
+    /// The logs with the ordinals of `layout`, whether they exist or not. The result keeps to them
+    /// whatever comes into force, so that nothing meant for one log hits another (rule L5). A log that
+    /// was opened, and not made by this, keeps to the first of each shard.
+    fn of(&self, layout: &Layout) -> Arc<dyn Log>;
+
+    /// Creates the shard's log, with its ordinal here, unless it exists. Does not bring it into force.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError>;
+
+    /// Whether the log of each of `layout`'s shards exists and keeps what this trait promises.
+    ///
+    /// # Errors
+    /// [`LogError::Missing`]; [`LogError::Damaged`] tells which log differs in what.
+    async fn check(&self, layout: &Layout) -> Result<(), LogError>;
+
+    /// Brings `to` into force, if `from` is.
+    ///
+    /// # Errors
+    /// [`LogError::LayoutChanged`] where another layout is in force; where it is `to`, it is no error.
+    async fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError>;
+
+    /// Removes the shard's log with all its records. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn remove(&self, shard: ShardId) -> Result<(), LogError>;
 
     /// The largest record, in bytes.
     fn max_record(&self) -> usize;
@@ -193,4 +224,7 @@ pub enum LogError {
         /// What came.
         found: Sequence,
     },
+    /// Somebody else changed the layout meanwhile.
+    #[error("the layout was changed by somebody else at the same time: look at it, then try again")]
+    LayoutChanged,
 }

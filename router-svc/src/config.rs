@@ -111,7 +111,7 @@ impl Config {
                 "key_window",
                 Duration::from_secs(300),
                 Duration::from_secs(1)..=Duration::from_secs(3600),
-                "How long an idempotency key is known; the same on every router.",
+                "How long an idempotency key is known; must be what the log was created with.",
             ),
             known_keys: router.integer(
                 "known_keys",

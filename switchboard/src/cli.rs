@@ -1,5 +1,6 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
+mod log;
 mod talk;
 
 use std::io::{ErrorKind, Write as _};
@@ -39,6 +40,11 @@ enum Command {
     Serve,
     /// Create what the bus backend needs: the layout and each shard's log. Changes nothing that exists.
     Migrate,
+    /// Look at the log, or change what it is made of.
+    Log {
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
     /// Report every fault of the configuration.
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
@@ -100,6 +106,7 @@ pub fn main() -> ExitCode {
             run(&config.clone(), serve(config, token))
         }
         Command::Migrate => run(&config.clone(), migrate(config)),
+        Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::CheckConfig => {
             println!("configuration is valid");
             ExitCode::SUCCESS
@@ -201,7 +208,7 @@ fn run_quietly(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitC
 
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     config.bus.create = true;
-    let backends = config.bus.open("migrate").await?;
+    let backends = config.bus.open("switchboard").await?;
     println!(
         "the layout of {} shards is in force, and each has its log",
         backends.shards.get()

@@ -23,7 +23,6 @@ use bytes::Bytes;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{Sequence, ShardCount, ShardId};
 
-use self::streams::ORDINAL;
 use super::connection::{NatsConnection, chain};
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
 use crate::position::{CommitError, ReaderName, ReaderPosition, StoredReader};
@@ -73,6 +72,8 @@ pub struct NatsLogConfig {
 pub struct NatsLog {
     connection: NatsConnection,
     config: Arc<NatsLogConfig>,
+    /// Whose ordinals the logs have.
+    layout: Arc<Layout>,
     /// For appends and single records.
     records: Context,
     /// For readers' consumers.
@@ -101,24 +102,24 @@ impl NatsLog {
             consumers: context(CONSUMER),
             management: context(MANAGEMENT),
             config: Arc::new(config),
+            layout: Arc::default(),
             connection,
         })
     }
 
-    /// Checks that the stream of every shard exists and keeps what the log promises. For a process
-    /// that does not create them: [`Log::create`] checks what it finds, too.
-    ///
-    /// # Errors
-    /// [`LogError::Missing`]; [`LogError::Damaged`] tells which stream differs in what.
-    pub async fn check(&self, shards: ShardCount) -> Result<(), LogError> {
-        for shard in shards.iter() {
-            self.check_stream(shard).await?;
-        }
-        Ok(())
+    fn stream(&self, shard: ShardId) -> String {
+        self.config.prefix.log_stream(self.layout.ordinal(shard), shard)
     }
 
-    fn stream(&self, shard: ShardId) -> String {
-        self.config.prefix.log_stream(ORDINAL, shard)
+    fn subject(&self, shard: ShardId) -> String {
+        self.config.prefix.log_subject(self.layout.ordinal(shard), shard)
+    }
+
+    fn with(&self, layout: &Layout) -> Self {
+        Self {
+            layout: Arc::new(layout.clone()),
+            ..self.clone()
+        }
     }
 
     fn appended(&self, error: &PublishError, expected: Sequence, size: usize) -> AppendError {
@@ -164,7 +165,7 @@ impl Log for NatsLog {
                 limit: self.max_record(),
             });
         }
-        let subject = self.config.prefix.log_subject(ORDINAL, shard);
+        let subject = self.subject(shard);
         let message = PublishMessage::build()
             .payload(record)
             .expected_last_sequence(expected.0);
@@ -262,7 +263,31 @@ impl Log for NatsLog {
     }
 
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        self.create_streams(wanted).await
+        self.create_all(wanted).await
+    }
+
+    fn of(&self, layout: &Layout) -> Arc<dyn Log> {
+        Arc::new(self.with(layout))
+    }
+
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError> {
+        self.create_one(shard).await
+    }
+
+    async fn check(&self, layout: &Layout) -> Result<(), LogError> {
+        let log = self.with(layout);
+        for shard in layout.shard_count().into_iter().flat_map(ShardCount::iter) {
+            log.check_stream(shard).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        self.store_layout(from, to).await
+    }
+
+    async fn remove(&self, shard: ShardId) -> Result<(), LogError> {
+        self.remove_stream(shard).await
     }
 
     fn max_record(&self) -> usize {

@@ -11,7 +11,7 @@ use switchboard_proto::bus::{
     Opened, OwnerBeat, PayloadKind, Recover, Recovered, RecoveredOutcome, Up, down_item, up_item,
 };
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, SHARD_HASH, ShardCount, ShardId};
 
 use super::harness::{DEADLINE, Node, SHARDS};
 
@@ -45,6 +45,8 @@ impl Owner {
             ordinal,
             owner_epoch: 1,
             released: false,
+            shards: SHARDS,
+            hash: SHARD_HASH.to_owned(),
         };
         bus.publish(Subject::OwnerBeat { shard }, format::encode(&beat))
             .await
