@@ -8,6 +8,8 @@ use futures_util::stream::BoxStream;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{LogEpoch, Sequence, ShardId};
 
+use crate::position::{CommitError, Committed, ReaderName, ReaderPosition, StoredReader};
+
 /// A log per shard. Safety rests on [`Log::append`]'s compare-and-set alone (rule O1).
 ///
 /// # Contract
@@ -60,6 +62,47 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`].
     async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError>;
+
+    /// Moves the committed position of `reader` in `shard` up to `position`, and returns the one that
+    /// is then in force: a later one where it was further already, as after a late commit of a
+    /// replica that no longer reads the shard. As durable as a record.
+    ///
+    /// Not cancel safe: a dropped call may still commit.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing is committed but, perhaps, with [`CommitError::Log`].
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError>;
+
+    /// The committed position of `reader` in `shard` as it is stored, of whichever life of the log;
+    /// `None` where nothing was ever committed, be it that nobody knows the reader.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn position(&self, reader: &ReaderName, shard: ShardId)
+    -> Result<Option<ReaderPosition>, LogError>;
+
+    /// All positions that are stored, by reader and shard. For operators: it asks once per position.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError>;
+
+    /// Where `reader` goes on in `shard`, and the log that this is about. Replicas of a service share
+    /// a reader: two on one shard read the same records, and neither's commit moves the position back.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn committed(&self, reader: &ReaderName, shard: ShardId) -> Result<(Committed, LogInfo), LogError> {
+        // In this order: a position that another replica commits meanwhile is not beyond the end.
+        let stored = self.position(reader, shard).await?;
+        let log = self.info(shard).await?;
+        Ok((Committed::of(stored, log.epoch, log.last), log))
+    }
 
     /// The layout record in force; `None` where none was created yet (rule L7).
     ///

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +16,7 @@ use crate::limits::users::Users;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
 use crate::session::{Encoding, Limits, SessionHandle};
+use crate::sessions::Sessions;
 
 /// See the module.
 pub(crate) struct Gateway {
@@ -26,12 +28,16 @@ pub(crate) struct Gateway {
     pub(crate) stop: CancellationToken,
     /// Who gets a connection.
     pub(crate) admission: Arc<Admission>,
+    /// Places of questions about history.
+    pub(crate) histories: Arc<Semaphore>,
     /// How many of them one user gets.
     pub(crate) users: Arc<Users>,
     /// Lines about connections that we ended, by the code.
     pub(crate) ends: LimitedLog<u16>,
+    /// Who is connected.
+    pub(crate) sessions: Arc<Sessions>,
     /// Holds a token of each session: empty when all have ended.
-    pub(crate) sessions: TaskTracker,
+    pub(crate) session_tasks: TaskTracker,
     last_session: AtomicU64,
 }
 
@@ -45,6 +51,7 @@ impl Gateway {
     ) -> Arc<Self> {
         Arc::new(Self {
             admission: Admission::new(&config, metrics.clone()),
+            histories: Arc::new(Semaphore::new(config.history_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
             config,
@@ -52,7 +59,8 @@ impl Gateway {
             links,
             metrics,
             stop,
-            sessions: TaskTracker::new(),
+            sessions: Arc::default(),
+            session_tasks: TaskTracker::new(),
             last_session: AtomicU64::new(0),
         })
     }

@@ -16,7 +16,8 @@ use switchboard_proto::bus::{
     DerivedAt, Down, DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout,
     MemberBeat, Message, Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish,
     Record, Recover, Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender,
-    Series, State, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
+    Series, State, StoredPosition, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item,
+    record, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -180,6 +181,13 @@ fn log_records_and_layout() {
         &Layout {
             shards: 16,
             ..layout.clone()
+        },
+    );
+    golden(
+        "reader-position",
+        &StoredPosition {
+            log_epoch: "3-000000ab".to_owned(),
+            up_to: 4711,
         },
     );
     let changed = Layout {

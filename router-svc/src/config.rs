@@ -35,6 +35,8 @@ pub struct Config {
     pub key_window: Duration,
     /// Keys that are known, over all shards.
     pub known_keys: usize,
+    /// Bytes of the log that are read for one question about history, at most.
+    pub history_reading: usize,
     /// Percent of a shard's log above which its oldest records are purged.
     pub purge_above: u64,
 }
@@ -116,6 +118,12 @@ impl Config {
                 1_000_000,
                 1024..=100_000_000,
                 "Idempotency keys that are known, over all shards; above, messages with a key are refused until older keys go.",
+            ) as usize,
+            history_reading: router.bytes(
+                "history_reading",
+                64 * MIB,
+                MIB..=1024 * MIB,
+                "Bytes of a shard's log that are read for one question about history; a page that would need more ends before, and is refused where it would be empty then.",
             ) as usize,
             purge_above: router.integer(
                 "purge_above",

@@ -20,6 +20,9 @@ pub(crate) struct RouterMetrics {
     pub(crate) messages: Counter,
     pub(crate) refused: Counter,
     pub(crate) bad_frames: Counter,
+    pub(crate) history_questions: Counter,
+    pub(crate) history_readings: Counter,
+    pub(crate) history_too_far: Counter,
     shards: Arc<ShardFamilies>,
 }
 
@@ -100,6 +103,21 @@ impl RouterMetrics {
                 "bad_frames",
                 "Undecodable frames from gateways and other owners",
                 router.bad_frames.clone(),
+            );
+            registry.register(
+                "history_questions",
+                "Questions of gateways about what was said in a channel",
+                router.history_questions.clone(),
+            );
+            registry.register(
+                "history_readings",
+                "Of those, how many the log was read for",
+                router.history_readings.clone(),
+            );
+            registry.register(
+                "history_too_far",
+                "Of those, how many were refused because they would take more than router.history_reading",
+                router.history_too_far.clone(),
             );
             router.shards.register(registry);
         });

@@ -106,6 +106,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             owner_beat: config.owner_beat,
             frames: config.frames,
             release: config.release,
+            history_reading: config.history_reading,
         },
         ownerships: Ownerships::new(incarnation, deps.shards, patience),
         health: context.health.component("router"),

@@ -1,6 +1,7 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
 mod log;
+mod talk;
 
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,21 @@ enum Command {
         /// The channel's name.
         channel: String,
     },
+    /// Publish DATA to CHANNEL, as a client of the gateway, and print the message's id and offset.
+    Publish {
+        #[command(flatten)]
+        who: talk::As,
+        #[command(flatten)]
+        said: talk::Said,
+    },
+    /// Print what is said in CHANNELS, a line of JSON each, until Ctrl-C. What is said while the gateway is gone comes when it
+    /// is back.
+    Listen {
+        #[command(flatten)]
+        who: talk::As,
+        #[command(flatten)]
+        heard: talk::Heard,
+    },
     /// Print a token that lets USER connect, or subscribe to CHANNEL, signed with gateway.tokens.hmac_secret.
     Token {
         /// The user's id.
@@ -96,6 +112,8 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::PrintConfig => print(&effective),
+        Command::Publish { who, said } => run_quietly(talk::publish(&config, &who, &said)),
+        Command::Listen { who, heard } => run_quietly(talk::listen(&config, &who, &heard)),
         Command::Explain { user, channel } => explain(&config, &user, &channel),
         Command::Token {
             user,
@@ -169,6 +187,18 @@ fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>)
     let result = telemetry::init(&config.node.log)
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?))
+        .and_then(|runtime| runtime.block_on(command));
+    result.unwrap_or_else(|error| {
+        eprintln!("switchboard: {}", chain(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
+/// As [`run`], for commands that say what they have to say themselves.
+fn run_quietly(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(command));
     result.unwrap_or_else(|error| {
         eprintln!("switchboard: {}", chain(error.as_ref()));

@@ -24,6 +24,7 @@ use self::committer::{Command, Committer};
 use self::shard::{LogName, Shard};
 use self::store::Store;
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
+use crate::position::{CommitError, ReaderName, ReaderPosition, StoredReader};
 
 pub use self::folder::OpenError;
 
@@ -217,6 +218,36 @@ impl Log for EmbeddedLog {
         })
         .await
         .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        position.check(shard, &self.info(shard).await?)?;
+        let reader = reader.clone();
+        self.ask(|answer| Command::Commit {
+            reader,
+            shard,
+            position,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned()).into()))
+    }
+
+    async fn position(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+    ) -> Result<Option<ReaderPosition>, LogError> {
+        Ok(self.open.store.position(reader, shard))
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        Ok(self.open.store.positions())
     }
 
     async fn check(&self, layout: &Layout) -> Result<(), LogError> {

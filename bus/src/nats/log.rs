@@ -1,10 +1,12 @@
-//! The log on JetStream: one stream per shard, and a small one for the layout.
+//! The log on JetStream: one stream per shard, and a small one each for the layout and for readers'
+//! positions.
 //!
 //! Everything that decides something is asked of a stream's leader: appends by compare-and-set on
 //! the stream's last sequence, `STREAM.MSG.GET` and `STREAM.INFO`. A follower may lag and is never
 //! asked. What an error of the server says about an append was measured for each code; where it
 //! says nothing for certain the answer is [`AppendError::Unknown`] (rule L1).
 
+mod positions;
 mod reader;
 mod streams;
 
@@ -23,6 +25,7 @@ use switchboard_proto::ids::{Sequence, ShardCount, ShardId};
 
 use super::connection::{NatsConnection, chain};
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
+use crate::position::{CommitError, ReaderName, ReaderPosition, StoredReader};
 use crate::subject::SubjectPrefix;
 
 /// How long an append, or a question about one record, may go unanswered. An owner asks again, so
@@ -232,6 +235,27 @@ impl Log for NatsLog {
         let purged = stream.purge().sequence(before.0).await;
         purged.map_err(|error| LogError::Unavailable(chain(&error)))?;
         Ok(())
+    }
+
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        self.commit_position(reader, shard, position).await
+    }
+
+    async fn position(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+    ) -> Result<Option<ReaderPosition>, LogError> {
+        self.stored_position(reader, shard).await
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        self.stored_positions().await
     }
 
     async fn layout(&self) -> Result<Option<Layout>, LogError> {

@@ -200,12 +200,16 @@ fn binary(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Addresses of this machine that nobody else has: loopback has 2^24 of them, and the process's id picks a few. The ports
-/// lie below those that the system gives away.
+/// An address of this machine that no other test process has: loopback has 2^24 of them, and the process's id picks one.
+pub(crate) fn host() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, middle, low)
+}
+
+/// For one process, of gateway and admin. The ports lie below those that the system gives away.
 fn own_addresses() -> (SocketAddr, SocketAddr) {
     static STARTED: AtomicU16 = AtomicU16::new(0);
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let host = Ipv4Addr::new(127, high, middle, low);
+    let host = host();
     // Some thousand processes later the first is long gone.
     let port = 10_000 + STARTED.fetch_add(1, Ordering::Relaxed) % 10_000 * 2;
     ((host, port).into(), (host, port + 1).into())

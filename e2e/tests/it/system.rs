@@ -19,6 +19,8 @@ publication_data_format = "any"
 [gateway]
 listen = "127.0.0.1:0"
 drain_spread = "100ms"
+limits.connections_per_address = 0
+limits.connect_rate = 0
 "#;
 
 /// Signs and verifies tokens.

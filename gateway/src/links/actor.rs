@@ -15,16 +15,16 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{
-    Channels, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
+    Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
 use super::{Asker, Publish, replies};
 use crate::metrics::LinkMetrics;
-use crate::session::SessionHandle;
+use crate::session::{SessionHandle, SharedReply};
 
 /// What a session asks of a link.
 pub(super) enum Ask {
@@ -97,6 +97,8 @@ pub(super) struct LinkActor {
     pub(super) answer_timeout: Duration,
     pub(super) owner_beats: mpsc::Receiver<OwnerBeat>,
     pub(super) frames: Subscription,
+    /// Told to whoever asks the owner apart from the link.
+    pub(super) known: watch::Sender<Option<Known>>,
     pub(super) metrics: LinkMetrics,
     pub(super) ready: Readiness,
 }
@@ -176,6 +178,12 @@ impl LinkActor {
                     Err(error) => tracing::warn!(shard = %self.shard, %error, "frame to the owner lost"),
                 }
             }
+            let known = self.link.known();
+            self.known.send_if_modified(|last| {
+                let is_new = *last != known;
+                *last = known;
+                is_new
+            });
             if self.link.is_up() != was_up {
                 was_up = !was_up;
                 self.ready.changed(was_up);
@@ -208,7 +216,7 @@ impl LinkActor {
             } => {
                 self.link.unsubscribe(session.id(), &channel, turn);
                 if let Some(then) = then {
-                    session.reply(&then);
+                    session.reply_in(&channel, &then);
                 }
             }
             Ask::Publish {
@@ -292,8 +300,10 @@ impl Output<Arc<SessionHandle>> for Turn {
 
     fn missed(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName, messages: &[Delivered]) {
         for delivered in messages {
-            match replies::publication(delivered) {
-                Ok((_, reply, kind)) => session.reply_carrying(&reply, kind),
+            match replies::urgent_publication(delivered) {
+                Ok((_, reply, kind, priority)) => {
+                    session.push_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority));
+                }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
                 }
@@ -332,7 +342,7 @@ impl Output<Arc<SessionHandle>> for Turn {
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
-        let (channel, reply, kind) = match replies::publication(delivered) {
+        let (channel, reply, kind, priority) = match replies::urgent_publication(delivered) {
             Ok(publication) => publication,
             Err(error) => {
                 tracing::error!(shard = %self.shard, offset = delivered.offset, %error, "undecodable message skipped");
@@ -340,7 +350,7 @@ impl Output<Arc<SessionHandle>> for Turn {
             }
         };
         // Encoded at most once per encoding, however many receive it.
-        let shared = crate::session::SharedReply::new(reply, kind);
+        let shared = SharedReply::stored(reply, kind, &channel, priority);
         let mut receivers = 0;
         for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
             session.push_shared(&shared);
@@ -354,9 +364,9 @@ impl Output<Arc<SessionHandle>> for Turn {
             offset: 0,
             message: message.clone(),
         };
-        match replies::publication(&delivered) {
-            Ok((channel, reply, kind)) => {
-                let shared = crate::session::SharedReply::new(reply, kind);
+        match replies::urgent_publication(&delivered) {
+            Ok((channel, reply, kind, priority)) => {
+                let shared = SharedReply::ephemeral(reply, kind, &channel, priority);
                 let mut receivers = 0;
                 for session in channels.subscribers(&channel) {
                     session.push_shared(&shared);

@@ -3,6 +3,7 @@
 //! A command is answered with an error where the client did something it may try otherwise, and
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
+mod history;
 mod permissions;
 mod server_side;
 mod tokens;
@@ -35,6 +36,7 @@ use crate::limits::users::UserSlot;
 use crate::links::{Asker, Publish, Since};
 use crate::metrics::{Method, Refused};
 use crate::policy::Action;
+use crate::sessions::Registration;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -66,6 +68,8 @@ pub(super) struct Commands {
     pace: Pace,
     /// The connection's place among its user's.
     _user_slot: Option<UserSlot>,
+    /// By which others find the session.
+    _registration: Option<Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
     /// When the frame came whose commands are carried out.
@@ -78,6 +82,7 @@ impl Commands {
         Self {
             pace: Pace::new(&gateway.config.limits, now),
             _user_slot: None,
+            _registration: None,
             gateway,
             session,
             pings,
@@ -150,7 +155,8 @@ impl Commands {
                 self.sub_refresh(id, &command.sub_refresh.unwrap_or_default())
                     .await
             }
-            Method::Presence | Method::PresenceStats | Method::History => {
+            Method::History => self.history(id, command.history.unwrap_or_default()).await,
+            Method::Presence | Method::PresenceStats => {
                 self.refuse(id, ErrorCode::NotAvailable, "command is not available");
                 Ok(())
             }
@@ -219,6 +225,9 @@ impl Commands {
         let ttl = self.lease_connection(&identity);
         self.take_user_slot(&identity.user)?;
         self.session.admit(identity);
+        // Others find it from here on, and what they queue comes behind the reply.
+        self.session.outgoing.hold();
+        self._registration = Some(self.gateway.sessions.enter(&self.session));
         let (subs, payload) = match self.server_side(id, &request).await? {
             Ok(subs) => subs,
             Err(code) => {

@@ -21,6 +21,7 @@ use super::SessionHandle;
 use super::close::{End, close};
 use super::commands::{Commands, Violation};
 use super::encoding::{Encoding, Frame};
+use super::histories::Answering;
 use super::timers::{Due, OpenPing, Pings, Timers, Timing};
 use crate::gateway::Gateway;
 
@@ -53,6 +54,10 @@ pub(crate) async fn serve(
     });
     end.note(&gateway, &session);
     gateway.metrics.outgoing_peak(session.outgoing.peak());
+    gateway
+        .metrics
+        .outgoing_dropped
+        .inc_by(session.outgoing.take_dropped().into());
     // Neither waits for the other: a busy link must not keep a socket open.
     let forget = async {
         for channel in session.subscriptions.end() {
@@ -163,6 +168,7 @@ struct Chores {
     sleep: Pin<Box<Sleep>>,
     /// Ends when the gateway stops; `None` after that.
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    answering: Answering,
 }
 
 enum Chore {
@@ -187,6 +193,7 @@ impl Chores {
             sleep: Box::pin(tokio::time::sleep_until(timers.next())),
             timers,
             stop: Some(Box::pin(CancellationToken::cancelled_owned(gateway.stop.clone()))),
+            answering: Answering::default(),
             gateway,
             session,
         }
@@ -204,6 +211,8 @@ impl Chores {
             () = self.session.outgoing.changed() => Chore::Write,
             () = &mut self.sleep => Chore::Time,
             () = stop => Chore::Stop,
+            // Its answers are written like all that is queued.
+            () = self.answering.run(&self.gateway, &self.session) => Chore::Write,
         }
     }
 
@@ -290,6 +299,10 @@ pub(super) async fn write(
             break;
         }
     }
+    gateway
+        .metrics
+        .outgoing_dropped
+        .inc_by(session.outgoing.take_dropped().into());
     match tokio::time::timeout(gateway.config.write_timeout, socket.flush()).await {
         Ok(Ok(())) => Ok(all),
         Ok(Err(error)) => Err(End::Network(error)),

@@ -307,6 +307,15 @@ impl Series {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredPosition {
+    /// The log epoch that `up_to` is a place in (rule L5), as text.
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// The last record that the reader is done with.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
+}
 /// Gateway to owner.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Up {
@@ -708,6 +717,70 @@ pub struct Derivation {
     /// Everything up to here is stored. Absent: nothing is.
     #[prost(message, optional, tag = "6")]
     pub applied: ::core::option::Option<DerivedAt>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryQuestion {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Newest first.
+    #[prost(bool, tag = "2")]
+    pub reverse: bool,
+    /// Only what lies behind this offset or, with `reverse`, before it; absent: everything.
+    #[prost(uint64, optional, tag = "3")]
+    pub since: ::core::option::Option<u64>,
+    /// Messages, at most. 0: none, only the head is wanted.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// Bytes of messages, about. The first is given whatever its size.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// The asker was told of everything up to here: an owner that has less does not answer (rule R6).
+    #[prost(uint64, tag = "6")]
+    pub at_least: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryAnswer {
+    #[prost(enumeration = "HistoryOutcome", tag = "1")]
+    pub outcome: i32,
+    /// The life of the log, as clients see it.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// No message of the channel is behind this offset.
+    #[prost(uint64, tag = "3")]
+    pub head: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub messages: ::prost::alloc::vec::Vec<Delivered>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HistoryOutcome {
+    Complete = 0,
+    /// It cannot be told now.
+    Unavailable = 1,
+    /// It would take more reading than a question is allowed.
+    TooFar = 2,
+}
+impl HistoryOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Complete => "HISTORY_OUTCOME_COMPLETE",
+            Self::Unavailable => "HISTORY_OUTCOME_UNAVAILABLE",
+            Self::TooFar => "HISTORY_OUTCOME_TOO_FAR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HISTORY_OUTCOME_COMPLETE" => Some(Self::Complete),
+            "HISTORY_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
+            "HISTORY_OUTCOME_TOO_FAR" => Some(Self::TooFar),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberBeat {

@@ -7,19 +7,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use switchboard_bus::{Bus, BusError, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription};
+use switchboard_bus::{
+    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription,
+};
 use switchboard_proto::bus::{
-    BetweenOwners, Derivation, Derive, Down, Layout, OwnerBeat, Up, between_owners,
+    BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, Layout,
+    OwnerBeat, Up, between_owners,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Settled, append};
 use super::budget::WindowBudget;
 use super::claim::ClaimError;
+use super::history::Begun;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
@@ -34,6 +39,8 @@ pub(crate) struct ShardSettings {
     pub(crate) frames: usize,
     /// How long a stop waits for the append in flight.
     pub(crate) release: Duration,
+    /// Bytes of the log that are read for one question of history, at most.
+    pub(crate) history_reading: usize,
 }
 
 /// Who owns which shard, and its rank, as far as this process has heard.
@@ -94,6 +101,16 @@ type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 /// Keys that were read back, and the place to go on from; or why they were not.
 type KeysPage = Result<(Vec<OlderKey>, Sequence), (String, Sequence)>;
 
+/// What others send to an owner.
+struct Inputs<'a> {
+    /// From gateways, over links.
+    frames: &'a mut Subscription,
+    /// From the owners of other shards.
+    between: &'a mut Subscription,
+    /// Questions about history.
+    asked: &'a mut Subscription,
+}
+
 /// What the owner wants done, collected during one turn of the loop.
 #[derive(Default)]
 struct Turn {
@@ -145,6 +162,14 @@ const FRAMES_A_TURN: usize = 256;
 /// Bytes of records in one page of a reading, about.
 const PAGE: usize = 4 * 1024 * 1024;
 
+/// Readings of the log for history at a time, and questions that wait for the actor; those above are told to try
+/// again.
+const HISTORY_READINGS: usize = 8;
+const HISTORY_QUESTIONS: usize = 1024;
+
+/// What a reading for history may take: its asker waits for 4 s (P4).
+const HISTORY_TIME: Duration = Duration::from_secs(3);
+
 /// Between two questions to the log's leader (O4).
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -160,6 +185,8 @@ impl Shard {
         let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
         let derive = Pattern::Exactly(Subject::Derive { shard, router });
         let mut between = self.bus.subscribe(derive, self.settings.frames).await?;
+        let history = Pattern::Exactly(Subject::History { shard, router });
+        let mut asked = self.bus.subscribe(history, HISTORY_QUESTIONS).await?;
         let taking = self.take_over();
         let (log, taken, layout) = tokio::select! {
             taken = Box::pin(taking) => taken?,
@@ -178,9 +205,12 @@ impl Shard {
         self.metrics.claims.inc();
         self.metrics.owned_shards.inc();
         let mut used = 0;
-        let result = self
-            .own(taken, &layout, &mut frames, &mut between, &mut used, &stop)
-            .await;
+        let inputs = Inputs {
+            frames: &mut frames,
+            between: &mut between,
+            asked: &mut asked,
+        };
+        let result = self.own(taken, &layout, inputs, &mut used, &stop).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
         if result.as_ref().is_err_and(ShardEnd::is_deposed) {
@@ -230,14 +260,19 @@ impl Shard {
         &self,
         taken: TakenOver,
         known: &Layout,
-        frames: &mut Subscription,
-        between: &mut Subscription,
+        inputs: Inputs<'_>,
         used: &mut u64,
         stop: &CancellationToken,
     ) -> Result<(), ShardEnd> {
         let begun = Instant::now();
         let is = taken.is;
         let mut owner = Owner::new(is, self.settings.limits, taken.memory, taken.info);
+        let Inputs {
+            frames,
+            between,
+            asked,
+        } = inputs;
+        let mut histories = JoinSet::new();
         let mut owners = self.owners.clone();
         owners.mark_changed();
         owner.freeze(known.is_frozen());
@@ -346,6 +381,11 @@ impl Shard {
                         self.between(&mut owner, frame.payload, &mut turn);
                     }
                 }
+                Some(ended) = histories.join_next(), if !histories.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(shard = %self.shard, %error, "reading for history ended badly");
+                    }
+                }
                 frame = frames.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
                     let now = begun.elapsed();
@@ -355,6 +395,13 @@ impl Shard {
                         self.up(&mut owner, frame.payload, now)?;
                     }
                 }
+                Some(question) = asked.next(), if !stopping => {
+                    self.history(question, &owner, &mut histories).await;
+                }
+            }
+            // One a turn while there is more to do: links must not wait for questions, nor these for ever.
+            if !stopping && let Some(question) = asked.try_next() {
+                self.history(question, &owner, &mut histories).await;
             }
             owner.flush(begun.elapsed(), time_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
@@ -402,6 +449,47 @@ impl Shard {
                 self.metrics.bad_frames.inc();
                 tracing::warn!(shard = %self.shard, %error, "frame from a gateway dropped");
                 Ok(())
+            }
+        }
+    }
+
+    /// Answers at once, or begins a reading that does.
+    async fn history(&self, asked: BusMessage, owner: &Owner, readings: &mut JoinSet<()>) {
+        let Some(to) = asked.reply else { return };
+        let question = match format::decode::<HistoryQuestion>(asked.payload) {
+            Ok(question) => question,
+            Err(error) => {
+                self.metrics.bad_frames.inc();
+                tracing::warn!(shard = %self.shard, %error, "question from a gateway dropped");
+                return;
+            }
+        };
+        self.metrics.history_questions.inc();
+        let bus = Arc::clone(&self.bus);
+        match owner.history(question) {
+            Begun::Answered(answer) => answer_history(bus.as_ref(), &to, &answer).await,
+            Begun::NeedsLog(_) if readings.len() >= HISTORY_READINGS => {
+                let busy = HistoryAnswer {
+                    outcome: HistoryOutcome::Unavailable.into(),
+                    ..HistoryAnswer::default()
+                };
+                answer_history(bus.as_ref(), &to, &busy).await;
+            }
+            Begun::NeedsLog(unfinished) => {
+                self.metrics.history_readings.inc();
+                let (log, shard) = (Arc::clone(&self.log), self.shard);
+                let allowed = self.settings.history_reading;
+                let too_far = self.metrics.history_too_far.clone();
+                readings.spawn(async move {
+                    let reading = unfinished.finish(log.as_ref(), shard, allowed);
+                    // Without an answer the asker tries again, as long as it has time.
+                    if let Ok(answer) = tokio::time::timeout(HISTORY_TIME, reading).await {
+                        if answer.outcome() == HistoryOutcome::TooFar {
+                            too_far.inc();
+                        }
+                        answer_history(bus.as_ref(), &to, &answer).await;
+                    }
+                });
             }
         }
     }
@@ -530,6 +618,13 @@ impl Shard {
         shard.duplicates.set(owner.duplicates().cast_signed());
         shard.link_resets.set(owner.links().resets().cast_signed());
         shard.purges.set(owner.upkeep().purges().cast_signed());
+    }
+}
+
+async fn answer_history(bus: &dyn Bus, to: &str, answer: &HistoryAnswer) {
+    if let Err(error) = bus.reply(to, format::encode(answer)).await {
+        // Whoever asked tries again.
+        tracing::debug!(%error, "answer about history lost");
     }
 }
 

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series,
-    State, Unknown, Up, answer, down_item, record, up_item,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record,
+    Refusal, Series, State, Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
@@ -33,6 +33,7 @@ use switchboard_proto::ids::{
 
 use super::applying::{Applying, SourceOwner, Verdict};
 use super::derive::{Deriver, Place};
+use super::history::{self, Begun};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
 use super::memory::{Entering, Memory, MemoryLimits};
@@ -465,6 +466,11 @@ impl Owner {
             }
             stays
         });
+    }
+
+    /// Begins to answer what was said in a channel.
+    pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
+        history::begin(question, &self.memory.window, self.is.log_epoch, self.position())
     }
 
     /// Answers a recovery, at once or later.

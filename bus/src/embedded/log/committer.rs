@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::shard::{Extent, LogName, Writer, damaged, joined, split, unavailable};
 use super::store::{Store, Writers, shards_of};
 use crate::log::{AppendError, LogError};
+use crate::position::{Advance, CommitError, ReaderName, ReaderPosition};
 
 /// Bytes of records after which a batch is committed without looking for more.
 const BATCH_BYTES: usize = 8 << 20;
@@ -40,6 +41,13 @@ pub(super) enum Command {
         log: LogName,
         before: Sequence,
         answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::commit`] of a position that was checked against the log.
+    Commit {
+        reader: ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+        answer: oneshot::Sender<Result<ReaderPosition, CommitError>>,
     },
     /// [`crate::Log::create`].
     Create {
@@ -86,6 +94,9 @@ struct Batch {
     /// Where the logs in it begin and end once it is committed.
     staged: BTreeMap<LogName, Extent>,
     appends: Vec<Answer>,
+    /// Readers' positions once it is committed.
+    positions: BTreeMap<(ReaderName, ShardId), ReaderPosition>,
+    commits: Vec<CommitAnswer>,
     /// The purge that is complete with it.
     purge: Option<oneshot::Sender<Result<(), LogError>>>,
 }
@@ -94,6 +105,12 @@ struct Batch {
 struct Answer {
     to: oneshot::Sender<Result<Sequence, AppendError>>,
     outcome: Result<Sequence, AppendError>,
+}
+
+/// Likewise for a commit of a reader's position.
+struct CommitAnswer {
+    to: oneshot::Sender<Result<ReaderPosition, CommitError>>,
+    outcome: Result<ReaderPosition, CommitError>,
 }
 
 impl Committer {
@@ -122,6 +139,8 @@ impl Committer {
                 bytes: 0,
                 staged: BTreeMap::new(),
                 appends: Vec::new(),
+                positions: BTreeMap::new(),
+                commits: Vec::new(),
                 purge: None,
             };
             let mut next = first;
@@ -158,6 +177,15 @@ impl Committer {
                 before: before.0,
                 answer,
             }),
+            Command::Commit {
+                reader,
+                shard,
+                position,
+                answer,
+            } => {
+                let outcome = self.move_position(reader, shard, position, batch);
+                batch.commits.push(CommitAnswer { to: answer, outcome });
+            }
             Command::Create { wanted, answer } => {
                 answer.send(self.create(&wanted)).ok();
             }
@@ -215,6 +243,26 @@ impl Committer {
             .insert(&writer.records, sequence.0.to_be_bytes(), value);
         batch.staged.insert(log, extent);
         Ok(sequence)
+    }
+
+    /// The position that is in force once the batch is committed.
+    fn move_position(
+        &self,
+        reader: ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+        batch: &mut Batch,
+    ) -> Result<ReaderPosition, CommitError> {
+        let key = (reader, shard);
+        let staged = batch.positions.get(&key).copied();
+        let stored = staged.or_else(|| self.store.position(&key.0, shard));
+        if let Advance::Stays(stored) = position.advance(shard, stored)? {
+            return Ok(stored);
+        }
+        self.store
+            .put_position(&mut batch.writes, &key.0, shard, position);
+        batch.positions.insert(key, position);
+        Ok(position)
     }
 
     fn create(&mut self, wanted: &Layout) -> Result<Layout, LogError> {
@@ -287,6 +335,7 @@ impl Committer {
     fn commit(&mut self, batch: Batch) {
         let outcome = batch.writes.commit();
         if outcome.is_ok() {
+            self.store.moved(batch.positions);
             // Readers first: who is told of a record finds it.
             for (log, extent) in batch.staged {
                 if let Some(writer) = self.writers.get(&log) {
@@ -308,6 +357,13 @@ impl Committer {
             let outcome = match &failure {
                 // It may be there after a restart.
                 Some(failure) => outcome.and(Err(AppendError::Unknown(failure.to_string()))),
+                None => outcome,
+            };
+            to.send(outcome).ok();
+        }
+        for CommitAnswer { to, outcome } in batch.commits {
+            let outcome = match &failure {
+                Some(failure) => outcome.and(Err(LogError::Unavailable(failure.to_string()).into())),
                 None => outcome,
             };
             to.send(outcome).ok();

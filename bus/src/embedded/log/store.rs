@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | `meta` | `layout` | the layout record, behind its own format byte |
 //! | `meta` | `epoch/<log>` | the log epoch, as text |
+//! | `meta` | `reader/<name>/<shard>` | a reader's position, behind its own format byte |
 //! | `meta` | `start/<log>` | first sequence and the bytes of all records before it |
 //! | `log-<ordinal>-<shard>` | sequence | bytes of all records up to and with this one, the record |
 //!
@@ -30,6 +31,7 @@ use super::EmbeddedDurability;
 use super::folder::{FORMAT_FILE, OpenError, has_format, note_format};
 use super::shard::{Extent, LogName, Shard, Shards, Writer, damaged, number, split, unavailable};
 use crate::log::LogError;
+use crate::position::{ReaderName, ReaderPosition, StoredReader};
 
 /// Memory for records of all shards that are in the journal but not yet in a table. A shard's part
 /// is flushed when it is full, and up to four parts of a shard may wait for the disk.
@@ -40,6 +42,9 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 
 /// Cache for blocks of tables. The newest records are in memtables and need none.
 const CACHE_BYTES: u64 = 16 << 20;
+
+/// What keys of readers' positions begin with.
+const READERS: &str = "reader/";
 
 /// Threads that flush and compact.
 const WORKERS: usize = 2;
@@ -54,6 +59,8 @@ pub(super) struct Store {
     durability: PersistMode,
     max_bytes: Option<u64>,
     layout: RwLock<Option<Layout>>,
+    /// What is committed of readers.
+    positions: RwLock<BTreeMap<(ReaderName, ShardId), ReaderPosition>>,
     shards: RwLock<Shards>,
 }
 
@@ -107,6 +114,7 @@ impl Store {
             },
             max_bytes,
             layout: RwLock::default(),
+            positions: RwLock::default(),
             shards: RwLock::default(),
         };
         let layout = store.get("layout").map_err(failed)?;
@@ -132,6 +140,10 @@ impl Store {
         let writers = store
             .open_in_force(&layout)
             .map_err(|error| broken(error.to_string()))?;
+        let positions = store
+            .read_positions()
+            .map_err(|error| broken(error.to_string()))?;
+        *store.positions.write() = positions;
         *store.layout.write() = Some(layout);
         Ok((store, writers))
     }
@@ -164,6 +176,54 @@ impl Store {
         value.put_u64(extent.first);
         value.put_u64(extent.bytes_before);
         batch.insert(&self.meta, key("start", log), value.freeze());
+    }
+
+    /// The committed position of a reader, of whichever life of the log.
+    pub(super) fn position(&self, reader: &ReaderName, shard: ShardId) -> Option<ReaderPosition> {
+        self.positions.read().get(&(reader.clone(), shard)).copied()
+    }
+
+    /// All of them.
+    pub(super) fn positions(&self) -> Vec<StoredReader> {
+        let positions = self.positions.read();
+        let stored = positions.iter().map(|((reader, shard), position)| StoredReader {
+            reader: reader.clone(),
+            shard: *shard,
+            position: *position,
+        });
+        stored.collect()
+    }
+
+    /// Notes in `batch` how far a reader is.
+    pub(super) fn put_position(
+        &self,
+        batch: &mut WriteBatch,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) {
+        let key = format!("{READERS}{reader}/{shard}");
+        batch.insert(&self.meta, key, position.encode());
+    }
+
+    /// What was noted in a batch is committed.
+    pub(super) fn moved(&self, positions: BTreeMap<(ReaderName, ShardId), ReaderPosition>) {
+        self.positions.write().extend(positions);
+    }
+
+    fn read_positions(&self) -> Result<BTreeMap<(ReaderName, ShardId), ReaderPosition>, LogError> {
+        let mut positions = BTreeMap::new();
+        for guard in self.meta.prefix(READERS) {
+            let (key, value) = guard.into_inner().map_err(damaged)?;
+            let wrong = || LogError::Damaged(format!("a reader's key: {}", String::from_utf8_lossy(&key)));
+            let name = std::str::from_utf8(&key).map_err(|_| wrong())?;
+            let name = name.strip_prefix(READERS).and_then(|name| name.split_once('/'));
+            let (reader, shard) = name.ok_or_else(wrong)?;
+            let reader = ReaderName::new(reader).ok_or_else(wrong)?;
+            let shard = shard.parse().ok().and_then(ShardId::new).ok_or_else(wrong)?;
+            positions.insert((reader, shard), ReaderPosition::decode(value.into())?);
+        }
+        Ok(positions)
     }
 
     /// Brings a layout into force.
@@ -360,6 +420,8 @@ mod tests {
             ("epoch/1", b"first"),
             ("start/0", &[9; 16]),
             ("start/0", &[9; 3]),
+            ("reader/persistence/0", &[9; 3]),
+            ("reader/persistence", b""),
         ] {
             let error = refusal(&folder_with(key, value));
             assert!(matches!(error, OpenError::Damaged { .. }), "{key}: {error}");

@@ -108,7 +108,7 @@ impl NatsLog {
     }
 
     /// What all streams have: they refuse when full and forget nothing by themselves (rule L4).
-    fn any_config(&self) -> Config {
+    pub(super) fn any_config(&self) -> Config {
         Config {
             discard: DiscardPolicy::New,
             retention: RetentionPolicy::Limits,
@@ -234,6 +234,7 @@ impl NatsLog {
         for shard in shards.iter() {
             log.try_create(shard).await?;
         }
+        self.create_stream(self.positions_config()).await?;
         Ok(layout)
     }
 
