@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use proptest::prelude::*;
 use prost::Message as _;
-use switchboard_bus::{AppendError, LogError, LogInfo, RecordStream};
+use switchboard_bus::{
+    AppendError, CommitError, LogError, LogInfo, ReaderName, ReaderPosition, RecordStream, StoredReader,
+};
 use switchboard_proto::bus::{Batch, Entry, Layout, Message, Record, record};
 use switchboard_proto::format;
 
@@ -138,8 +140,45 @@ impl Log for Written {
         Ok(())
     }
 
+    async fn commit(
+        &self,
+        _: &ReaderName,
+        _: ShardId,
+        _: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        unreachable!()
+    }
+
+    async fn position(&self, _: &ReaderName, _: ShardId) -> Result<Option<ReaderPosition>, LogError> {
+        unreachable!()
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        unreachable!()
+    }
+
     async fn layout(&self) -> Result<Option<Layout>, LogError> {
         Ok(None)
+    }
+
+    fn of(&self, _: &Layout) -> std::sync::Arc<dyn Log> {
+        unimplemented!("not asked for in these tests")
+    }
+
+    async fn create_log(&self, _: ShardId) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    async fn check(&self, _: &Layout) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    async fn change_layout(&self, _: &Layout, _: &Layout) -> Result<(), LogError> {
+        Err(LogError::LayoutChanged)
+    }
+
+    async fn remove(&self, _: ShardId) -> Result<(), LogError> {
+        Ok(())
     }
 
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
