@@ -19,6 +19,7 @@ mod shared_reply;
 mod subscriptions;
 mod task;
 mod timers;
+mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
 pub(crate) use self::timers::Pings;
+use self::warnings::Warnings;
 
 /// A session as everybody but its own task knows it. No call waits.
 pub(crate) struct SessionHandle {
@@ -52,6 +54,9 @@ pub(crate) struct SessionHandle {
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
+    /// Whether the client is told what concerns the gateway itself.
+    tells: bool,
+    warnings: Warnings,
 }
 
 /// What a session's handle keeps to.
@@ -61,6 +66,8 @@ pub(crate) struct Limits {
     pub(crate) outgoing: usize,
     /// Channels, at most.
     pub(crate) channels: usize,
+    /// Whether the client is told of limits that are near, and of maintenance.
+    pub(crate) system_messages: bool,
 }
 
 impl SessionHandle {
@@ -76,6 +83,8 @@ impl SessionHandle {
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
+            tells: limits.system_messages,
+            warnings: Warnings::default(),
         })
     }
 
@@ -122,7 +131,10 @@ impl SessionHandle {
     fn push(&self, frame: Option<Frame>, way: Way) {
         match frame {
             Some(frame) => {
-                self.outgoing.push(frame, way);
+                let is_nearly_full = self.outgoing.push(frame, way);
+                if is_nearly_full {
+                    self.warn_of_queue();
+                }
             }
             None => self.close(DisconnectCode::InappropriateProtocol),
         }

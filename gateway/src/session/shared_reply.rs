@@ -114,6 +114,7 @@ mod tests {
         let limits = Limits {
             outgoing: 1024,
             channels: 1,
+            system_messages: true,
         };
         let address = std::net::Ipv4Addr::LOCALHOST.into();
         let json = SessionHandle::new(1, address, Encoding::Json, limits);
@@ -121,7 +122,11 @@ mod tests {
         for session in [&json, &protobuf] {
             session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json, Way::ANSWER));
             assert_eq!(session.outgoing.closing(), None);
-            session.push_shared(&SharedReply::new(message(b"boom"), PayloadKind::Binary, Way::ANSWER));
+            session.push_shared(&SharedReply::new(
+                message(b"boom"),
+                PayloadKind::Binary,
+                Way::ANSWER,
+            ));
         }
         assert_eq!(
             json.outgoing.closing(),
