@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_bus::membership::{Membership, MembershipError, MembershipSettings};
-use switchboard_bus::{Bus, BusError, Log, Pattern, Subscription};
+use switchboard_bus::{Bus, BusError, Log, Pattern, ReaderName, Subscription};
 use switchboard_proto::bus::{OwnerBeat, Role};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
@@ -109,6 +109,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             config.window_total as u64,
             config.window_bytes as u64,
         )),
+        readers: config.readers.into(),
         begun: Instant::now(),
     };
     let counted = router.metrics.clone();
@@ -164,6 +165,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             purge_above: config.purge_above,
             // Enough at once that it does not happen all the time.
             purge_to: config.purge_above * 4 / 5,
+            readers: !config.readers.is_empty(),
         },
         // Small beside the queue of a client that it is for.
         page: PageLimits {
@@ -184,6 +186,7 @@ struct Router {
     shards: HashMap<Id, (ShardId, CancellationToken)>,
     owners: watch::Sender<Owners>,
     budget: Arc<WindowBudget>,
+    readers: Arc<[ReaderName]>,
     begun: Instant,
 }
 
@@ -262,6 +265,7 @@ impl Router {
                     metrics: self.metrics.clone(),
                     owners: self.owners.subscribe(),
                     budget: Arc::clone(&self.budget),
+                    readers: Arc::clone(&self.readers),
                 };
                 // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
                 // as an ownership lost.

@@ -108,7 +108,7 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use switchboard_bus::{LogInfo, RecordStream};
+    use switchboard_bus::{CommitError, LogInfo, ReaderName, ReaderPosition, RecordStream, StoredReader};
     use switchboard_proto::bus::Layout;
     use switchboard_proto::ids::LogEpoch;
 
@@ -196,6 +196,23 @@ mod tests {
 
         async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
             Ok(())
+        }
+
+        async fn commit(
+            &self,
+            _: &ReaderName,
+            _: ShardId,
+            _: ReaderPosition,
+        ) -> Result<ReaderPosition, CommitError> {
+            unreachable!()
+        }
+
+        async fn position(&self, _: &ReaderName, _: ShardId) -> Result<Option<ReaderPosition>, LogError> {
+            unreachable!()
+        }
+
+        async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+            unreachable!()
         }
 
         async fn layout(&self) -> Result<Option<Layout>, LogError> {

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use proptest::prelude::*;
 use prost::Message as _;
-use switchboard_bus::{AppendError, LogError, LogInfo, RecordStream};
+use switchboard_bus::{
+    AppendError, CommitError, LogError, LogInfo, ReaderName, ReaderPosition, RecordStream, StoredReader,
+};
 use switchboard_proto::bus::{Batch, Entry, Layout, Message, Record, record};
 use switchboard_proto::format;
 
@@ -136,6 +138,23 @@ impl Log for Written {
 
     async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
         Ok(())
+    }
+
+    async fn commit(
+        &self,
+        _: &ReaderName,
+        _: ShardId,
+        _: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        unreachable!()
+    }
+
+    async fn position(&self, _: &ReaderName, _: ShardId) -> Result<Option<ReaderPosition>, LogError> {
+        unreachable!()
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        unreachable!()
     }
 
     async fn layout(&self) -> Result<Option<Layout>, LogError> {

@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use switchboard_bus::{AppendError, Log, LogError, RecordStream};
+use switchboard_bus::{
+    AppendError, CommitError, Log, LogError, ReaderName, ReaderPosition, RecordStream, StoredReader,
+};
 use switchboard_proto::bus::Layout;
 use tokio::time::Instant;
 
@@ -114,6 +116,23 @@ impl Log for Scripted {
 
     async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
         Ok(())
+    }
+
+    async fn commit(
+        &self,
+        _: &ReaderName,
+        _: ShardId,
+        _: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        unreachable!()
+    }
+
+    async fn position(&self, _: &ReaderName, _: ShardId) -> Result<Option<ReaderPosition>, LogError> {
+        unreachable!()
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        unreachable!()
     }
 
     async fn layout(&self) -> Result<Option<Layout>, LogError> {
