@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_bus::membership::{Membership, MembershipError, MembershipSettings};
-use switchboard_bus::{Bus, BusError, Log, LogError, Pattern, Subscription};
+use switchboard_bus::{Bus, BusError, Log, LogError, Pattern, ReaderName, Subscription};
 use switchboard_proto::bus::{Layout, OwnerBeat, Role};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
@@ -122,6 +122,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             config.window_total as u64,
             config.window_bytes as u64,
         )),
+        readers: config.readers.into(),
         begun: Instant::now(),
     };
     context.tasks.spawn(
@@ -182,6 +183,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             purge_above: config.purge_above,
             // Enough at once that it does not happen all the time.
             purge_to: config.purge_above * 4 / 5,
+            readers: !config.readers.is_empty(),
         },
         // Small beside the queue of a client that it is for.
         page: PageLimits {
@@ -207,6 +209,7 @@ struct Router {
     /// Ends the membership.
     member: CancellationToken,
     budget: Arc<WindowBudget>,
+    readers: Arc<[ReaderName]>,
     begun: Instant,
 }
 
@@ -324,6 +327,7 @@ impl Router {
                     owners: self.owners.subscribe(),
                     budget: Arc::clone(&self.budget),
                     layout: self.layout.clone(),
+                    readers: Arc::clone(&self.readers),
                 };
                 // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
                 // as an ownership lost.

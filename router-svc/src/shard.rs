@@ -13,6 +13,7 @@ mod memory;
 mod owner;
 mod publishers;
 mod questions;
+mod readers;
 mod records;
 mod takeover;
 mod upkeep;

@@ -99,6 +99,7 @@ impl Sizes {
                 overfull: 97,
                 purge_above: 60,
                 purge_to: 40,
+                readers: false,
             },
             page: PageLimits {
                 bytes: 64 * 1024,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future};
 use switchboard_bus::{
-    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription,
+    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, ReaderName, RecordAt, Subject, Subscription,
 };
 use switchboard_proto::bus::{
     BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, Layout,
@@ -26,6 +26,7 @@ use super::budget::WindowBudget;
 use super::claim::ClaimError;
 use super::history::Begun;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
+use super::readers::ReaderAt;
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
 
@@ -59,6 +60,8 @@ pub(crate) struct Shard {
     pub(crate) budget: Arc<WindowBudget>,
     /// The layout in force, at most a second late.
     pub(crate) layout: watch::Receiver<Arc<Layout>>,
+    /// Readers of the log that a purge waits for.
+    pub(crate) readers: Arc<[ReaderName]>,
 }
 
 /// Why an actor ended without being asked to.
@@ -213,6 +216,9 @@ impl Shard {
         let result = self.own(taken, &layout, inputs, &mut used, &stop).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
+        for reader in self.readers.iter() {
+            self.metrics.reader_lag(shard, reader, None);
+        }
         if result.as_ref().is_err_and(ShardEnd::is_deposed) {
             // There is an owner: nobody else should claim.
             return result;
@@ -280,6 +286,7 @@ impl Shard {
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
+        let mut asking: Pending<Result<Vec<ReaderAt>, LogError>> = None;
         let mut purging: Pending<(Sequence, Result<(), LogError>)> = None;
         let (keys_from, keys_before) = taken.older_keys;
         let mut keys = self.keys_page(keys_from, keys_before);
@@ -289,6 +296,7 @@ impl Shard {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up: Option<Instant> = None;
         let mut is_told_full = false;
+        let mut told_holding = Vec::new();
         loop {
             let stopping = give_up.is_some();
             let mut turn = Turn::default();
@@ -325,11 +333,25 @@ impl Shard {
                         is_told_full = !is_told_full;
                         self.tell_full(is_told_full, owner.upkeep().fill());
                     }
+                    self.tell_readers(&owner, &mut told_holding);
                 }
                 // What the leader says while a purge runs does not tell what that brings.
                 _ = look.tick(), if looking.is_none() && purging.is_none() => {
                     let (log, shard, appends) = (Arc::clone(&self.log), self.shard, owner.append_number());
                     looking = Some(Box::pin(async move { (appends, log.info(shard).await) }));
+                    if asking.is_none() && owner.upkeep().readers().is_asking() {
+                        asking = Some(self.ask_readers());
+                    }
+                }
+                told = pending(&mut asking) => {
+                    asking = None;
+                    match told {
+                        Ok(told) => owner.readers(&told),
+                        // What was told before still holds: positions only move forward.
+                        Err(error) => {
+                            tracing::warn!(shard = %self.shard, %error, "readers' positions not known, the purge waits");
+                        }
+                    }
                 }
                 (appends, info) = pending(&mut looking) => {
                     looking = None;
@@ -566,6 +588,48 @@ impl Shard {
                 Ok(())
             }
         }
+    }
+
+    /// Asks how far the readers are that a purge waits for.
+    fn ask_readers(&self) -> Pin<Box<dyn Future<Output = Result<Vec<ReaderAt>, LogError>> + Send>> {
+        let (log, shard, readers) = (Arc::clone(&self.log), self.shard, Arc::clone(&self.readers));
+        Box::pin(async move {
+            let asked = readers.iter().map(async |reader| {
+                let position = log.position(reader, shard).await?;
+                Ok(ReaderAt {
+                    reader: reader.clone(),
+                    position,
+                })
+            });
+            future::try_join_all(asked).await
+        })
+    }
+
+    /// How far behind readers are while a purge is wanted, and who keeps it from coming.
+    fn tell_readers(&self, owner: &Owner, told: &mut Vec<ReaderName>) {
+        let (readers, last) = (owner.upkeep().readers(), owner.upkeep().last());
+        for reader in self.readers.iter() {
+            let mut lags = readers.lags(last);
+            let lag = lags.find(|(name, _)| *name == reader).map(|(_, lag)| lag);
+            self.metrics.reader_lag(self.shard, reader, lag);
+        }
+        let holding: Vec<ReaderName> = readers.holding().map(|(reader, _)| reader.clone()).collect();
+        if holding == *told {
+            return;
+        }
+        for (reader, done) in readers.holding() {
+            tracing::warn!(
+                shard = %self.shard,
+                %reader,
+                behind_records = last.0.saturating_sub(done.0),
+                percent = owner.upkeep().fill(),
+                "log cannot be purged before this reader is done with it; is it running?"
+            );
+        }
+        if holding.is_empty() {
+            tracing::info!(shard = %self.shard, "no reader keeps the log from being purged any more");
+        }
+        *told = holding;
     }
 
     fn tell_full(&self, is_full: bool, percent: u64) {
