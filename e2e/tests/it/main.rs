@@ -8,6 +8,7 @@
 mod binaries;
 mod child;
 mod client;
+mod commands;
 mod deaths;
 mod delivery;
 mod demo_page;

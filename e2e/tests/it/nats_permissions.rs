@@ -66,6 +66,10 @@ async fn a_message_crosses_with_the_rights_of_the_manual_and_a_gateway_cannot_to
     client.subscribe("dm:#alice,bob").await?;
     client.subscribe("#bob").await?;
     client.publish("dm:#alice,bob", json!("crosses")).await?;
+    let history = client
+        .must("history", json!({ "channel": "dm:#alice,bob", "limit": 1 }))
+        .await?;
+    assert_eq!(history["publications"][0]["data"], json!("crosses"));
     for _ in 0..2 {
         assert_eq!(client.publication().await?.data, "crosses");
     }

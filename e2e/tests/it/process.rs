@@ -184,7 +184,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-fn binary(name: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     build()?;
     let test = std::env::current_exe()?;
     let folder = test

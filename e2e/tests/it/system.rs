@@ -196,5 +196,5 @@ impl System {
 
 async fn start(config: &str) -> Result<Switchboard> {
     let parsed = Config::from_toml(config).with_context(|| format!("configuration:\n{config}"))?;
-    Ok(Switchboard::start(parsed).await?)
+    Ok(Box::pin(Switchboard::start(parsed)).await?)
 }
