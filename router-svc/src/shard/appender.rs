@@ -224,7 +224,7 @@ mod tests {
         }
 
         fn of(&self, _: &Layout) -> Arc<dyn Log> {
-            unimplemented!("not asked for in these tests")
+            unreachable!("not asked for in these tests")
         }
 
         async fn create_log(&self, _: ShardId) -> Result<(), LogError> {
