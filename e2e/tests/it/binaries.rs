@@ -67,7 +67,7 @@ async fn a_killed_router_is_replaced() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let nats = NatsServer::start().await?;
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
@@ -153,7 +153,7 @@ async fn a_stopped_router_hands_over() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let nats = NatsServer::start().await?;
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {SHARDS}\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {SHARDS}\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;

@@ -33,7 +33,7 @@ impl Cluster {
         let folder = tempfile::tempdir()?;
         let nats = NatsCluster::start(3).await?;
         let config = format!(
-            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nreplicas = 3\n[gateway]\ninsecure = true\n",
+            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n[gateway]\ninsecure = true\n",
             nats.urls()
         );
         std::fs::write(folder.path().join("switchboard.toml"), config)?;

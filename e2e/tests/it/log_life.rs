@@ -23,7 +23,7 @@ const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
 fn configure(folder: &Path, nats: &NatsServer, shards: u32) -> Result<()> {
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {shards}\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {shards}\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     Ok(std::fs::write(folder.join("switchboard.toml"), config)?)

@@ -137,7 +137,7 @@ impl System {
         let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
         for service in services {
             let bus = format!(
-                "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {CLUSTER_SHARDS}\n[bus.nats]\nurls = {:?}\nreplicas = 3\n",
+                "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {CLUSTER_SHARDS}\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n",
                 nats.urls()
             );
             let config = format!(
