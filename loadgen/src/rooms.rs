@@ -15,11 +15,12 @@ use rand::RngExt as _;
 use serde::Serialize;
 use switchboard_client::{Client, ClientError, Event, Options, Place};
 use switchboard_proto::client::SubscribeResult;
+use switchboard_proto::time::now_us;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::checker::{Numbers, Receiver, Violations};
-use crate::message::{Said, now_us};
+use crate::message::Said;
 
 /// Connections that are being opened at a time.
 const OPENING: usize = 50;

@@ -16,6 +16,8 @@ mod questions;
 mod readers;
 mod records;
 mod takeover;
+#[cfg(test)]
+mod test_log;
 mod upkeep;
 mod window;
 

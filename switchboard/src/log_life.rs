@@ -8,12 +8,13 @@
 //! by it, and nobody claims behind it. Only then the layout names the other log. So nothing is acknowledged in a log
 //! that is not in force any more.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use switchboard_bus::{AppendError, Log, LogError, LogInfo};
 use switchboard_proto::bus::{Closed, Layout, Record, State, record};
 use switchboard_proto::format::{self, FormatError};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use tokio::time::Instant;
 
 /// How long a log's leader may take to settle an append.
@@ -21,6 +22,11 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// Between two tries or looks.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Between the two looks that have to find the same: longer than routers need to notice a layout, which they read each
+/// second, so that one which was thawed and frozen again meanwhile is noticed. What is appended after the second look
+/// is met by the compare-and-set that closes.
+const SECOND_LOOK: Duration = Duration::from_millis(1500);
 
 /// Why the log was not changed. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -309,8 +315,7 @@ async fn drain_and_close(
         let look: Vec<Sequence> = ends.iter().map(|(_, sequence)| *sequence).collect();
         if !has_begun && last_look.as_ref() != Some(&look) {
             last_look = Some(look);
-            // Longer than routers need to notice a layout, in case it was thawed and frozen at once.
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::sleep(SECOND_LOOK).await;
             continue;
         }
         if !std::mem::replace(&mut told, true) {
@@ -402,7 +407,7 @@ async fn close(
             sequence: place.0,
             owner: me.to_bytes(),
             append_number: 1,
-            time_us: time_us(),
+            time_us: now_us(),
             state_at: 0,
             body: Some(record::Body::Closed(closed)),
         });
@@ -435,9 +440,4 @@ fn shards(layout: &Layout) -> Result<ShardCount, LogLifeError> {
     let shards = layout.shard_count();
     let wrong = || LogError::Damaged(format!("layout of {} shards", layout.shards));
     Ok(shards.ok_or_else(wrong)?)
-}
-
-fn time_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -15,6 +15,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 /// Longer than anything here takes on a busy machine of two cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Until a command that was answered with a temporary error is sent again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// What the server sends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
@@ -170,6 +173,24 @@ impl Client {
         self.must("publish", json!({ "channel": channel, "data": data }))
             .await
             .map(drop)
+    }
+
+    /// As [`Self::command`], again and again while the answer is error 100, which is temporary, as an app does it. Any other
+    /// error is one.
+    pub(crate) async fn until_accepted(&mut self, name: &str, request: &Value) -> Result<Value> {
+        let trying = async {
+            loop {
+                let reply = self.command(name, request.clone()).await?;
+                match reply["error"]["code"].as_u64() {
+                    None => return Ok(reply[name].clone()),
+                    Some(100) => tokio::time::sleep(AGAIN).await,
+                    Some(_) => bail!("{name} {request}: {reply}"),
+                }
+            }
+        };
+        timeout(DEADLINE, trying)
+            .await
+            .with_context(|| format!("{name} {request} is not accepted"))?
     }
 
     /// The next publication of any channel.

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use switchboard_testkit::{NatsCluster, wait_until};
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
 use crate::process::Process;
@@ -84,19 +83,8 @@ fn keyed(channel: &str, data: &Value) -> Value {
 
 /// As an app does it: error 100 is temporary, and with the same key sending again is harmless.
 async fn send_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<Value> {
-    let trying = async {
-        loop {
-            let reply = client.command("rpc", keyed(channel, data)).await?;
-            match reply["error"]["code"].as_u64() {
-                None => return Ok(reply["rpc"]["data"].clone()),
-                Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
-                Some(_) => bail!("message.send: {reply}"),
-            }
-        }
-    };
-    timeout(DEADLINE, trying)
-        .await
-        .with_context(|| format!("{channel} takes no message"))?
+    let answer = client.until_accepted("rpc", &keyed(channel, data)).await?;
+    Ok(answer["data"].clone())
 }
 
 type Received = BTreeMap<String, Vec<(u64, Value)>>;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
@@ -12,7 +11,6 @@ use serde_json::{Value, json};
 use switchboard_proto::ids::{ShardCount, ShardId};
 use switchboard_testkit::{NatsServer, wait_until};
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
 use crate::process::{Process, command};
@@ -74,20 +72,8 @@ fn shard_of(channel: &str, shards: u32) -> Result<ShardId> {
 
 /// As an app does it: error 100 is temporary.
 async fn publish(client: &mut Client, channel: &str, data: Value) -> Result<()> {
-    let trying = async {
-        loop {
-            let request = json!({ "channel": channel, "data": data });
-            let reply = client.command("publish", request).await?;
-            match reply["error"]["code"].as_u64() {
-                None => return Ok(()),
-                Some(100) => tokio::time::sleep(Duration::from_millis(100)).await,
-                Some(_) => anyhow::bail!("publish: {reply}"),
-            }
-        }
-    };
-    timeout(DEADLINE, trying)
-        .await
-        .with_context(|| format!("{channel} takes no message"))?
+    let request = json!({ "channel": channel, "data": data });
+    client.until_accepted("publish", &request).await.map(drop)
 }
 
 /// Waits until `data` has come in each of these channels; its offset in the first.

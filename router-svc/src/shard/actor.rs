@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future};
@@ -16,6 +16,7 @@ use switchboard_proto::bus::{
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -241,7 +242,7 @@ impl Shard {
             self.shards,
             self.router,
             limits,
-            time_us(),
+            now_us(),
         )
         .await?;
         let now = self.layout_in_force().await?;
@@ -321,7 +322,7 @@ impl Shard {
                 }
                 () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
                 _ = beats.tick() => {
-                    owner.tick(begun.elapsed(), time_us());
+                    owner.tick(begun.elapsed(), now_us());
                     let now = owner.memory().window.bytes() as u64;
                     let allowed = self.budget.report(std::mem::replace(used, now), now);
                     owner.set_window_bytes(usize::try_from(allowed).unwrap_or(usize::MAX));
@@ -425,7 +426,7 @@ impl Shard {
             if !stopping && let Some(question) = asked.try_next() {
                 self.history(question, &owner, &mut histories).await;
             }
-            owner.flush(begun.elapsed(), time_us(), &mut turn);
+            owner.flush(begun.elapsed(), now_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
                 appending = Some(Box::pin(async move {
@@ -730,12 +731,4 @@ async fn read_page(
         }
     }
     Ok(page)
-}
-
-/// Unix microseconds. Nothing about order depends on it; how long messages and keys are kept does, so the clocks of
-/// routers should agree to within a small part of `router.key_window`.
-fn time_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
