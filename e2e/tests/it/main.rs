@@ -17,6 +17,7 @@ mod inboxes;
 mod memory;
 mod process;
 mod protocol;
+mod readers;
 mod recovery;
 mod sdks;
 mod system;
