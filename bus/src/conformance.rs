@@ -143,6 +143,10 @@ macro_rules! log_conformance {
             readers_of_many_shards_are_apart,
             position_survives_reopening,
             another_log_is_read_from_its_beginning,
+            a_batch_that_fails_comes_again,
+            dead_replicas_shards_are_taken_over,
+            replicas_share_the_shards,
+            reader_begins_with_another_log,
         );
     };
     ($fixture:ty: $suite:ident: $($case:ident),* $(,)?) => {

@@ -19,6 +19,7 @@ mod log;
 pub mod membership;
 pub mod nats;
 mod position;
+pub mod reader;
 mod subject;
 
 pub use bus::{Bus, BusError, BusMessage, RequestError, Subscription};

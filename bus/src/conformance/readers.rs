@@ -1,14 +1,25 @@
 //! Cases of durable readers: their committed positions, and what goes on from there (L4, L5, L8).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future};
-use switchboard_proto::ids::{LogEpoch, Sequence, ShardId};
+use parking_lot::Mutex;
+use switchboard_proto::bus::Role;
+use switchboard_proto::ids::{Incarnation, LogEpoch, Sequence, ShardCount, ShardId};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::log::{created, fill, next};
 use super::{LogFixture, shard, soon};
-use crate::{CommitError, Committed, Log, LogError, ReaderName, ReaderPosition};
+use crate::embedded::EmbeddedBus;
+use crate::membership::{Membership, MembershipSettings};
+use crate::reader::{Batch, HandleError, Handler, Reader, ReaderSettings};
+use crate::{CommitError, Committed, Log, LogError, ReaderName, ReaderPosition, SubjectPrefix};
 
 fn reader(name: &str) -> ReaderName {
     ReaderName::new(name).unwrap()
@@ -279,5 +290,284 @@ pub async fn another_log_is_read_from_its_beginning(fixture: &mut impl LogFixtur
     assert_eq!(
         committed(&*log, "r", shard(0)).await,
         Committed::UpTo(Sequence(2))
+    );
+}
+
+/// Keeps what it is handed, in the order in which it came.
+#[derive(Default)]
+struct Kept {
+    batches: Mutex<Vec<Batch>>,
+    /// How often it fails before it keeps anything.
+    failures: Mutex<u32>,
+    /// Batches of each shard after which it never comes to an end with one.
+    hangs_after: Option<usize>,
+}
+
+#[async_trait]
+impl Handler for Kept {
+    async fn handle(&self, batch: &Batch) -> Result<(), HandleError> {
+        {
+            let mut failures = self.failures.lock();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err("not now".into());
+            }
+        }
+        let of_shard = self.of(batch.shard).len();
+        if self.hangs_after.is_some_and(|after| of_shard >= after) {
+            future::pending::<()>().await;
+        }
+        self.batches.lock().push(batch.clone());
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn of(&self, shard: ShardId) -> Vec<Batch> {
+        let batches = self.batches.lock();
+        batches
+            .iter()
+            .filter(|batch| batch.shard == shard)
+            .cloned()
+            .collect()
+    }
+
+    /// Sequences of the shard's records, which must be whole and in order inside each batch.
+    fn sequences(&self, shard: ShardId) -> Vec<u64> {
+        let mut sequences = Vec::new();
+        for batch in self.of(shard) {
+            let mut place = batch.after;
+            assert!(!batch.records.is_empty());
+            for at in batch.records {
+                place = place.next();
+                assert_eq!(at.sequence, place);
+                assert_eq!(at.record, format!("record {place}"));
+                sequences.push(place.0);
+            }
+        }
+        sequences
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let reached = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(what, reached).await;
+    }
+}
+
+/// About five records a batch.
+const SMALL: ReaderSettings = ReaderSettings {
+    batch_bytes: 45,
+    linger: Duration::from_millis(5),
+    pause: Duration::from_millis(10),
+    pause_max: Duration::from_millis(40),
+};
+
+struct Replica {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Replica {
+    /// Begins to read `shards` shards as `r`, one of the members on `bus`.
+    async fn start(
+        bus: &Arc<EmbeddedBus>,
+        log: Arc<dyn Log>,
+        shards: u32,
+        number: u128,
+        kept: Arc<Kept>,
+    ) -> Self {
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let incarnation = Incarnation::from_u128(number * 0x9e37_79b9_7f4a_7c15_f39c);
+        let bus = Arc::clone(bus);
+        let settings = MembershipSettings::default();
+        let membership = Membership::join(
+            bus,
+            Role::Persistence,
+            incarnation,
+            settings,
+            &tracker,
+            stop.clone(),
+        );
+        let membership = membership.await.unwrap();
+        let reader = Reader {
+            log,
+            shards: ShardCount::new(shards).unwrap(),
+            name: reader("r"),
+            role: Role::Persistence,
+            incarnation,
+            settings: SMALL,
+            handler: kept,
+        };
+        tracker.spawn(reader.run(membership, stop.clone()));
+        Self { stop, tracker }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        soon("the end of a replica", self.tracker.wait()).await;
+    }
+}
+
+/// A batch is bounded, comes again until it is handled, and only then is the position committed.
+pub async fn a_batch_that_fails_comes_again(fixture: &mut impl LogFixture) {
+    let log = created(fixture, 2).await;
+    let kept = Arc::new(Kept {
+        failures: Mutex::new(5),
+        ..Kept::default()
+    });
+    fill(&*log, shard(0), 0, 100).await;
+    let bus = EmbeddedBus::new(SubjectPrefix::default());
+    let replica = Replica::start(&bus, Arc::clone(&log), 2, 1, Arc::clone(&kept)).await;
+    let first: Vec<u64> = (1..=100).collect();
+    kept.until("the records", |kept| kept.sequences(shard(0)) == first)
+        .await;
+    for batch in kept.of(shard(0)) {
+        let all: usize = batch.records.iter().map(|at| at.record.len()).sum();
+        assert!(all < SMALL.batch_bytes + 20, "{all} bytes");
+    }
+    // And on as the log grows, from the same place after a pause.
+    fill(&*log, shard(0), 100, 20).await;
+    fill(&*log, shard(1), 0, 3).await;
+    kept.until("more records", |kept| {
+        kept.sequences(shard(0)).len() == 120 && kept.sequences(shard(1)).len() == 3
+    })
+    .await;
+    replica.stop().await;
+    assert_eq!(
+        committed(&*log, "r", shard(0)).await,
+        Committed::UpTo(Sequence(120))
+    );
+    fill(&*log, shard(0), 120, 20).await;
+    let replica = Replica::start(&bus, Arc::clone(&log), 2, 2, Arc::clone(&kept)).await;
+    let all: Vec<u64> = (1..=140).collect();
+    kept.until("the rest", |kept| kept.sequences(shard(0)) == all)
+        .await;
+    replica.stop().await;
+}
+
+/// A replica dies in the midst of its batches: another takes its shards over and is given everything
+/// from the committed positions on. Nothing is left out; what was handled and not committed comes twice.
+pub async fn dead_replicas_shards_are_taken_over(fixture: &mut impl LogFixture) {
+    const SHARDS: u32 = 8;
+    let log = created(fixture, SHARDS).await;
+    for number in 0..SHARDS {
+        fill(&*log, shard(number), 0, 40).await;
+    }
+    let bus = EmbeddedBus::new(SubjectPrefix::default());
+    let dies = Arc::new(Kept {
+        hangs_after: Some(2),
+        ..Kept::default()
+    });
+    // All that it runs ends at once, as with its process.
+    let process = Runtime::new().unwrap();
+    let start = {
+        let (bus, log, kept) = (Arc::clone(&bus), Arc::clone(&log), Arc::clone(&dies));
+        async move { Replica::start(&bus, log, SHARDS, 1, kept).await }
+    };
+    let replica = process.spawn(start).await.unwrap();
+    dies.until("two batches of each shard", |kept| {
+        (0..SHARDS).all(|number| kept.of(shard(number)).len() == 2)
+    })
+    .await;
+    process.shutdown_background();
+    drop(replica);
+    // A position is committed a moment after its batch was handled, or never.
+    let lives = Arc::new(Kept::default());
+    let replica = Replica::start(&bus, Arc::clone(&log), SHARDS, 2, Arc::clone(&lives)).await;
+    lives
+        .until("all records", |kept| {
+            (0..SHARDS).all(|number| kept.sequences(shard(number)).last() == Some(&40))
+        })
+        .await;
+    replica.stop().await;
+    for number in 0..SHARDS {
+        let (before, after) = (dies.sequences(shard(number)), lives.sequences(shard(number)));
+        let begins = after.first().copied().unwrap();
+        assert!(
+            1 < begins && begins <= before.len() as u64 + 1,
+            "shard {number}: {begins}"
+        );
+        let expected: Vec<u64> = (begins..=40).collect();
+        assert_eq!(after, expected, "shard {number}");
+        assert_eq!(
+            committed(&*log, "r", shard(number)).await,
+            Committed::UpTo(Sequence(40))
+        );
+    }
+}
+
+/// Replicas that come and go share the shards, and together are given each record.
+pub async fn replicas_share_the_shards(fixture: &mut impl LogFixture) {
+    const SHARDS: u32 = 8;
+    let log = created(fixture, SHARDS).await;
+    let bus = EmbeddedBus::new(SubjectPrefix::default());
+    let (one, two) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+    let first = Replica::start(&bus, Arc::clone(&log), SHARDS, 1, Arc::clone(&one)).await;
+    let second = Replica::start(&bus, Arc::clone(&log), SHARDS, 2, Arc::clone(&two)).await;
+    let mut last = 0;
+    let has_some = |kept: &Kept| !kept.batches.lock().is_empty();
+    let both = async {
+        while !(has_some(&one) && has_some(&two)) || last < 50 {
+            for number in 0..SHARDS {
+                fill(&*log, shard(number), last, 5).await;
+            }
+            last += 5;
+        }
+    };
+    soon("records of both", both).await;
+    // Whoever leaves says so: the other has all shards at once.
+    first.stop().await;
+    for number in 0..SHARDS {
+        fill(&*log, shard(number), last, 5).await;
+    }
+    last += 5;
+    two.until("the last record of each shard", |kept| {
+        (0..SHARDS).all(|number| kept.sequences(shard(number)).last() == Some(&last))
+    })
+    .await;
+    second.stop().await;
+    for number in 0..SHARDS {
+        let mut times: BTreeMap<u64, u32> = BTreeMap::new();
+        for sequence in [one.sequences(shard(number)), two.sequences(shard(number))].concat() {
+            *times.entry(sequence).or_default() += 1;
+        }
+        assert!(times.keys().copied().eq(1..=last), "shard {number}: {times:?}");
+        // Both may have read a shard for a moment, and no record came to one of them twice.
+        assert!(
+            times.values().all(|times| *times <= 2),
+            "shard {number}: {times:?}"
+        );
+    }
+}
+
+/// L5: with another log a reader begins anew, and says of which log its records are.
+pub async fn reader_begins_with_another_log(fixture: &mut impl LogFixture) {
+    let log = created(fixture, 1).await;
+    let bus = EmbeddedBus::new(SubjectPrefix::default());
+    let kept = Arc::new(Kept::default());
+    fill(&*log, shard(0), 0, 10).await;
+    let replica = Replica::start(&bus, Arc::clone(&log), 1, 1, Arc::clone(&kept)).await;
+    kept.until("the records", |kept| kept.sequences(shard(0)).len() == 10)
+        .await;
+    replica.stop().await;
+    let log = fixture.begin_anew(log).await;
+    let epoch = log.info(shard(0)).await.unwrap().epoch;
+    fill(&*log, shard(0), 0, 20).await;
+    let anew = Arc::new(Kept::default());
+    let replica = Replica::start(&bus, Arc::clone(&log), 1, 2, Arc::clone(&anew)).await;
+    let all: Vec<u64> = (1..=20).collect();
+    anew.until("the new records", |kept| kept.sequences(shard(0)) == all)
+        .await;
+    assert!(anew.of(shard(0)).iter().all(|batch| batch.log == epoch));
+    assert!(kept.of(shard(0)).iter().all(|batch| batch.log != epoch));
+    replica.stop().await;
+    assert_eq!(
+        committed(&*log, "r", shard(0)).await,
+        Committed::UpTo(Sequence(20))
     );
 }

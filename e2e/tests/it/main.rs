@@ -21,6 +21,7 @@ mod memory;
 mod nats_permissions;
 mod process;
 mod protocol;
+mod readers;
 mod recovery;
 mod sdks;
 mod system;

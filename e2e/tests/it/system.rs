@@ -156,6 +156,23 @@ impl System {
         Ok(system)
     }
 
+    /// All services in one process, with these sections besides, which name the bus.
+    pub(crate) async fn one(sections: &str) -> Result<Self> {
+        let config = format!("{NODE}{}{sections}", Access::Insecure.config());
+        let system = Self {
+            nodes: vec![start(&config).await?],
+            _nats: None,
+            _data: None,
+        };
+        system.ready().await?;
+        Ok(system)
+    }
+
+    /// Where health and metrics of the first node are.
+    pub(crate) fn admin_url(&self) -> Result<String> {
+        Ok(self.nodes.first().context("no node")?.admin_url())
+    }
+
     /// Where clients connect, one for each gateway.
     pub(crate) fn websocket_urls(&self) -> Vec<String> {
         self.nodes.iter().filter_map(Switchboard::websocket_url).collect()
