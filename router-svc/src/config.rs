@@ -24,6 +24,8 @@ pub struct Config {
     pub owner_silence: Duration,
     /// How long giving up a shard waits for the append in flight.
     pub release: Duration,
+    /// How long a planned move waits for the router that is next to have read the log.
+    pub hand_over: Duration,
     /// Bytes of recent messages that one shard keeps in memory.
     pub window_bytes: usize,
     /// How long they are kept.
@@ -88,6 +90,12 @@ impl Config {
                 Duration::from_secs(2),
                 Duration::ZERO..=Duration::from_secs(60),
                 "How long giving up a shard waits for the append in flight.",
+            ),
+            hand_over: router.duration(
+                "hand_over",
+                Duration::from_secs(5),
+                Duration::ZERO..=Duration::from_secs(60),
+                "How long a shard that moves to another router waits for that one to have read its log.",
             ),
             window_bytes: router.bytes(
                 "window_bytes",

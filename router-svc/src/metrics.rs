@@ -16,6 +16,7 @@ use switchboard_service_kit::metrics::Metrics;
 pub(crate) struct RouterMetrics {
     pub(crate) owned_shards: Gauge,
     pub(crate) claims: Counter,
+    pub(crate) prepared_claims: Counter,
     pub(crate) ownerships_lost: Counter,
     pub(crate) appends: Counter,
     pub(crate) messages: Counter,
@@ -96,6 +97,11 @@ impl RouterMetrics {
                 router.owned_shards.clone(),
             );
             registry.register("claims", "Shards claimed", router.claims.clone());
+            registry.register(
+                "prepared_claims",
+                "Of those, how many whose log had been read while another router still owned them",
+                router.prepared_claims.clone(),
+            );
             registry.register(
                 "ownerships_lost",
                 "Ownerships and claims that ended for another reason than a release",

@@ -2,6 +2,8 @@
 //! back; and a message sent again with its key is stored once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -336,6 +338,74 @@ async fn processes_are_restarted_one_after_the_other() -> Result<()> {
     }
     said.push(json!(LAST));
     all_take_messages(&mut publisher, &channels, &json!(LAST)).await?;
+    has_all(&mut stays, &channels, &said).await?;
+    cluster.stop().await
+}
+
+/// O5: routers come and go as planned, and nobody notices: every publish is answered with success, and nobody's subscription ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn planned_moves_are_noticed_by_nobody() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let channels = channels();
+    let mut stays = Client::connect(&cluster.gateways[1].websocket_url()).await?;
+    for channel in &channels {
+        stays.subscribe(channel).await?;
+    }
+    let mut publisher = Client::connect(&cluster.gateways[0].websocket_url()).await?;
+    let moved = Arc::new(AtomicBool::new(false));
+    let is_over = Arc::clone(&moved);
+    let names = channels.clone();
+    let publishing = tokio::spawn(async move {
+        let mut said = Vec::new();
+        let mut longest = Duration::ZERO;
+        while !is_over.load(Ordering::Relaxed) {
+            let data = json!({ "number": said.len() });
+            for channel in &names {
+                let begun = Instant::now();
+                publisher.publish(channel, data.clone()).await?;
+                longest = longest.max(begun.elapsed());
+            }
+            said.push(data);
+        }
+        for channel in &names {
+            publisher.publish(channel, json!(LAST)).await?;
+        }
+        said.push(json!(LAST));
+        anyhow::Ok((said, longest))
+    });
+
+    let shards = "switchboard_router_owned_shards";
+    let joined = cluster.join("switchboard-router-svc").await?;
+    let mut owned = 0;
+    wait_until(DEADLINE, async || {
+        owned = joined.metric(shards).await.unwrap_or_default();
+        owned > 0
+    })
+    .await
+    .context("the one that joined owns nothing")?;
+    cluster.routers.push(joined);
+    let leaves = cluster.routers.remove(0);
+    let status = leaves.terminate().await?;
+    ensure!(status.success(), "{status}");
+    let (mut all, mut prepared) = (0, 0);
+    wait_until(DEADLINE, async || {
+        (all, prepared) = (0, 0);
+        for router in &cluster.routers {
+            all += router.metric(shards).await.unwrap_or_default();
+            let line = "switchboard_router_prepared_claims_total";
+            prepared += router.metric(line).await.unwrap_or_default();
+        }
+        all == 6
+    })
+    .await
+    .with_context(|| format!("{all} of 6 shards have an owner"))?;
+    moved.store(true, Ordering::Relaxed);
+    let (said, longest) = publishing.await??;
+    println!(
+        "{} rounds, {prepared} shards moved to who had read their logs, longest publish {longest:?}",
+        said.len()
+    );
+    ensure!(prepared > 0, "nobody had read ahead");
     has_all(&mut stays, &channels, &said).await?;
     cluster.stop().await
 }

@@ -56,7 +56,9 @@ async fn say(client: &mut Client, large: &str) -> Result<()> {
 }
 
 async fn until(what: &str, condition: impl AsyncFnMut() -> bool) -> Result<()> {
-    wait_until(DEADLINE, condition).await.with_context(|| what.to_owned())
+    wait_until(DEADLINE, condition)
+        .await
+        .with_context(|| what.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +130,9 @@ async fn a_reader_that_stops_holds_the_purge_and_one_that_goes_on_frees_it() -> 
         "purged what a reader had not read"
     );
     log.commit(&search, shard, done).await?;
-    until("the rest of the purge, and no reader is of interest", async || {
+    until(
+        "the rest of the purge, and no reader is of interest",
+        async || {
             say(&mut client, "tick").await.ok();
             let info = log.info(shard).await;
             let is_purged = info.is_ok_and(|info| info.bytes * 10 < MAX_BYTES);

@@ -28,6 +28,7 @@ use super::claim::ClaimError;
 use super::history::Begun;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
 use super::readers::ReaderAt;
+use super::successor::{Following, Signs};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
 
@@ -41,6 +42,8 @@ pub(crate) struct ShardSettings {
     pub(crate) frames: usize,
     /// How long a stop waits for the append in flight.
     pub(crate) release: Duration,
+    /// How long a planned move waits for its successor.
+    pub(crate) hand_over: Duration,
     /// Bytes of the log that are read for one question of history, at most.
     pub(crate) history_reading: usize,
 }
@@ -63,6 +66,17 @@ pub(crate) struct Shard {
     pub(crate) layout: watch::Receiver<Arc<Layout>>,
     /// Readers of the log that a purge waits for.
     pub(crate) readers: Arc<[ReaderName]>,
+    /// What was read of the log before the claim.
+    pub(crate) following: Option<Following>,
+}
+
+/// How an actor is told to end. Cancelling is all that is done with these.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// Another router is to own the shard: hand it over once that one is ready (O5).
+    pub(crate) hand_over: CancellationToken,
+    /// At once.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Why an actor ended without being asked to.
@@ -178,12 +192,12 @@ const HISTORY_TIME: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Takes the shard over and owns it until `stop`, then gives it up in order: the append in flight
-    /// is settled and answered first.
+    /// Takes the shard over and owns it until it is told of its `ending`, then gives it up in order: the
+    /// append in flight is settled and answered first.
     ///
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ShardEnd> {
+    pub(crate) async fn run(mut self, ending: Ending) -> Result<(), ShardEnd> {
         let (shard, router) = (self.shard, self.router);
         let up = Pattern::Exactly(Subject::LinkUp { shard, router });
         let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
@@ -194,7 +208,9 @@ impl Shard {
         let taking = self.take_over();
         let (log, taken, layout) = tokio::select! {
             taken = Box::pin(taking) => taken?,
-            () = stop.cancelled() => return Ok(()),
+            () = ending.stop.cancelled() => return Ok(()),
+            // Nobody reads ahead of one that owns nothing yet.
+            () = ending.hand_over.cancelled() => return Ok(()),
         };
         self.log = log;
         let is = taken.is;
@@ -203,10 +219,14 @@ impl Shard {
             ordinal = is.log_epoch.ordinal,
             owner_epoch = %is.owner_epoch,
             records = taken.records,
+            read_ahead = taken.read_ahead,
             took_ms = taken.took.as_millis(),
             "shard taken over"
         );
         self.metrics.claims.inc();
+        if taken.read_ahead > 0 {
+            self.metrics.prepared_claims.inc();
+        }
         self.metrics.owned_shards.inc();
         let mut used = 0;
         let inputs = Inputs {
@@ -214,7 +234,7 @@ impl Shard {
             between: &mut between,
             asked: &mut asked,
         };
-        let result = self.own(taken, &layout, inputs, &mut used, &stop).await;
+        let result = self.own(taken, &layout, inputs, &mut used, &ending).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
         for reader in self.readers.iter() {
@@ -232,10 +252,11 @@ impl Shard {
 
     /// Takes over the log that is in force now. The layout is read again when the fence is stored: who freezes it
     /// later meets the fence.
-    async fn take_over(&self) -> Result<(Arc<dyn Log>, TakenOver, Layout), ClaimError> {
+    async fn take_over(&mut self) -> Result<(Arc<dyn Log>, TakenOver, Layout), ClaimError> {
         let layout = self.layout_in_force().await?;
         let log = self.log.of(&layout);
         let limits = self.settings.limits.memory;
+        let following = self.following.take();
         let taken = take_over(
             log.as_ref(),
             self.shard,
@@ -243,6 +264,7 @@ impl Shard {
             self.router,
             limits,
             now_us(),
+            following,
         )
         .await?;
         let now = self.layout_in_force().await?;
@@ -269,7 +291,7 @@ impl Shard {
         known: &Layout,
         inputs: Inputs<'_>,
         used: &mut u64,
-        stop: &CancellationToken,
+        ending: &Ending,
     ) -> Result<(), ShardEnd> {
         let begun = Instant::now();
         let is = taken.is;
@@ -296,6 +318,8 @@ impl Shard {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up: Option<Instant> = None;
+        let mut handing_over: Option<Instant> = None;
+        let mut signs = Signs::default();
         let mut is_told_full = false;
         let mut told_holding = Vec::new();
         loop {
@@ -320,7 +344,8 @@ impl Shard {
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
                     }
                 }
-                () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.hand_over.cancelled(), if handing_over.is_none() => handing_over = Some(Instant::now()),
                 _ = beats.tick() => {
                     owner.tick(begun.elapsed(), now_us());
                     let now = owner.memory().window.bytes() as u64;
@@ -398,10 +423,10 @@ impl Shard {
                 }
                 frame = between.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
-                    self.between(&mut owner, frame.payload, &mut turn);
+                    self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     for _ in 1..FRAMES_A_TURN {
                         let Some(frame) = between.try_next() else { break };
-                        self.between(&mut owner, frame.payload, &mut turn);
+                        self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     }
                 }
                 Some(ended) = histories.join_next(), if !histories.is_empty() => {
@@ -422,8 +447,17 @@ impl Shard {
                     self.history(question, &owner, &mut histories).await;
                 }
             }
+            if let (Some(since), None) = (handing_over, give_up) {
+                let now = Instant::now();
+                let is_over = now.saturating_duration_since(since) >= self.settings.hand_over;
+                if is_over || signs.may_hand_over(since, now) {
+                    give_up = Some(now + self.settings.release);
+                }
+            }
             // One a turn while there is more to do: links must not wait for questions, nor these for ever.
-            if !stopping && let Some(question) = asked.try_next() {
+            if give_up.is_none()
+                && let Some(question) = asked.try_next()
+            {
                 self.history(question, &owner, &mut histories).await;
             }
             owner.flush(begun.elapsed(), now_us(), &mut turn);
@@ -517,11 +551,12 @@ impl Shard {
         }
     }
 
-    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn) {
+    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn, signs: &mut Signs) {
         match format::decode::<BetweenOwners>(payload) {
             Ok(frame) => match frame.item {
                 Some(between_owners::Item::Derive(frame)) => owner.derive(frame, turn),
                 Some(between_owners::Item::Derivation(frame)) => owner.derivation(&frame),
+                Some(between_owners::Item::Successor(sign)) => signs.heard(sign.ready, Instant::now()),
                 None => {}
             },
             Err(error) => {

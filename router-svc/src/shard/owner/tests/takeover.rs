@@ -127,7 +127,16 @@ fn written(count: u64) -> Rig {
 async fn taken(log: &TestLog<Scripted>, limits: MemoryLimits) -> Result<TakenOver, ClaimError> {
     let one = ShardCount::new(1).unwrap();
     let shard = ShardId::new(0).unwrap();
-    take_over(log, shard, one, Incarnation::from_u128(77), limits, 1_000_000_000).await
+    take_over(
+        log,
+        shard,
+        one,
+        Incarnation::from_u128(77),
+        limits,
+        1_000_000_000,
+        None,
+    )
+    .await
 }
 
 fn kept(taken: &TakenOver) -> Vec<String> {
