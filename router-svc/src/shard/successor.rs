@@ -15,7 +15,7 @@ use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, LogEpoch, ShardId};
 use switchboard_proto::time::now_us;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +72,8 @@ pub(crate) struct Preparation {
 /// A log that is being followed. Dropped: it no longer is.
 pub(crate) struct Following {
     stop: CancellationToken,
-    task: JoinHandle<Option<Followed>>,
+    // One task, aborted when dropped.
+    task: JoinSet<Option<Followed>>,
 }
 
 /// A log that was read up to its end, or nearly.
@@ -84,27 +85,21 @@ pub(crate) struct Followed {
 impl Following {
     pub(crate) fn begin(preparation: Preparation) -> Self {
         let stop = CancellationToken::new();
-        // Ends with its token, which this holds.
-        let task = tokio::spawn(preparation.run(stop.clone()));
+        let mut task = JoinSet::new();
+        task.spawn(preparation.run(stop.clone()));
         Self { stop, task }
     }
 
-    /// What was read so far, if anything.
+    /// What was read so far, if anything. Not cancel safe: what was read is lost with it.
     pub(crate) async fn finish(mut self) -> Option<Followed> {
         self.stop.cancel();
-        match (&mut self.task).await {
+        match self.task.join_next().await? {
             Ok(followed) => followed,
             Err(error) => {
                 tracing::error!(%error, "following a shard's log ended badly");
                 None
             }
         }
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
