@@ -1,9 +1,8 @@
 //! Processes that are killed in the middle of a conversation: what was acknowledged is with everybody, once, whether they stayed or came
 //! back; and a message sent again with its key is stored once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -352,55 +351,56 @@ async fn planned_moves_are_noticed_by_nobody() -> Result<()> {
         stays.subscribe(channel).await?;
     }
     let mut publisher = Client::connect(&cluster.gateways[0].websocket_url()).await?;
-    let moved = Arc::new(AtomicBool::new(false));
-    let is_over = Arc::clone(&moved);
-    let names = channels.clone();
-    let publishing = tokio::spawn(async move {
+    let moved = Cell::new(false);
+    let publishing = async {
         let mut said = Vec::new();
         let mut longest = Duration::ZERO;
-        while !is_over.load(Ordering::Relaxed) {
+        while !moved.get() {
             let data = json!({ "number": said.len() });
-            for channel in &names {
+            for channel in &channels {
                 let begun = Instant::now();
                 publisher.publish(channel, data.clone()).await?;
                 longest = longest.max(begun.elapsed());
             }
             said.push(data);
         }
-        for channel in &names {
+        for channel in &channels {
             publisher.publish(channel, json!(LAST)).await?;
         }
         said.push(json!(LAST));
         anyhow::Ok((said, longest))
-    });
+    };
 
-    let shards = "switchboard_router_owned_shards";
-    let joined = cluster.join("switchboard-router-svc").await?;
-    let mut owned = 0;
-    wait_until(DEADLINE, async || {
-        owned = joined.metric(shards).await.unwrap_or_default();
-        owned > 0
-    })
-    .await
-    .context("the one that joined owns nothing")?;
-    cluster.routers.push(joined);
-    let leaves = cluster.routers.remove(0);
-    let status = leaves.terminate().await?;
-    ensure!(status.success(), "{status}");
-    let (mut all, mut prepared) = (0, 0);
-    wait_until(DEADLINE, async || {
-        (all, prepared) = (0, 0);
-        for router in &cluster.routers {
-            all += router.metric(shards).await.unwrap_or_default();
-            let line = "switchboard_router_prepared_claims_total";
-            prepared += router.metric(line).await.unwrap_or_default();
-        }
-        all == 6
-    })
-    .await
-    .with_context(|| format!("{all} of 6 shards have an owner"))?;
-    moved.store(true, Ordering::Relaxed);
-    let (said, longest) = publishing.await??;
+    let moving = async {
+        let shards = "switchboard_router_owned_shards";
+        let joined = cluster.join("switchboard-router-svc").await?;
+        let mut owned = 0;
+        wait_until(DEADLINE, async || {
+            owned = joined.metric(shards).await.unwrap_or_default();
+            owned > 0
+        })
+        .await
+        .context("the one that joined owns nothing")?;
+        cluster.routers.push(joined);
+        let leaves = cluster.routers.remove(0);
+        let status = leaves.terminate().await?;
+        ensure!(status.success(), "{status}");
+        let (mut all, mut prepared) = (0, 0);
+        wait_until(DEADLINE, async || {
+            (all, prepared) = (0, 0);
+            for router in &cluster.routers {
+                all += router.metric(shards).await.unwrap_or_default();
+                let line = "switchboard_router_prepared_claims_total";
+                prepared += router.metric(line).await.unwrap_or_default();
+            }
+            all == 6
+        })
+        .await
+        .with_context(|| format!("{all} of 6 shards have an owner"))?;
+        moved.set(true);
+        anyhow::Ok(prepared)
+    };
+    let ((said, longest), prepared) = tokio::try_join!(publishing, moving)?;
     println!(
         "{} rounds, {prepared} shards moved to who had read their logs, longest publish {longest:?}",
         said.len()
