@@ -7,68 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use switchboard_testkit::{NatsCluster, wait_until};
-use tempfile::TempDir;
+use switchboard_testkit::wait_until;
 
 use crate::client::{Client, DEADLINE};
+use crate::cluster::Cluster;
 use crate::process::Process;
 use crate::recovery::{Place, recover_up_to, recovered};
 
 const CHANNELS: usize = 24;
 const LAST: &str = "last";
-
-/// Separate processes over three nats-servers, each log on all of them.
-struct Cluster {
-    routers: Vec<Process>,
-    gateways: Vec<Process>,
-    nats: NatsCluster,
-    folder: TempDir,
-}
-
-const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
-
-impl Cluster {
-    /// Two of each.
-    async fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let nats = NatsCluster::start(3).await?;
-        let config = format!(
-            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n[gateway]\ninsecure = true\n",
-            nats.urls()
-        );
-        std::fs::write(folder.path().join("switchboard.toml"), config)?;
-        let pair = |name| -> Result<Vec<Process>> {
-            (0..2)
-                .map(|_| Process::spawn(name, folder.path(), &ARGUMENTS))
-                .collect()
-        };
-        let mut routers = pair("switchboard-router-svc")?;
-        let mut gateways = pair("switchboard-gateway")?;
-        for process in routers.iter_mut().chain(&mut gateways) {
-            process.ready().await?;
-        }
-        Ok(Self {
-            routers,
-            gateways,
-            nats,
-            folder,
-        })
-    }
-
-    /// One more of these.
-    async fn join(&self, name: &'static str) -> Result<Process> {
-        Process::start(name, self.folder.path(), &ARGUMENTS).await
-    }
-
-    /// Whoever is left ends well.
-    async fn stop(self) -> Result<()> {
-        for process in self.gateways.into_iter().chain(self.routers) {
-            let status = process.terminate().await?;
-            ensure!(status.success(), "{status}");
-        }
-        Ok(())
-    }
-}
 
 /// So many that both routers own the shards of some.
 fn channels() -> Vec<String> {

@@ -8,6 +8,7 @@
 mod binaries;
 mod child;
 mod client;
+mod cluster;
 mod commands;
 mod deaths;
 mod delivery;
@@ -24,5 +25,6 @@ mod protocol;
 mod readers;
 mod recovery;
 mod sdks;
+mod slow;
 mod system;
 mod tools;

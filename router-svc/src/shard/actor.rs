@@ -469,9 +469,9 @@ impl Shard {
             }
             if let Some((from, to)) = turn.read {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
-                reading = Some(Box::pin(
-                    async move { read_page(log.as_ref(), shard, from, to).await },
-                ));
+                reading = Some(Box::pin(async move {
+                    read_patiently(log.as_ref(), shard, from, to).await
+                }));
             }
             for (gateway, frame) in turn.down {
                 let shard = self.shard;
@@ -733,6 +733,29 @@ async fn pending<T>(future: &mut Pending<T>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+/// How long a page that cannot be read is tried again: while a stream elects another leader, clients that are
+/// in the middle of a recovery had better wait than begin anew.
+const READING: Duration = Duration::from_secs(3);
+
+/// As [`read_page`], again and again for a while where it fails.
+async fn read_patiently(
+    log: &dyn Log,
+    shard: ShardId,
+    from: Sequence,
+    to: Sequence,
+) -> Result<Vec<RecordAt>, String> {
+    let until = Instant::now() + READING;
+    loop {
+        match read_page(log, shard, from, to).await {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%shard, error, "log not read, trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            read => return read,
+        }
     }
 }
 
