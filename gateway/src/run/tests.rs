@@ -5,6 +5,7 @@ mod bad_input;
 mod harness;
 mod life;
 mod limits;
+mod overrides;
 mod owner;
 mod permissions;
 mod pings;

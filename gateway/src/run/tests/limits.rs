@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async};
 
 use serde_json::json;
@@ -195,4 +195,46 @@ async fn a_connection_that_becomes_no_websocket_ends() {
         .expect("closed in time");
     node.until("switchboard_gateway_refused_total{reason=\"http_lifetime\"}", 1)
         .await;
+}
+
+/// There is no owner: a subscription that is asked for counts as one until it is refused.
+#[tokio::test]
+async fn who_does_nothing_and_waits_for_nothing_is_let_go() {
+    let node = Node::insecure(
+        "ping_interval = \"1s\"\npong_timeout = \"900ms\"\nanswer_timeout = \"4s\"\n[gateway.limits]\nidle_timeout = \"1500ms\"",
+    )
+    .await;
+    let mut waiting = node.connected().await;
+    waiting.send(r#"{"id":2,"subscribe":{"channel":"a"}}"#).await;
+    let mut idle = node.connected().await;
+    // It answers pings, which is no command.
+    let mut pings = 0;
+    let end = loop {
+        match idle.message().await.unwrap().unwrap() {
+            Message::Text(text) => {
+                assert_eq!(text, "{}");
+                pings += 1;
+                idle.send("{}").await;
+            }
+            Message::Close(Some(end)) => break (u16::from(end.code), end.reason.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(end, (3502, "stale".to_owned()));
+    assert!(pings > 0);
+    assert_eq!(node.metric("switchboard_gateway_idle_disconnects_total"), 1);
+    // The other is pinged until its subscription is refused, and has its time after that.
+    let mut refused = false;
+    let end = loop {
+        match waiting.message().await.unwrap().unwrap() {
+            Message::Text(text) if text == "{}" => waiting.send("{}").await,
+            Message::Text(text) => {
+                assert!(text.contains(r#""id":2,"error""#), "{text}");
+                refused = true;
+            }
+            Message::Close(Some(end)) => break u16::from(end.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((refused, end), (true, 3502));
 }
