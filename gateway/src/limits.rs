@@ -35,6 +35,8 @@ pub struct LimitsConfig {
     pub(crate) handshake_timeout: Duration,
     /// What a connection gets in all that does not become a WebSocket.
     pub(crate) http_lifetime: Duration,
+    /// How long a connection may hold no subscription and send no command; `None`: as long as it likes.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 impl LimitsConfig {
@@ -114,6 +116,13 @@ impl LimitsConfig {
             Duration::from_millis(50)..=seconds(3600),
             "What a connection gets in all that does not become a WebSocket.",
         );
+        let idle_timeout = section.duration(
+            "idle_timeout",
+            Duration::ZERO,
+            Duration::ZERO..=seconds(24 * 3600),
+            "How long a connection may have no subscription (also none by the server, such as the inbox) and send no command (pongs are \
+             none); then it is closed with 3502, on which SDKs do not come back by themselves. 0s: no limit.",
+        );
         Self {
             connections_per_address: limit(connections_per_address),
             http_connections_per_address: limit(http_connections_per_address),
@@ -124,6 +133,7 @@ impl LimitsConfig {
             command_refusals: number(command_refusals),
             handshake_timeout,
             http_lifetime,
+            idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) bytes_out: Counter,
     pub(crate) commands_over_rate: Counter,
     pub(crate) outgoing_dropped: Counter,
+    pub(crate) idle_disconnects: Counter,
     outgoing_peak: Gauge,
     families: Arc<Families>,
 }
@@ -270,6 +271,11 @@ impl GatewayMetrics {
                 "bytes_out",
                 "Bytes of frames to clients",
                 gateway.bytes_out.clone(),
+            );
+            registry.register(
+                "idle_disconnects",
+                "Connections closed because they did nothing for gateway.limits.idle_timeout",
+                gateway.idle_disconnects.clone(),
             );
             registry.register(
                 "outgoing_dropped",

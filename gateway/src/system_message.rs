@@ -73,7 +73,12 @@ pub(crate) enum Target<'a> {
 impl SystemMessage {
     /// The push that tells it.
     pub(crate) fn push(&self) -> Reply {
-        let data = serde_json::json!({ "system": self }).to_string();
+        #[derive(Serialize)]
+        struct Data<'a> {
+            system: &'a SystemMessage,
+        }
+        // Cannot fail: there is no map in it, and writing to memory does not.
+        let data = serde_json::to_vec(&Data { system: self }).unwrap_or_default();
         let message = Message { data: data.into() };
         let push = Push {
             message: Some(message),

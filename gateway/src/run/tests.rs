@@ -6,6 +6,7 @@ mod harness;
 mod history;
 mod life;
 mod limits;
+mod overrides;
 mod owner;
 mod permissions;
 mod pings;

@@ -74,6 +74,8 @@ pub(super) struct Commands {
     _registration: Option<Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
+    /// There were commands other than pongs since it was last asked.
+    active: bool,
     /// When the frame came whose commands are carried out.
     arrived: Instant,
 }
@@ -90,6 +92,7 @@ impl Commands {
             pings,
             connected: false,
             failed: false,
+            active: false,
             arrived: now,
         }
     }
@@ -97,6 +100,11 @@ impl Commands {
     /// Whether `connect` succeeded.
     pub(super) fn is_connected(&self) -> bool {
         self.connected
+    }
+
+    /// Whether there were commands other than pongs since the last call.
+    pub(super) fn take_active(&mut self) -> bool {
+        std::mem::take(&mut self.active)
     }
 
     /// Carries out the commands of a frame, in order. Waits while a link's queue is full.
@@ -128,6 +136,7 @@ impl Commands {
         }
         let method = method(&command);
         self.gateway.metrics.command(method);
+        self.active |= method != Method::Pong;
         if !self.connected && method != Method::Connect {
             return Err(violation("command before connect"));
         }
@@ -299,7 +308,7 @@ impl Commands {
             let lease = if request.token.is_empty() {
                 None
             } else {
-                match self.subscription_lease(id, &channel, &request.token).await? {
+                match self.subscription_lease(id, &channel, &request).await? {
                     None => return Ok(()),
                     lease => lease,
                 }
@@ -312,6 +321,7 @@ impl Commands {
                 or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
                 is_durable,
             };
+            let may_recover = is_durable && lease.as_ref().is_none_or(|lease| lease.promise.recoverable);
             match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
                     self.session.leases.enter(&channel, id, lease);
@@ -319,7 +329,7 @@ impl Commands {
                     if is_near(used, of) {
                         self.session.warn(NearLimit::Channels, used, of);
                     }
-                    let since = since(&request).filter(|_| is_durable);
+                    let since = since(&request).filter(|_| may_recover);
                     self.gateway.links.subscribe(self.asker(id), channel, since).await;
                 }
                 Err(code) => self.refuse(id, code, "subscription refused"),

@@ -13,6 +13,8 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::SubscribeResult;
 use tokio::time::Instant;
 
+use crate::auth::Overrides;
+
 /// Seconds that a client may be told, at most: timers of SDKs end near 24 days, and a year is as good
 /// as for ever.
 const LONGEST_TTL: u64 = 365 * 24 * 3600;
@@ -48,6 +50,51 @@ pub(super) struct Lease {
     pub(super) info: Bytes,
     /// JSON for the `subscribe` result.
     pub(super) data: Bytes,
+    /// What the subscription may promise of its position.
+    pub(super) promise: Promise,
+    /// Options of the channel that are different for this subscription.
+    pub(super) overrides: Overrides,
+}
+
+/// What a client is told of its place in a channel that is stored. Everything, if no token says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Promise {
+    /// It may come back and be given what it missed.
+    pub(super) recoverable: bool,
+    /// It is told where it is.
+    pub(super) positioned: bool,
+}
+
+impl Default for Promise {
+    fn default() -> Self {
+        Self {
+            recoverable: true,
+            positioned: true,
+        }
+    }
+}
+
+impl Promise {
+    /// By the `override` of a token and what the client asks for itself: an option that is not forced is for
+    /// who asks for it. Recovery needs a position.
+    pub(super) fn new(overrides: Overrides, asked: Self) -> Self {
+        let recoverable = overrides.force_recovery.unwrap_or(true) || asked.recoverable;
+        let positioned = overrides.force_positioning.unwrap_or(true) || asked.positioned;
+        Self {
+            recoverable,
+            positioned: positioned || recoverable,
+        }
+    }
+
+    /// Takes out of a result what is not promised.
+    fn limit(self, result: &mut SubscribeResult) {
+        result.recoverable &= self.recoverable;
+        result.positioned &= self.positioned;
+        if !self.positioned {
+            result.epoch = String::new();
+            result.offset = 0;
+        }
+    }
 }
 
 /// See the module.
@@ -104,7 +151,12 @@ impl Leases {
         let Some((_, held)) = inner.channels.get_mut(channel) else {
             return false;
         };
-        *held = lease;
+        // These were told when the subscription was made, and hold as long as it does.
+        *held = Lease {
+            promise: held.promise,
+            overrides: held.overrides,
+            ..lease
+        };
         inner.note_next();
         true
     }
@@ -144,6 +196,7 @@ impl Leases {
             if !lease.data.is_empty() {
                 result.data = lease.data.clone();
             }
+            lease.promise.limit(&mut result);
         }
         result
     }
@@ -155,6 +208,17 @@ impl Leases {
             .channels
             .get(channel)
             .map(|(_, lease)| lease.info.clone())
+            .unwrap_or_default()
+    }
+
+    /// What the token of a subscription says differently from the channel's configuration.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for presence, which asks for it"))]
+    pub(super) fn overrides(&self, channel: &ChannelName) -> Overrides {
+        let inner = self.0.lock();
+        inner
+            .channels
+            .get(channel)
+            .map(|(_, lease)| lease.overrides)
             .unwrap_or_default()
     }
 
@@ -190,6 +254,7 @@ mod tests {
             expiry: Some(expiry),
             info: Bytes::from_static(b"1"),
             data: Bytes::from_static(b"2"),
+            ..Lease::default()
         }
     }
 
@@ -228,6 +293,79 @@ mod tests {
         assert_eq!(leases.next_channel_end(), Some(now + SECOND * 10));
         leases.forget("b");
         assert_eq!(leases.next_channel_end(), None);
+    }
+
+    /// As the flags of a request and of a token go together in the protocol.
+    #[test]
+    fn what_a_token_does_not_force_is_for_who_asks_for_it() {
+        let promise = |recovery, positioning, asked: (bool, bool)| {
+            let overrides = Overrides {
+                force_recovery: recovery,
+                force_positioning: positioning,
+                ..Overrides::default()
+            };
+            let (recoverable, positioned) = asked;
+            let asked = Promise {
+                recoverable,
+                positioned,
+            };
+            let promise = Promise::new(overrides, asked);
+            (promise.recoverable, promise.positioned)
+        };
+        let nothing = (false, false);
+        assert_eq!(promise(None, None, nothing), (true, true));
+        assert_eq!(promise(Some(true), Some(false), nothing), (true, true));
+        assert_eq!(promise(Some(false), None, nothing), (false, true));
+        assert_eq!(promise(Some(false), Some(false), nothing), (false, false));
+        assert_eq!(promise(Some(false), Some(false), (false, true)), (false, true));
+        assert_eq!(promise(Some(false), Some(false), (true, false)), (true, true));
+    }
+
+    #[test]
+    fn a_result_promises_no_more_than_the_token_allows() {
+        let now = Instant::now();
+        let full = SubscribeResult {
+            recoverable: true,
+            positioned: true,
+            epoch: "1-0".to_owned(),
+            offset: 9,
+            ..SubscribeResult::default()
+        };
+        let result = |recoverable, positioned| {
+            let leases = Leases::default();
+            let promise = Promise {
+                recoverable,
+                positioned,
+            };
+            let overrides = Overrides {
+                presence: Some(true),
+                ..Overrides::default()
+            };
+            let lease = Lease {
+                promise,
+                overrides,
+                ..Lease::default()
+            };
+            leases.enter(&room("a"), 1, Some(lease));
+            let result = leases.granted(&room("a"), 1, full.clone(), now);
+            // A refresh changes nothing of it.
+            assert!(leases.renew(&room("a"), Lease::default()));
+            assert_eq!(leases.granted(&room("a"), 1, full.clone(), now), result);
+            assert_eq!(leases.overrides(&room("a")), overrides);
+            result
+        };
+        assert_eq!(result(true, true), full);
+        let positioned = SubscribeResult {
+            recoverable: false,
+            ..full.clone()
+        };
+        assert_eq!(result(false, true), positioned);
+        assert_eq!(result(false, false), SubscribeResult::default());
+        // What is not stored promises nothing, whatever a token says.
+        let leases = Leases::default();
+        leases.enter(&room("a"), 1, Some(Lease::default()));
+        let none = SubscribeResult::default();
+        assert_eq!(leases.granted(&room("a"), 1, none.clone(), now), none);
     }
 
     #[test]

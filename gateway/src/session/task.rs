@@ -158,6 +158,9 @@ async fn converse(
         if commands.is_connected() {
             chores.connected();
         }
+        if commands.take_active() {
+            chores.timers.active(Instant::now());
+        }
         chores.set_alarm(false);
     }
 }
@@ -188,6 +191,7 @@ impl Chores {
             connect_timeout: gateway.config.connect_timeout,
             ping_interval: gateway.config.ping_interval,
             pong_timeout: gateway.config.pong_timeout,
+            idle_timeout: gateway.config.limits.idle_timeout,
         };
         let timers = Timers::new(timing, Instant::now());
         Self {
@@ -237,6 +241,16 @@ impl Chores {
             Chore::Time => match self.timers.due(Instant::now(), open_ping, busy) {
                 // Before all that waits: SDKs give up on a connection whose pings are late.
                 Some(Due::Ping) => feed(&self.gateway, socket, self.ping.clone()).await?,
+                Some(Due::Idle) if busy || self.session.subscriptions.fill().0 > 0 => {
+                    self.timers.active(Instant::now());
+                }
+                Some(Due::Idle) => {
+                    self.gateway.metrics.idle_disconnects.inc();
+                    return Err(End::Disconnect {
+                        code: DisconnectCode::Stale,
+                        why: Some("no command and no subscription; see gateway.limits.idle_timeout".into()),
+                    });
+                }
                 Some(Due::Close(code)) => return Err(code.into()),
                 None => {}
             },

@@ -12,6 +12,8 @@ pub(super) struct Timing {
     pub(super) connect_timeout: Duration,
     pub(super) ping_interval: Duration,
     pub(super) pong_timeout: Duration,
+    /// `None`: a connection may be idle for ever.
+    pub(super) idle_timeout: Option<Duration>,
 }
 
 /// How a connection is pinged.
@@ -47,6 +49,8 @@ impl OpenPing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     Ping,
+    /// To be closed for having done nothing.
+    Idle,
     Close(DisconnectCode),
 }
 
@@ -60,12 +64,12 @@ pub(super) struct Timers {
 
 enum Phase {
     /// No successful `connect` yet.
-    New {
-        stale: Instant,
-    },
+    New { stale: Instant },
     Connected {
         ping: Instant,
         pong: Option<Instant>,
+        /// When it will have been idle for long enough, if nothing happens until then.
+        idle: Option<Instant>,
     },
 }
 
@@ -88,7 +92,19 @@ impl Timers {
                     .timing
                     .ping_interval
                     .mul_f64(1.0 - early.clamp(0.0, 1.0) / 2.0);
-            self.phase = Phase::Connected { ping, pong: None };
+            self.phase = Phase::Connected {
+                ping,
+                pong: None,
+                idle: None,
+            };
+            self.active(now);
+        }
+    }
+
+    /// The client sent a command, or is subscribed to something.
+    pub(super) fn active(&mut self, now: Instant) {
+        if let Phase::Connected { idle, .. } = &mut self.phase {
+            *idle = self.timing.idle_timeout.map(|timeout| now + timeout);
         }
     }
 
@@ -101,7 +117,9 @@ impl Timers {
     pub(super) fn next(&self) -> Instant {
         let next = match self.phase {
             Phase::New { stale } => stale,
-            Phase::Connected { ping, pong } => pong.map_or(ping, |pong| pong.min(ping)),
+            Phase::Connected { ping, pong, idle } => {
+                [pong, idle].into_iter().flatten().fold(ping, Instant::min)
+            }
         };
         self.leave.map_or(next, |leave| leave.min(next))
     }
@@ -114,7 +132,10 @@ impl Timers {
         }
         match &mut self.phase {
             Phase::New { stale } => (*stale <= now).then_some(Due::Close(DisconnectCode::Stale)),
-            Phase::Connected { ping, pong } => {
+            Phase::Connected { ping, pong, idle } => {
+                if idle.is_some_and(|idle| idle <= now) {
+                    return Some(Due::Idle);
+                }
                 if pong.is_some_and(|pong| pong <= now) {
                     *pong = None;
                     if open.is_open() {
@@ -149,6 +170,7 @@ mod tests {
         connect_timeout: Duration::from_secs(10),
         ping_interval: Duration::from_secs(25),
         pong_timeout: Duration::from_secs(8),
+        idle_timeout: None,
     };
 
     struct Life {
@@ -216,6 +238,21 @@ mod tests {
         assert_eq!(life.next(), SECOND * 41);
         assert_eq!(life.due(40, false), None);
         assert_eq!(life.due(41, false), Some(Due::Close(DisconnectCode::NoPong)));
+    }
+
+    #[test]
+    fn who_is_idle_for_long_is_let_go() {
+        let mut life = Life::new();
+        life.timers.timing.idle_timeout = Some(SECOND * 20);
+        assert_eq!(life.due(9, false), None, "not before it is connected");
+        life.timers.connected(life.begin, 0.0);
+        assert_eq!(life.next(), SECOND * 20);
+        assert_eq!(life.due(19, false), None);
+        life.timers.active(life.begin + SECOND * 19);
+        assert_eq!(life.due(25, false), Some(Due::Ping));
+        assert!(life.open.pong());
+        assert_eq!(life.due(38, false), None);
+        assert_eq!(life.due(39, false), Some(Due::Idle));
     }
 
     #[test]

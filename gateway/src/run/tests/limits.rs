@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async};
 
 use serde_json::json;
@@ -195,4 +195,41 @@ async fn a_connection_that_becomes_no_websocket_ends() {
         .expect("closed in time");
     node.until("switchboard_gateway_refused_total{reason=\"http_lifetime\"}", 1)
         .await;
+}
+
+/// Answers pings, which is no command, until it is closed. How many there were, what else came, and the end.
+async fn only_pongs(client: &mut Client) -> (usize, Vec<String>, u16) {
+    let (mut pings, mut others) = (0, Vec::new());
+    loop {
+        match client.message().await.unwrap().unwrap() {
+            Message::Text(text) if text == "{}" => {
+                pings += 1;
+                client.send("{}").await;
+            }
+            Message::Text(text) => others.push(text.to_string()),
+            Message::Close(Some(end)) => return (pings, others, end.code.into()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// There is no owner: a subscription that is asked for counts as one until it is refused.
+#[tokio::test]
+async fn who_does_nothing_and_waits_for_nothing_is_let_go() {
+    let node = Node::insecure(
+        "ping_interval = \"1s\"\npong_timeout = \"900ms\"\nanswer_timeout = \"3s\"\n[gateway.limits]\nidle_timeout = \"1500ms\"",
+    )
+    .await;
+    let mut waiting = node.connected().await;
+    waiting.send(r#"{"id":2,"subscribe":{"channel":"a"}}"#).await;
+    let mut idle = node.connected().await;
+    let (idle, waiting) = tokio::join!(only_pongs(&mut idle), only_pongs(&mut waiting));
+    let (pings, others, code) = idle;
+    assert_eq!((others, code), (Vec::new(), 3502));
+    assert!(pings > 0);
+    // The other lasted until its subscription was refused, and had its time after that.
+    let (_, others, code) = waiting;
+    assert_eq!((others.len(), code), (1, 3502));
+    assert!(others[0].contains(r#""id":2,"error""#), "{others:?}");
+    assert_eq!(node.metric("switchboard_gateway_idle_disconnects_total"), 2);
 }

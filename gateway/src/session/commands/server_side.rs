@@ -10,8 +10,9 @@ use switchboard_proto::client::{ConnectRequest, SubscribeResult};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 
 use super::{Commands, Violation, since};
+use crate::auth::Overrides;
 use crate::policy::{Action, Asking, BROADCAST};
-use crate::session::lease::Lease;
+use crate::session::lease::{Lease, Promise};
 use crate::session::subscriptions::By;
 
 /// What the connect reply says of them, and of which kind their payloads are.
@@ -22,6 +23,7 @@ struct Given {
     channel: ChannelName,
     info: Bytes,
     data: Bytes,
+    overrides: Overrides,
 }
 
 impl From<ChannelName> for Given {
@@ -30,6 +32,7 @@ impl From<ChannelName> for Given {
             channel,
             info: Bytes::new(),
             data: Bytes::new(),
+            overrides: Overrides::default(),
         }
     }
 }
@@ -56,21 +59,37 @@ impl Commands {
             });
         }
         self.session.connecting.begin(channels.len());
-        for Given { channel, info, data } in channels {
+        for given in channels {
+            let Given {
+                channel,
+                info,
+                data,
+                overrides,
+            } = given;
             // What is not stored cannot be recovered, so nothing is promised of it.
             let is_durable = self.is_durable(&channel);
             let by = By::Server { is_durable };
             if let Err(code) = self.session.subscriptions.begin(&channel, id, by) {
                 return Ok(Err(code));
             }
+            // A client can ask for nothing more here.
+            let asked = Promise {
+                recoverable: false,
+                positioned: false,
+            };
+            let promise = Promise::new(overrides, asked);
             let lease = Lease {
                 expiry: None,
                 info,
                 data,
+                promise,
+                overrides,
             };
             self.session.leases.enter(&channel, id, Some(lease));
-            let asked = request.subs.get(channel.as_str());
-            let since = asked.and_then(since).filter(|_| is_durable);
+            let known = request.subs.get(channel.as_str());
+            let since = known
+                .and_then(since)
+                .filter(|_| is_durable && promise.recoverable);
             self.gateway.links.subscribe(self.asker(id), channel, since).await;
         }
         Ok(self.session.connecting.finished().await)
@@ -103,6 +122,7 @@ impl Commands {
                 channel: channel.clone(),
                 info: subscription.info.clone(),
                 data: subscription.data.clone(),
+                overrides: subscription.overrides,
             });
         }
         Ok(given)

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
-    Push, RefreshRequest, RefreshResult, Reply, SubRefreshRequest, SubRefreshResult,
+    Push, RefreshRequest, RefreshResult, Reply, SubRefreshRequest, SubRefreshResult, SubscribeRequest,
 };
 use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use tokio::time::Instant;
 
 use super::{Commands, Violation, violation};
 use crate::auth::{Anonymous, Bearer, Identity, SubscriptionGrant, TokenError, UnixTime};
-use crate::session::lease::{Expiry, Lease};
+use crate::session::lease::{Expiry, Lease, Promise};
 
 /// Times beyond are as good as for ever, and would not fit into every clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -133,10 +133,16 @@ impl Commands {
         &self,
         id: u32,
         channel: &ChannelName,
-        token: &str,
+        request: &SubscribeRequest,
     ) -> Result<Option<Lease>, Violation> {
-        match self.grant(Some(channel.as_str()), token).await {
-            Ok(grant) => Ok(Some(self.lease(grant))),
+        match self.grant(Some(channel.as_str()), &request.token).await {
+            Ok(grant) => {
+                let asked = Promise {
+                    recoverable: request.recoverable,
+                    positioned: request.positioned,
+                };
+                Ok(Some(self.lease(grant, asked)))
+            }
             Err(error) => {
                 let code = match error {
                     TokenError::Foreign(_) => return Err(end(DisconnectCode::InvalidToken, error)),
@@ -182,7 +188,8 @@ impl Commands {
             }
         };
         let channel = grant.channel.clone();
-        let lease = self.lease(grant);
+        // What was promised at the beginning holds.
+        let lease = self.lease(grant, Promise::default());
         let result = SubRefreshResult {
             expires: lease.expiry.is_some(),
             ttl: lease.expiry.map_or(0, |expiry| expiry.ttl(Instant::now())),
@@ -247,12 +254,14 @@ impl Commands {
             .await
     }
 
-    fn lease(&self, grant: SubscriptionGrant) -> Lease {
+    fn lease(&self, grant: SubscriptionGrant, asked: Promise) -> Lease {
         let expires_at = grant.expires_at.filter(|_| !self.gateway.config.insecure);
         Lease {
             expiry: expires_at.map(|at| self.expiry(at)),
             info: grant.info,
             data: grant.data,
+            promise: Promise::new(grant.overrides, asked),
+            overrides: grant.overrides,
         }
     }
 
