@@ -5,11 +5,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{MAX_SHARDS, SHARD_HASH, ShardCount};
 use switchboard_proto::layout::DEFAULT_KEY_WINDOW;
+use switchboard_proto::time::now_us;
 use switchboard_service_kit::config::Document;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -274,10 +275,8 @@ impl BusConfig {
     /// The layout in force. Whoever differs from it must not start (rule L7).
     async fn check_layout(&self, log: &dyn Log) -> Result<Layout, OpenError> {
         let layout = if self.create {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let created_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
             let key_window = self.key_window.unwrap_or(DEFAULT_KEY_WINDOW);
-            log.create(&Layout::new(self.shards, key_window, created_us))
+            log.create(&Layout::new(self.shards, key_window, now_us()))
                 .await?
         } else {
             log.layout().await?.ok_or(OpenError::NoLayout)?

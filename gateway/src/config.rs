@@ -68,6 +68,8 @@ pub struct Config {
     pub inbox: bool,
     /// Whether everybody is subscribed to the broadcast.
     pub broadcast: bool,
+    /// Whether clients are told of maintenance, of limits that are near, and of changes.
+    pub system_messages: bool,
     /// Requests of sessions that wait for one link.
     pub link_queue: usize,
     /// Frames of an owner that wait for one link.
@@ -249,6 +251,12 @@ impl Config {
             false,
             "Every connection is subscribed to `$broadcast` by the server.",
         );
+        let system_messages = gateway.boolean(
+            "system_messages",
+            true,
+            "Clients are told of maintenance, of limits that they are near to, and of changes of what they may, by the protocol's \
+             `message` push.",
+        );
         let link_queue = gateway.integer(
             "link_queue",
             1024,
@@ -326,6 +334,7 @@ impl Config {
             history_questions: size(history_questions),
             inbox,
             broadcast,
+            system_messages,
             link_queue: size(link_queue),
             link_frames: size(link_frames),
             link_unanswered: size(link_unanswered),

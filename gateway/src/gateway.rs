@@ -71,6 +71,7 @@ impl Gateway {
         let limits = Limits {
             outgoing: self.config.outgoing_queue,
             channels: self.config.channels_per_connection,
+            system_messages: self.config.system_messages,
         };
         SessionHandle::new(id, address, encoding, limits)
     }

@@ -12,6 +12,7 @@
 //! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
 //! | `sessions` | which of them are here, by connection and by user |
+//! | `system_message` | what clients are told about the gateway itself |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
@@ -39,6 +40,7 @@ mod sessions;
 #[cfg(feature = "simulation")]
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;
+mod system_message;
 mod tls;
 mod upgrade;
 

@@ -58,6 +58,12 @@ const LINKS_STOP: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`StartError`] where it cannot listen or the bus cannot be used.
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+    let (running, _) = open(config, deps, context).await?;
+    Ok(running)
+}
+
+/// As [`start`], and what its sessions share.
+async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, Arc<Gateway>), StartError> {
     let tls = match config.tls.clone() {
         Some(config) => Some(Tls::load(config).await?),
         None => None,
@@ -150,6 +156,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         TaskKind::Essential,
         listener::listen(listener, door, context.tasks.clone()),
     );
+    let shared = Arc::clone(&gateway);
     context.tasks.spawn("gateway", TaskKind::Essential, async move {
         let _member = membership;
         let StoppedOnDrop(links) = &link_tasks;
@@ -163,11 +170,12 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         links.stop(LINKS_STOP).await;
     });
     tracing::info!(%address, tls = speaks_tls, path = upgrade::PATH, %incarnation, "gateway listens");
-    Ok(Running {
+    let running = Running {
         address,
         tls: speaks_tls,
         incarnation,
-    })
+    };
+    Ok((running, shared))
 }
 
 /// Stops tasks also where nobody is left to wait for them: a start that failed, a stop by force.

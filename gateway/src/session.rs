@@ -20,6 +20,7 @@ mod shared_reply;
 mod subscriptions;
 mod task;
 mod timers;
+mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
 pub(crate) use self::timers::Pings;
+use self::warnings::Warnings;
 
 /// A session as everybody but its own task knows it. No call waits.
 pub(crate) struct SessionHandle {
@@ -55,6 +57,9 @@ pub(crate) struct SessionHandle {
     subscriptions: Subscriptions,
     connecting: Connecting,
     histories: Histories,
+    /// Whether the client is told what concerns the gateway itself.
+    tells: bool,
+    warnings: Warnings,
 }
 
 /// What a session's handle keeps to.
@@ -64,6 +69,8 @@ pub(crate) struct Limits {
     pub(crate) outgoing: usize,
     /// Channels, at most.
     pub(crate) channels: usize,
+    /// Whether the client is told of limits that are near, and of maintenance.
+    pub(crate) system_messages: bool,
 }
 
 impl SessionHandle {
@@ -80,6 +87,8 @@ impl SessionHandle {
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
             histories: Histories::default(),
+            tells: limits.system_messages,
+            warnings: Warnings::default(),
         })
     }
 
@@ -126,7 +135,10 @@ impl SessionHandle {
     fn push(&self, frame: Option<Frame>, way: Way) {
         match frame {
             Some(frame) => {
-                self.outgoing.push(frame, way);
+                let is_nearly_full = self.outgoing.push(frame, way);
+                if is_nearly_full {
+                    self.warn_of_queue();
+                }
             }
             None => self.close(DisconnectCode::InappropriateProtocol),
         }

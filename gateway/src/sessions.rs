@@ -112,6 +112,7 @@ mod tests {
         let limits = Limits {
             outgoing: 1024,
             channels: 1,
+            system_messages: true,
         };
         let session = SessionHandle::new(id, Ipv4Addr::LOCALHOST.into(), Encoding::Json, limits);
         session.admit(crate::auth::Identity {

@@ -11,11 +11,12 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use switchboard_client::{Client, ClientError, Encoding, Event, Options, Place};
 use switchboard_proto::client::{Reply, SubscribeResult};
+use switchboard_proto::time::now_us;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::checker::{Receiver, Senders, Violations};
-use crate::message::{Said, now_us};
+use crate::message::Said;
 use crate::numbers::Numbers;
 use crate::pacer::{BACKLOG, Due};
 use crate::plan::{Credentials, Pace, Plan, Role};

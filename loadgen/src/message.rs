@@ -1,7 +1,5 @@
 //! What is said: who, which of theirs, and when it was meant to be said.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -37,15 +35,10 @@ impl Said {
     }
 }
 
-/// Unix microseconds. Sender and receiver are on one machine, maybe in two processes.
-pub fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use switchboard_proto::time::now_us;
+
     use super::*;
 
     #[test]

@@ -5,9 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom as _;
+use switchboard_proto::time::now_us;
 use tokio::sync::mpsc;
-
-use crate::message::now_us;
 
 /// What may be due for one connection and not begun: more, and it is counted as never said.
 pub(crate) const BACKLOG: usize = 1024;

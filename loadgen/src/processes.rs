@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use switchboard_proto::time::now_us;
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, Lines, stdin, stdout,
 };
@@ -15,7 +16,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep};
 
 use crate::generator::{Acknowledged, Generator, Progress, Seen, Share};
-use crate::message::now_us;
+
 use crate::plan::Plan;
 
 /// The argument with which this program is one of several processes.

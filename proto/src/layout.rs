@@ -21,6 +21,7 @@ impl Layout {
             ordinals: Vec::new(),
             key_window_ms: u64::try_from(key_window.as_millis()).unwrap_or(u64::MAX),
             changing_to: 0,
+            revision: 0,
         }
     }
 
@@ -38,6 +39,15 @@ impl Layout {
     /// The highest ordinal that any shard's log has.
     pub fn highest_ordinal(&self) -> u32 {
         self.ordinals.iter().copied().fold(FIRST_ORDINAL, u32::max)
+    }
+
+    /// The same, as the one that follows it.
+    #[must_use]
+    pub fn followed(&self) -> Self {
+        Self {
+            revision: self.revision + 1,
+            ..self.clone()
+        }
     }
 
     /// The same with another log of one shard in force.

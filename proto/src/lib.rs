@@ -25,6 +25,7 @@ pub mod json;
 pub mod layout;
 pub mod protobuf;
 pub mod tags;
+pub mod time;
 
 /// The client protocol's messages (generated).
 #[allow(

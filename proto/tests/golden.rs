@@ -194,6 +194,7 @@ fn log_records_and_layout() {
         ordinals: vec![1, 3, 2, 300],
         key_window_ms: 60_000,
         changing_to: 6,
+        revision: 5,
         ..layout
     };
     golden("layout-changed", &changed);

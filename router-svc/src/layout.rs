@@ -24,7 +24,7 @@ pub(crate) async fn follow(log: Arc<dyn Log>, layout: watch::Sender<Arc<Layout>>
         match log.layout().await {
             Ok(Some(found)) => {
                 layout.send_if_modified(|known| {
-                    let is_new = **known != found;
+                    let is_new = found.revision > known.revision;
                     if is_new {
                         *known = Arc::new(found);
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_bus::membership::{Membership, MembershipError, MembershipSettings};
-use switchboard_bus::{Bus, BusError, Log, LogError, Pattern, Subscription};
+use switchboard_bus::{Bus, BusError, Log, LogError, Pattern, ReaderName, Subscription};
 use switchboard_proto::bus::{Layout, OwnerBeat, Role};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
@@ -13,7 +13,7 @@ use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::TaskKind;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,8 @@ use crate::layout;
 use crate::metrics::RouterMetrics;
 use crate::ownership::{Decision, Ownerships, Patience};
 use crate::shard::{
-    Limits, LinkLimits, MemoryLimits, Owners, PageLimits, Shard, ShardEnd, ShardSettings, UpkeepLimits,
-    WindowBudget, WindowLimits,
+    Ending, Following, Limits, LinkLimits, MemoryLimits, Owners, PageLimits, Preparation, Shard, ShardEnd,
+    ShardSettings, UpkeepLimits, WindowBudget, WindowLimits,
 };
 
 /// What a router needs of the outside.
@@ -64,6 +64,9 @@ pub enum StartError {
 
 /// Between two looks at who should own what.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Logs that are read ahead at a time: each takes the memory of a window before it counts in the budget.
+const FOLLOWED: usize = 4;
 
 /// Owner beats that may wait; a lost one is repeated by the next.
 const BEATS: usize = 4096;
@@ -106,6 +109,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             owner_beat: config.owner_beat,
             frames: config.frames,
             release: config.release,
+            hand_over: config.hand_over,
             history_reading: config.history_reading,
         },
         ownerships: Ownerships::new(incarnation, deps.shards, patience),
@@ -114,6 +118,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         metrics,
         actors: JoinSet::new(),
         shards: HashMap::new(),
+        followings: HashMap::new(),
+        readings: Arc::new(Semaphore::new(FOLLOWED)),
         owners: watch::Sender::new(Owners::new()),
         layout: layout.subscribe(),
         other_layout: None,
@@ -122,6 +128,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             config.window_total as u64,
             config.window_bytes as u64,
         )),
+        readers: config.readers.into(),
         begun: Instant::now(),
     };
     context.tasks.spawn(
@@ -182,6 +189,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             purge_above: config.purge_above,
             // Enough at once that it does not happen all the time.
             purge_to: config.purge_above * 4 / 5,
+            readers: !config.readers.is_empty(),
         },
         // Small beside the queue of a client that it is for.
         page: PageLimits {
@@ -199,7 +207,10 @@ struct Router {
     deps: Deps,
     metrics: RouterMetrics,
     actors: JoinSet<Result<(), ShardEnd>>,
-    shards: HashMap<Id, (ShardId, CancellationToken)>,
+    shards: HashMap<Id, (ShardId, Ending)>,
+    /// Logs of shards that are to be owned here next.
+    followings: HashMap<ShardId, Following>,
+    readings: Arc<Semaphore>,
     owners: watch::Sender<Owners>,
     layout: watch::Receiver<Arc<Layout>>,
     /// The number of shards in force, where it is not this process's: it owns nothing any more.
@@ -207,6 +218,7 @@ struct Router {
     /// Ends the membership.
     member: CancellationToken,
     budget: Arc<WindowBudget>,
+    readers: Arc<[ReaderName]>,
     begun: Instant,
 }
 
@@ -241,11 +253,24 @@ impl Router {
             self.report();
         }
         self.health.not_ready("stopping");
-        for (_, token) in self.shards.values() {
+        let me = self.incarnation;
+        let is_last = !membership
+            .of_role(Role::Router)
+            .iter()
+            .any(|router| *router != me);
+        for (_, ending) in self.shards.values() {
+            let token = if is_last { &ending.stop } else { &ending.hand_over };
             token.cancel();
         }
-        while let Some(ended) = self.actors.join_next_with_id().await {
-            self.ended(ended);
+        loop {
+            tokio::select! {
+                ended = self.actors.join_next_with_id() => match ended {
+                    Some(ended) => self.ended(ended),
+                    None => return,
+                },
+                // Derived entries go to the owners of other shards until the end.
+                Some(beat) = beats.next() => self.heard(beat.payload),
+            }
         }
     }
 
@@ -263,7 +288,8 @@ impl Router {
             }
             // The others do not count on this process any more.
             self.member.cancel();
-            self.shards.values().for_each(|(_, token)| token.cancel());
+            self.shards.values().for_each(|(_, ending)| ending.stop.cancel());
+            self.followings.clear();
         } else {
             for shard in configured.iter() {
                 if layout.ordinal(shard) > known.ordinal(shard) {
@@ -312,7 +338,7 @@ impl Router {
     fn carry_out(&mut self, decision: Decision) {
         match decision {
             Decision::Claim(shard) => {
-                let token = CancellationToken::new();
+                let ending = Ending::default();
                 let actor = Shard {
                     shard,
                     shards: self.deps.shards,
@@ -324,26 +350,42 @@ impl Router {
                     owners: self.owners.subscribe(),
                     budget: Arc::clone(&self.budget),
                     layout: self.layout.clone(),
+                    readers: Arc::clone(&self.readers),
+                    following: self.followings.remove(&shard),
                 };
                 // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
                 // as an ownership lost.
-                let task = self.actors.spawn(actor.run(token.clone()));
-                self.shards.insert(task.id(), (shard, token));
+                let task = self.actors.spawn(actor.run(ending.clone()));
+                self.shards.insert(task.id(), (shard, ending));
             }
             Decision::Release(shard) => {
                 tracing::info!(%shard, "handing the shard to another router");
-                self.cancel(shard);
+                self.ending(shard, |ending| ending.hand_over.cancel());
+            }
+            Decision::Prepare(shard, owner) => {
+                let preparation = Preparation {
+                    bus: Arc::clone(&self.deps.bus),
+                    log: Arc::clone(&self.deps.log),
+                    shard,
+                    limits: self.settings.limits.memory,
+                    owner,
+                    readings: Arc::clone(&self.readings),
+                };
+                self.followings.insert(shard, Following::begin(preparation));
+            }
+            Decision::Forget(shard) => {
+                self.followings.remove(&shard);
             }
             Decision::Abandon(shard) => {
                 tracing::warn!(%shard, "another router owns the shard under a higher epoch");
-                self.cancel(shard);
+                self.ending(shard, |ending| ending.stop.cancel());
             }
         }
     }
 
-    fn cancel(&self, shard: ShardId) {
-        for (_, token) in self.shards.values().filter(|(running, _)| *running == shard) {
-            token.cancel();
+    fn ending(&self, shard: ShardId, tell: impl Fn(&Ending)) {
+        for (_, ending) in self.shards.values().filter(|(running, _)| *running == shard) {
+            tell(ending);
         }
     }
 

@@ -8,12 +8,13 @@
 //! by it, and nobody claims behind it. Only then the layout names the other log. So nothing is acknowledged in a log
 //! that is not in force any more.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use switchboard_bus::{AppendError, Log, LogError, LogInfo};
 use switchboard_proto::bus::{Closed, Layout, Record, State, record};
 use switchboard_proto::format::{self, FormatError};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use tokio::time::Instant;
 
 /// How long a log's leader may take to settle an append.
@@ -21,6 +22,11 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// Between two tries or looks.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Between the two looks that have to find the same: longer than routers need to notice a layout, which they read each
+/// second, so that one which was thawed and frozen again meanwhile is noticed. What is appended after the second look
+/// is met by the compare-and-set that closes.
+const SECOND_LOOK: Duration = Duration::from_millis(1500);
 
 /// Why the log was not changed. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -146,9 +152,10 @@ pub async fn begin_epoch(log: &dyn Log, shard: u32) -> Result<Followed, LogLifeE
         return Err(LogLifeError::Changing(layout.changing_to));
     }
     let old = layout.ordinal(shard);
-    let mut to = layout.with_ordinal(shard, old + 1);
+    let next = layout.followed();
+    let mut to = next.with_ordinal(shard, old + 1);
     while !is_unused(&*log.of(&to), shard).await? {
-        to = layout.with_ordinal(shard, to.ordinal(shard) + 1);
+        to = next.with_ordinal(shard, to.ordinal(shard) + 1);
     }
     let new = to.ordinal(shard);
     log.of(&to).create_log(shard).await?;
@@ -204,7 +211,7 @@ pub async fn change_shards(
         }
         let frozen = Layout {
             changing_to: wanted,
-            ..before.clone()
+            ..before.followed()
         };
         log.change_layout(&before, &frozen).await?;
         before = frozen;
@@ -237,7 +244,7 @@ pub async fn cancel_change(log: &dyn Log) -> Result<(), LogLifeError> {
     }
     let thawed = Layout {
         changing_to: 0,
-        ..frozen.clone()
+        ..frozen.followed()
     };
     Ok(log.change_layout(&frozen, &thawed).await?)
 }
@@ -251,7 +258,7 @@ async fn prepare(log: &dyn Log, before: &Layout, count: ShardCount) -> Result<La
             shards: u32::from(count.get()),
             ordinals: vec![ordinal; usize::from(count.get())],
             changing_to: 0,
-            ..before.clone()
+            ..before.followed()
         };
         let view = log.of(&after);
         for shard in count.iter() {
@@ -308,8 +315,7 @@ async fn drain_and_close(
         let look: Vec<Sequence> = ends.iter().map(|(_, sequence)| *sequence).collect();
         if !has_begun && last_look.as_ref() != Some(&look) {
             last_look = Some(look);
-            // Longer than routers need to notice a layout, in case it was thawed and frozen at once.
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::sleep(SECOND_LOOK).await;
             continue;
         }
         if !std::mem::replace(&mut told, true) {
@@ -401,7 +407,7 @@ async fn close(
             sequence: place.0,
             owner: me.to_bytes(),
             append_number: 1,
-            time_us: time_us(),
+            time_us: now_us(),
             state_at: 0,
             body: Some(record::Body::Closed(closed)),
         });
@@ -434,9 +440,4 @@ fn shards(layout: &Layout) -> Result<ShardCount, LogLifeError> {
     let shards = layout.shard_count();
     let wrong = || LogError::Damaged(format!("layout of {} shards", layout.shards));
     Ok(shards.ok_or_else(wrong)?)
-}
-
-fn time_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

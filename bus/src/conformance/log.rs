@@ -17,14 +17,14 @@ fn record(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
-async fn created(fixture: &mut impl LogFixture, shards: u32) -> Arc<dyn Log> {
+pub(super) async fn created(fixture: &mut impl LogFixture, shards: u32) -> Arc<dyn Log> {
     let log = fixture.open().await;
     soon("creation", log.create(&layout(shards))).await.unwrap();
     log
 }
 
 /// Appends `count` records after `last`, each named after its place.
-async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
+pub(super) async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
     for place in last..last + count {
         let stored = log
             .append(shard, Sequence(place), record(format!("record {}", place + 1)))
@@ -34,7 +34,7 @@ async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
 }
 
 /// The next record, which must be named after its place.
-async fn next(records: &mut RecordStream) -> u64 {
+pub(super) async fn next(records: &mut RecordStream) -> u64 {
     let next = soon("a record", records.next())
         .await
         .expect("readers do not end");

@@ -78,6 +78,18 @@ impl LogFixture for LogOnServer {
         self.server.restart().await.unwrap();
         self.open().await
     }
+
+    async fn begin_anew(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        let layout = log.layout().await.unwrap().unwrap();
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        for number in 0..layout.shards {
+            let stream = format!("SB_LOG_1_{number}");
+            jetstream.delete_stream(stream).await.unwrap();
+        }
+        log.create(&layout).await.unwrap();
+        log
+    }
 }
 
 mod bus {

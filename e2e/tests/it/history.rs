@@ -96,7 +96,7 @@ async fn history_is_whole_while_owners_change() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let nats = NatsServer::start().await?;
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 2\n[bus.nats]\nurls = [{:?}]\n{TINY_WINDOW}[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 2\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n{TINY_WINDOW}[gateway]\ninsecure = true\n",
         nats.url()
     );
     let arguments = write(folder.path(), &config)?;

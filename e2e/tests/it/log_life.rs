@@ -2,8 +2,8 @@
 //! log went back gets another log (O6, L5), and the number of shards is changed (L7). Clients come back with `recovered: false`
 //! and go on.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{self, message::PublishMessage};
@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use switchboard_proto::ids::{ShardCount, ShardId};
 use switchboard_testkit::{NatsServer, wait_until};
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
 use crate::process::{Process, command};
@@ -22,7 +21,7 @@ const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
 fn configure(folder: &Path, nats: &NatsServer, shards: u32) -> Result<()> {
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {shards}\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {shards}\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     Ok(std::fs::write(folder.join("switchboard.toml"), config)?)
@@ -53,7 +52,7 @@ impl System {
 
     /// `switchboard log …`: whether it succeeded, and what it printed.
     async fn log(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let arguments = [&ARGUMENTS, &["log"], arguments].concat();
+        let arguments = [&ARGUMENTS[..], &["log"], arguments].concat();
         command("switchboard", self.folder.path(), &arguments).await
     }
 
@@ -73,55 +72,31 @@ fn shard_of(channel: &str, shards: u32) -> Result<ShardId> {
 
 /// As an app does it: error 100 is temporary.
 async fn publish(client: &mut Client, channel: &str, data: Value) -> Result<()> {
-    let trying = async {
-        loop {
-            let request = json!({ "channel": channel, "data": data });
-            let reply = client.command("publish", request).await?;
-            match reply["error"]["code"].as_u64() {
-                None => return Ok(()),
-                Some(100) => tokio::time::sleep(Duration::from_millis(100)).await,
-                Some(_) => anyhow::bail!("publish: {reply}"),
-            }
-        }
-    };
-    timeout(DEADLINE, trying)
-        .await
-        .with_context(|| format!("{channel} takes no message"))?
+    let request = json!({ "channel": channel, "data": data });
+    client.until_accepted("publish", &request).await.map(drop)
 }
 
-/// The next publication of `channel` with `data`.
-async fn receive(client: &mut Client, channel: &str, data: &Value) -> Result<u64> {
-    loop {
+/// Waits until `data` has come in each of these channels; its offset in the first.
+async fn receive(client: &mut Client, channels: &[&str], data: Value) -> Result<u64> {
+    let mut offsets = BTreeMap::new();
+    while offsets.len() < channels.len() {
         let publication = client.publication().await?;
-        if publication.channel == channel && publication.data == *data {
-            return Ok(publication.offset);
+        if channels.contains(&publication.channel.as_str()) && publication.data == data {
+            offsets.insert(publication.channel, publication.offset);
         }
     }
-}
-
-/// Waits until the server ended these subscriptions.
-async fn ended(client: &mut Client, channels: &[&str]) -> Result<()> {
-    // Pushes are kept while a reply is awaited.
-    for _ in 0..200 {
-        if channels.iter().all(|channel| {
-            client
-                .ended
-                .iter()
-                .any(|(ended, code)| ended == channel && *code == 2500)
-        }) {
-            return Ok(());
-        }
-        client
-            .command("presence", json!({ "channel": "room:none" }))
-            .await?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    anyhow::bail!("not ended with 2500: {channels:?}, but {:?}", client.ended)
+    Ok(offsets[channels[0]])
 }
 
 async fn subscribe_from(client: &mut Client, channel: &str, epoch: &Value, offset: u64) -> Result<Value> {
     let from = json!({ "channel": channel, "recover": true, "epoch": epoch, "offset": offset });
     client.must("subscribe", from).await
+}
+
+/// `recovered: false`, which is not written out.
+fn not_recovered(result: &Value) {
+    assert_eq!(result["was_recovering"], true, "{result}");
+    assert_ne!(result["recovered"], true, "{result}");
 }
 
 /// A restored backup: the stream has its first `records` and no others.
@@ -158,11 +133,10 @@ async fn a_stopped_shard_goes_on_in_a_new_log() -> Result<()> {
     let mut last = 0;
     for number in 0..20 {
         publish(&mut alice, CONVERSATION, json!(number)).await?;
-        last = receive(&mut alice, CONVERSATION, &json!(number)).await?;
-        receive(&mut alice, INBOX, &json!(number)).await?;
+        last = receive(&mut alice, &[CONVERSATION, INBOX], json!(number)).await?;
     }
 
-    system.router.kill()?;
+    system.router.kill_in_place()?;
     put_back(&system.nats, &format!("SB_LOG_1_{shard}"), 5).await?;
     system.router = Process::spawn("switchboard-router-svc", system.folder.path(), &ARGUMENTS)?;
     let router = &system.router;
@@ -191,27 +165,24 @@ async fn a_stopped_shard_goes_on_in_a_new_log() -> Result<()> {
     );
 
     publish(&mut alice, CONVERSATION, json!("again")).await?;
-    ended(&mut alice, &[CONVERSATION]).await?;
-    receive(&mut alice, INBOX, &json!("again")).await?;
+    alice.ended_all(&[CONVERSATION]).await?;
+    receive(&mut alice, &[INBOX], json!("again")).await?;
     let back = subscribe_from(&mut alice, CONVERSATION, &epoch, last).await?;
-    assert_eq!(
-        (&back["recovered"], &back["was_recovering"]),
-        (&json!(false), &json!(true)),
-        "{back}"
-    );
+    not_recovered(&back);
     assert_ne!(back["epoch"], epoch);
     publish(&mut alice, CONVERSATION, json!("flows")).await?;
-    receive(&mut alice, CONVERSATION, &json!("flows")).await?;
+    receive(&mut alice, &[CONVERSATION], json!("flows")).await?;
     system.router.ready().await?;
     system.gateway.ready().await?;
 
     // The target's log, too, and those of healthy owners, who are deposed by it.
     let (done, printed) = system.log(&["new-epoch", "--all", "--remove-old"]).await?;
     assert!(done && printed.contains("is removed"), "{printed}");
-    ended(&mut alice, &[CONVERSATION, INBOX]).await?;
+    alice.ended.clear();
+    alice.ended_all(&[CONVERSATION, INBOX]).await?;
     alice.subscribe(INBOX).await?;
     publish(&mut alice, CONVERSATION, json!("anew")).await?;
-    receive(&mut alice, INBOX, &json!("anew")).await?;
+    receive(&mut alice, &[INBOX], json!("anew")).await?;
     system.stop().await
 }
 
@@ -224,10 +195,10 @@ async fn the_number_of_shards_is_changed() -> Result<()> {
     let epoch = alice.subscribe(CONVERSATION).await?["epoch"].clone();
     alice.subscribe(INBOX).await?;
     publish(&mut alice, CONVERSATION, json!("before")).await?;
-    let offset = receive(&mut alice, CONVERSATION, &json!("before")).await?;
+    let offset = receive(&mut alice, &[CONVERSATION], json!("before")).await?;
 
     // Without a router nobody says that everything is derived: given up, and nothing has changed.
-    system.router.kill()?;
+    system.router.kill_in_place()?;
     let (done, printed) = system.log(&["change-shards", "6", "--patience", "1s"]).await?;
     assert!(
         !done && printed.contains("not everything is derived"),
@@ -247,7 +218,7 @@ async fn the_number_of_shards_is_changed() -> Result<()> {
     let (done, printed) = system.log(&["change-shards", "--cancel"]).await?;
     assert!(done, "{printed}");
     publish(&mut alice, CONVERSATION, json!("thawed")).await?;
-    receive(&mut alice, INBOX, &json!("thawed")).await?;
+    receive(&mut alice, &[INBOX], json!("thawed")).await?;
 
     let (done, printed) = system.log(&["change-shards", "6"]).await?;
     assert!(done && printed.contains("set bus.shards = 6"), "{printed}");
@@ -285,11 +256,10 @@ async fn the_number_of_shards_is_changed() -> Result<()> {
 
     let mut alice = Client::connect(&system.gateway.websocket_url()).await?;
     let back = subscribe_from(&mut alice, CONVERSATION, &epoch, offset).await?;
-    assert_eq!(back["recovered"], false, "{back}");
+    not_recovered(&back);
     alice.subscribe(INBOX).await?;
     publish(&mut alice, CONVERSATION, json!("after")).await?;
-    receive(&mut alice, CONVERSATION, &json!("after")).await?;
-    receive(&mut alice, INBOX, &json!("after")).await?;
+    receive(&mut alice, &[CONVERSATION, INBOX], json!("after")).await?;
     let (_, status) = system.log(&["status"]).await?;
     assert_eq!(
         status.lines().filter(|line| line.contains("  2-")).count(),
@@ -304,13 +274,13 @@ async fn the_number_of_shards_is_changed() -> Result<()> {
 async fn the_embedded_log_has_the_same_life() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let log = async |arguments: &[&str]| {
-        command("switchboard", folder.path(), &[&["log"], arguments].concat()).await
+        command("switchboard", folder.path(), &[&["log"][..], arguments].concat()).await
     };
     let system = Process::start("switchboard", folder.path(), &[]).await?;
     let mut client = Client::connect(&system.websocket_url()).await?;
     let first = client.subscribe(CONVERSATION).await?["epoch"].clone();
     publish(&mut client, CONVERSATION, json!(1)).await?;
-    let offset = receive(&mut client, CONVERSATION, &json!(1)).await?;
+    let offset = receive(&mut client, &[CONVERSATION], json!(1)).await?;
     let (done, printed) = log(&["new-epoch", "--all"]).await?;
     assert!(
         !done && printed.contains("in use by another process"),
@@ -323,10 +293,10 @@ async fn the_embedded_log_has_the_same_life() -> Result<()> {
     let system = Process::start("switchboard", folder.path(), &[]).await?;
     let mut client = Client::connect(&system.websocket_url()).await?;
     let back = subscribe_from(&mut client, CONVERSATION, &first, offset).await?;
-    assert_eq!(back["recovered"], false, "{back}");
+    not_recovered(&back);
     let second = back["epoch"].clone();
     publish(&mut client, CONVERSATION, json!(2)).await?;
-    let offset = receive(&mut client, CONVERSATION, &json!(2)).await?;
+    let offset = receive(&mut client, &[CONVERSATION], json!(2)).await?;
     assert!(system.terminate().await?.success());
 
     let (done, printed) = log(&["change-shards", "2"]).await?;
@@ -338,10 +308,10 @@ async fn the_embedded_log_has_the_same_life() -> Result<()> {
     let system = Process::start("switchboard", folder.path(), &["--config", "two.toml"]).await?;
     let mut client = Client::connect(&system.websocket_url()).await?;
     let back = subscribe_from(&mut client, CONVERSATION, &second, offset).await?;
-    assert_eq!(back["recovered"], false, "{back}");
+    not_recovered(&back);
     client.subscribe(INBOX).await?;
     publish(&mut client, CONVERSATION, json!(3)).await?;
-    receive(&mut client, INBOX, &json!(3)).await?;
+    receive(&mut client, &[INBOX], json!(3)).await?;
     assert!(system.terminate().await?.success());
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod binaries;
 mod child;
 mod client;
+mod commands;
 mod deaths;
 mod delivery;
 mod demo_page;
@@ -20,6 +21,7 @@ mod memory;
 mod nats_permissions;
 mod process;
 mod protocol;
+mod readers;
 mod recovery;
 mod sdks;
 mod system;

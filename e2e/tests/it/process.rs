@@ -33,12 +33,7 @@ impl Process {
     /// As [`Self::start`], and does not wait.
     pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let (gateway, admin) = own_addresses();
-        let mut command = Command::new(binary(name)?);
-        command
-            .args(arguments)
-            .current_dir(folder)
-            .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
-            .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+        let mut command = at(gateway, admin, name, folder, arguments)?;
         Ok(Self {
             child: Guarded::spawn(&mut command)?,
             name,
@@ -111,6 +106,11 @@ impl Process {
 
     /// `kill -9`.
     pub(crate) fn kill(mut self) -> Result<()> {
+        self.kill_in_place()
+    }
+
+    /// `kill -9`, of one that is replaced later.
+    pub(crate) fn kill_in_place(&mut self) -> Result<()> {
         self.child
             .kill()
             .with_context(|| format!("{} cannot be killed", self.name))
@@ -145,16 +145,27 @@ impl Process {
 
 /// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
 pub(crate) async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
-    let [gateway, admin] = free_addresses()?;
+    let (gateway, admin) = own_addresses();
+    let mut child = Guarded::spawn(&mut at(gateway, admin, name, folder, arguments)?)?;
+    let status = child.ended(DEADLINE).await?;
+    Ok((status.success(), child.printed()?))
+}
+
+/// The binary `name`, to run in `folder` on these addresses.
+fn at(
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    name: &str,
+    folder: &Path,
+    arguments: &[&str],
+) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command
         .args(arguments)
         .current_dir(folder)
         .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
         .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
-    let mut child = Guarded::spawn(&mut command)?;
-    let status = child.ended(DEADLINE).await?;
-    Ok((status.success(), child.printed()?))
+    Ok(command)
 }
 
 /// Builds what is about to be started, once: `cargo test` alone does not, and a binary from before a
@@ -179,7 +190,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-fn binary(name: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     build()?;
     let test = std::env::current_exe()?;
     let folder = test

@@ -28,6 +28,19 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// How many may come at once.
+    pub(crate) fn burst(&self) -> usize {
+        whole(self.burst, self.interval)
+    }
+}
+
+/// How often `interval` is over in `time`, begun ones included.
+fn whole(time: Duration, interval: Duration) -> usize {
+    let times = time.as_nanos().div_ceil(interval.as_nanos().max(1));
+    usize::try_from(times).unwrap_or(usize::MAX)
+}
+
 /// What is left of a [`Rate`]: full at the beginning.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TokenBucket {
@@ -48,6 +61,11 @@ impl TokenBucket {
             self.full = full;
         }
         allowed
+    }
+
+    /// How many are taken that were not given back by time yet.
+    pub(crate) fn used(&self, rate: &Rate, now: Instant) -> usize {
+        whole(self.full.saturating_duration_since(now), rate.interval)
     }
 }
 

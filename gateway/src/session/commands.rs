@@ -31,12 +31,14 @@ use super::pace::{Pace, Verdict};
 use super::send_message::SendMessage;
 use super::subscriptions::By;
 use super::timers::{OpenPing, Pings};
+use super::warnings::is_near;
 use crate::gateway::Gateway;
 use crate::limits::users::UserSlot;
 use crate::links::{Asker, Publish, Since};
 use crate::metrics::{Method, Refused};
 use crate::policy::Action;
 use crate::sessions::Registration;
+use crate::system_message::NearLimit;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -179,6 +181,11 @@ impl Commands {
             return Ok(false);
         }
         let verdict = self.pace.command(self.arrived);
+        if let Some((used, of)) = self.pace.used(self.arrived)
+            && is_near(used, of)
+        {
+            self.session.warn(NearLimit::CommandRate, used, of);
+        }
         if verdict == Verdict::CarryOut {
             return Ok(false);
         }
@@ -308,6 +315,10 @@ impl Commands {
             match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
                     self.session.leases.enter(&channel, id, lease);
+                    let (used, of) = self.session.subscriptions.fill();
+                    if is_near(used, of) {
+                        self.session.warn(NearLimit::Channels, used, of);
+                    }
                     let since = since(&request).filter(|_| is_durable);
                     self.gateway.links.subscribe(self.asker(id), channel, since).await;
                 }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use self::queue::{Entry, Queue};
 pub(super) use self::way::Way;
 use super::encoding::Frame;
+use super::warnings::is_near;
 
 /// What a frame costs in the queue besides its bytes, so that a million empty ones are not free.
 const FRAME_COST: usize = 64;
@@ -122,7 +123,7 @@ impl Outgoing {
 
     /// More than four fifths of the limit wait.
     fn is_nearly_full(&self, bytes: usize) -> bool {
-        bytes > self.limit / 5 * 4
+        is_near(bytes, self.limit)
     }
 
     /// Bytes that wait, and how many may.

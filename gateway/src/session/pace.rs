@@ -38,6 +38,12 @@ impl Pace {
         }
     }
 
+    /// How many commands of those that may come at once have come, and how many may; `None`: no limit.
+    pub(super) fn used(&self, now: Instant) -> Option<(usize, usize)> {
+        let rate = self.rate?;
+        Some((self.bucket.used(&rate, now), rate.burst()))
+    }
+
     /// The verdict on a command that came at `now`.
     pub(super) fn command(&mut self, now: Instant) -> Verdict {
         let allowed = self.rate.is_none_or(|rate| self.bucket.take(&rate, now));
@@ -104,6 +110,21 @@ mod tests {
             }
         }
         assert!((3500..=4500).contains(&refused), "{refused}");
+    }
+
+    #[test]
+    fn it_knows_how_much_is_used() {
+        let now = Instant::now();
+        let mut pace = pace(Rate::new(10, 5), 50, now);
+        assert_eq!(pace.used(now), Some((0, 5)));
+        for used in 1..=5 {
+            pace.command(now);
+            assert_eq!(pace.used(now), Some((used, 5)));
+        }
+        pace.command(now);
+        assert_eq!(pace.used(now), Some((5, 5)), "a refused one uses nothing");
+        assert_eq!(pace.used(now + Duration::from_millis(250)), Some((3, 5)));
+        assert_eq!(pace.used(now + Duration::from_secs(9)), Some((0, 5)));
     }
 
     #[test]

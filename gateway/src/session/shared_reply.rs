@@ -114,6 +114,7 @@ mod tests {
         let limits = Limits {
             outgoing: 1024,
             channels: 1,
+            system_messages: true,
         };
         let address = std::net::Ipv4Addr::LOCALHOST.into();
         let json = SessionHandle::new(1, address, Encoding::Json, limits);

@@ -61,6 +61,11 @@ impl Subscriptions {
         }
     }
 
+    /// How many there are, and how many there may be.
+    pub(super) fn fill(&self) -> (usize, usize) {
+        (self.channels.lock().len(), self.limit)
+    }
+
     /// Whether the client asked for the channel and did not give it up.
     pub(super) fn holds(&self, channel: &ChannelName) -> bool {
         self.channels.lock().contains_key(channel)

@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
@@ -24,6 +25,7 @@ use super::encoding::{Encoding, Frame};
 use super::histories::Answering;
 use super::timers::{Due, OpenPing, Pings, Timers, Timing};
 use crate::gateway::Gateway;
+use crate::system_message::{SystemMessage, millis};
 
 /// A client's socket.
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -31,6 +33,9 @@ pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 /// Bytes that are written before the session looks at its other work: a slow client's full queue
 /// must delay neither its pings nor its commands for long. Also what is joined into one frame at most.
 const A_TURN: usize = 64 * 1024;
+
+/// What clients are told when the gateway begins to stop.
+const LEAVING: &str = "this gateway stops; the connection is closed at the given time, connect again then";
 
 /// Runs a connection to its end. A panic inside ends this session with 3004, after which it is
 /// passed on to the caller, who counts it.
@@ -238,7 +243,15 @@ impl Chores {
             Chore::Stop => {
                 self.stop = None;
                 let spread = self.gateway.config.drain_spread;
-                self.timers.leave(Instant::now() + spread.mul_f64(rand::random()));
+                let after = spread.mul_f64(rand::random());
+                self.timers.leave(Instant::now() + after);
+                // Who is not connected yet is not told: nothing may come before the reply to `connect`.
+                if self.session.identity().is_some() {
+                    self.session.tell(&SystemMessage::Maintenance {
+                        text: LEAVING.to_owned(),
+                        at: millis(SystemTime::now() + after),
+                    });
+                }
             }
         }
         self.set_alarm(busy);

@@ -7,6 +7,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     outgoing: 64 * 1024,
     channels: 4,
+    system_messages: false,
 };
 
 fn session() -> Arc<SessionHandle> {

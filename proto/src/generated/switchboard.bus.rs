@@ -277,6 +277,9 @@ pub struct Layout {
     /// The number of shards is being changed to this one, and publishes are refused meanwhile; 0: it is not.
     #[prost(uint32, tag = "6")]
     pub changing_to: u32,
+    /// Counts the layouts: the higher is the newer.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -652,7 +655,7 @@ impl RecoveredOutcome {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BetweenOwners {
-    #[prost(oneof = "between_owners::Item", tags = "1, 2")]
+    #[prost(oneof = "between_owners::Item", tags = "1, 2, 3")]
     pub item: ::core::option::Option<between_owners::Item>,
 }
 /// Nested message and enum types in `BetweenOwners`.
@@ -663,7 +666,18 @@ pub mod between_owners {
         Derive(super::Derive),
         #[prost(message, tag = "2")]
         Derivation(super::Derivation),
+        #[prost(message, tag = "3")]
+        Successor(super::Successor),
     }
+}
+/// From the router that is to own a shard next to the one that still does, a few times a second (rule O5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Successor {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// It has read the log up to its end, and waits to be handed the shard.
+    #[prost(bool, tag = "2")]
+    pub ready: bool,
 }
 /// From the source's owner to the target's. Without entries it only asks how far the target is (rule D2).
 #[derive(Clone, PartialEq, ::prost::Message)]

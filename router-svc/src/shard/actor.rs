@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future};
 use switchboard_bus::{
-    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription,
+    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, ReaderName, RecordAt, Subject, Subscription,
 };
 use switchboard_proto::bus::{
     BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, Layout,
@@ -16,6 +16,7 @@ use switchboard_proto::bus::{
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -26,6 +27,8 @@ use super::budget::WindowBudget;
 use super::claim::ClaimError;
 use super::history::Begun;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
+use super::readers::ReaderAt;
+use super::successor::{Following, Signs};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
 
@@ -39,6 +42,8 @@ pub(crate) struct ShardSettings {
     pub(crate) frames: usize,
     /// How long a stop waits for the append in flight.
     pub(crate) release: Duration,
+    /// How long a planned move waits for its successor.
+    pub(crate) hand_over: Duration,
     /// Bytes of the log that are read for one question of history, at most.
     pub(crate) history_reading: usize,
 }
@@ -59,6 +64,19 @@ pub(crate) struct Shard {
     pub(crate) budget: Arc<WindowBudget>,
     /// The layout in force, at most a second late.
     pub(crate) layout: watch::Receiver<Arc<Layout>>,
+    /// Readers of the log that a purge waits for.
+    pub(crate) readers: Arc<[ReaderName]>,
+    /// What was read of the log before the claim.
+    pub(crate) following: Option<Following>,
+}
+
+/// How an actor is told to end. Cancelling is all that is done with these.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// Another router is to own the shard: hand it over once that one is ready (O5).
+    pub(crate) hand_over: CancellationToken,
+    /// At once.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Why an actor ended without being asked to.
@@ -70,6 +88,9 @@ pub(crate) enum ShardEnd {
     /// Another router's record is in the log.
     #[error("another router took the shard over")]
     Deposed,
+    /// The shard has another log. The one before may not even be there to say so.
+    #[error("the shard goes on in log {0}")]
+    Followed(u32),
     /// The log lost what it had acknowledged.
     #[error("the log lost acknowledged records: {0}")]
     LogLost(String),
@@ -171,12 +192,12 @@ const HISTORY_TIME: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Takes the shard over and owns it until `stop`, then gives it up in order: the append in flight
-    /// is settled and answered first.
+    /// Takes the shard over and owns it until it is told of its `ending`, then gives it up in order: the
+    /// append in flight is settled and answered first.
     ///
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ShardEnd> {
+    pub(crate) async fn run(mut self, ending: Ending) -> Result<(), ShardEnd> {
         let (shard, router) = (self.shard, self.router);
         let up = Pattern::Exactly(Subject::LinkUp { shard, router });
         let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
@@ -185,9 +206,11 @@ impl Shard {
         let history = Pattern::Exactly(Subject::History { shard, router });
         let mut asked = self.bus.subscribe(history, HISTORY_QUESTIONS).await?;
         let taking = self.take_over();
-        let (log, taken, is_frozen) = tokio::select! {
+        let (log, taken, layout) = tokio::select! {
             taken = Box::pin(taking) => taken?,
-            () = stop.cancelled() => return Ok(()),
+            () = ending.stop.cancelled() => return Ok(()),
+            // Nobody reads ahead of one that owns nothing yet.
+            () = ending.hand_over.cancelled() => return Ok(()),
         };
         self.log = log;
         let is = taken.is;
@@ -196,10 +219,14 @@ impl Shard {
             ordinal = is.log_epoch.ordinal,
             owner_epoch = %is.owner_epoch,
             records = taken.records,
+            read_ahead = taken.read_ahead,
             took_ms = taken.took.as_millis(),
             "shard taken over"
         );
         self.metrics.claims.inc();
+        if taken.read_ahead > 0 {
+            self.metrics.prepared_claims.inc();
+        }
         self.metrics.owned_shards.inc();
         let mut used = 0;
         let inputs = Inputs {
@@ -207,9 +234,12 @@ impl Shard {
             between: &mut between,
             asked: &mut asked,
         };
-        let result = self.own(taken, is_frozen, inputs, &mut used, &stop).await;
+        let result = self.own(taken, &layout, inputs, &mut used, &ending).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
+        for reader in self.readers.iter() {
+            self.metrics.reader_lag(shard, reader, None);
+        }
         if result.as_ref().is_err_and(ShardEnd::is_deposed) {
             // There is an owner: nobody else should claim.
             return result;
@@ -222,24 +252,26 @@ impl Shard {
 
     /// Takes over the log that is in force now. The layout is read again when the fence is stored: who freezes it
     /// later meets the fence.
-    async fn take_over(&self) -> Result<(Arc<dyn Log>, TakenOver, bool), ClaimError> {
+    async fn take_over(&mut self) -> Result<(Arc<dyn Log>, TakenOver, Layout), ClaimError> {
         let layout = self.layout_in_force().await?;
         let log = self.log.of(&layout);
         let limits = self.settings.limits.memory;
+        let following = self.following.take();
         let taken = take_over(
             log.as_ref(),
             self.shard,
             self.shards,
             self.router,
             limits,
-            time_us(),
+            now_us(),
+            following,
         )
         .await?;
         let now = self.layout_in_force().await?;
         if now.ordinal(self.shard) != layout.ordinal(self.shard) {
             return Err(ClaimError::Lost);
         }
-        Ok((log, taken, now.is_frozen()))
+        Ok((log, taken, now))
     }
 
     async fn layout_in_force(&self) -> Result<Layout, ClaimError> {
@@ -256,10 +288,10 @@ impl Shard {
     async fn own(
         &self,
         taken: TakenOver,
-        is_frozen: bool,
+        known: &Layout,
         inputs: Inputs<'_>,
         used: &mut u64,
-        stop: &CancellationToken,
+        ending: &Ending,
     ) -> Result<(), ShardEnd> {
         let begun = Instant::now();
         let is = taken.is;
@@ -272,11 +304,12 @@ impl Shard {
         let mut histories = JoinSet::new();
         let mut owners = self.owners.clone();
         owners.mark_changed();
-        owner.freeze(is_frozen);
+        owner.freeze(known.is_frozen());
         let mut layout = self.layout.clone();
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
+        let mut asking: Pending<Result<Vec<ReaderAt>, LogError>> = None;
         let mut purging: Pending<(Sequence, Result<(), LogError>)> = None;
         let (keys_from, keys_before) = taken.older_keys;
         let mut keys = self.keys_page(keys_from, keys_before);
@@ -285,7 +318,10 @@ impl Shard {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up: Option<Instant> = None;
+        let mut handing_over: Option<Instant> = None;
+        let mut signs = Signs::default();
         let mut is_told_full = false;
+        let mut told_holding = Vec::new();
         loop {
             let stopping = give_up.is_some();
             let mut turn = Turn::default();
@@ -308,9 +344,10 @@ impl Shard {
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
                     }
                 }
-                () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.hand_over.cancelled(), if handing_over.is_none() => handing_over = Some(Instant::now()),
                 _ = beats.tick() => {
-                    owner.tick(begun.elapsed(), time_us());
+                    owner.tick(begun.elapsed(), now_us());
                     let now = owner.memory().window.bytes() as u64;
                     let allowed = self.budget.report(std::mem::replace(used, now), now);
                     owner.set_window_bytes(usize::try_from(allowed).unwrap_or(usize::MAX));
@@ -322,11 +359,25 @@ impl Shard {
                         is_told_full = !is_told_full;
                         self.tell_full(is_told_full, owner.upkeep().fill());
                     }
+                    self.tell_readers(&owner, &mut told_holding);
                 }
                 // What the leader says while a purge runs does not tell what that brings.
                 _ = look.tick(), if looking.is_none() && purging.is_none() => {
                     let (log, shard, appends) = (Arc::clone(&self.log), self.shard, owner.append_number());
                     looking = Some(Box::pin(async move { (appends, log.info(shard).await) }));
+                    if asking.is_none() && owner.upkeep().readers().is_asking() {
+                        asking = Some(self.ask_readers());
+                    }
+                }
+                told = pending(&mut asking) => {
+                    asking = None;
+                    match told {
+                        Ok(told) => owner.readers(&told),
+                        // What was told before still holds: positions only move forward.
+                        Err(error) => {
+                            tracing::warn!(shard = %self.shard, %error, "readers' positions not known, the purge waits");
+                        }
+                    }
                 }
                 (appends, info) = pending(&mut looking) => {
                     looking = None;
@@ -360,15 +411,22 @@ impl Shard {
                     }
                 }
                 Ok(()) = layout.changed() => {
-                    let is_frozen = layout.borrow_and_update().is_frozen();
-                    owner.freeze(is_frozen);
+                    let layout = Arc::clone(&layout.borrow_and_update());
+                    let ordinal = layout.ordinal(self.shard);
+                    if ordinal > is.log_epoch.ordinal {
+                        return Err(ShardEnd::Followed(ordinal));
+                    }
+                    // What was read at the take-over may be newer.
+                    if layout.revision > known.revision {
+                        owner.freeze(layout.is_frozen());
+                    }
                 }
                 frame = between.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
-                    self.between(&mut owner, frame.payload, &mut turn);
+                    self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     for _ in 1..FRAMES_A_TURN {
                         let Some(frame) = between.try_next() else { break };
-                        self.between(&mut owner, frame.payload, &mut turn);
+                        self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     }
                 }
                 Some(ended) = histories.join_next(), if !histories.is_empty() => {
@@ -389,11 +447,20 @@ impl Shard {
                     self.history(question, &owner, &mut histories).await;
                 }
             }
+            if let (Some(since), None) = (handing_over, give_up) {
+                let now = Instant::now();
+                let is_over = now.saturating_duration_since(since) >= self.settings.hand_over;
+                if is_over || signs.may_hand_over(since, now) {
+                    give_up = Some(now + self.settings.release);
+                }
+            }
             // One a turn while there is more to do: links must not wait for questions, nor these for ever.
-            if !stopping && let Some(question) = asked.try_next() {
+            if give_up.is_none()
+                && let Some(question) = asked.try_next()
+            {
                 self.history(question, &owner, &mut histories).await;
             }
-            owner.flush(begun.elapsed(), time_us(), &mut turn);
+            owner.flush(begun.elapsed(), now_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
                 appending = Some(Box::pin(async move {
@@ -484,11 +551,12 @@ impl Shard {
         }
     }
 
-    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn) {
+    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn, signs: &mut Signs) {
         match format::decode::<BetweenOwners>(payload) {
             Ok(frame) => match frame.item {
                 Some(between_owners::Item::Derive(frame)) => owner.derive(frame, turn),
                 Some(between_owners::Item::Derivation(frame)) => owner.derivation(&frame),
+                Some(between_owners::Item::Successor(sign)) => signs.heard(sign.ready, Instant::now()),
                 None => {}
             },
             Err(error) => {
@@ -556,6 +624,48 @@ impl Shard {
                 Ok(())
             }
         }
+    }
+
+    /// Asks how far the readers are that a purge waits for.
+    fn ask_readers(&self) -> Pin<Box<dyn Future<Output = Result<Vec<ReaderAt>, LogError>> + Send>> {
+        let (log, shard, readers) = (Arc::clone(&self.log), self.shard, Arc::clone(&self.readers));
+        Box::pin(async move {
+            let asked = readers.iter().map(async |reader| {
+                let position = log.position(reader, shard).await?;
+                Ok(ReaderAt {
+                    reader: reader.clone(),
+                    position,
+                })
+            });
+            future::try_join_all(asked).await
+        })
+    }
+
+    /// How far behind readers are while a purge is wanted, and who keeps it from coming.
+    fn tell_readers(&self, owner: &Owner, told: &mut Vec<ReaderName>) {
+        let (readers, last) = (owner.upkeep().readers(), owner.upkeep().last());
+        for reader in self.readers.iter() {
+            let mut lags = readers.lags(last);
+            let lag = lags.find(|(name, _)| *name == reader).map(|(_, lag)| lag);
+            self.metrics.reader_lag(self.shard, reader, lag);
+        }
+        let holding: Vec<ReaderName> = readers.holding().map(|(reader, _)| reader.clone()).collect();
+        if holding == *told {
+            return;
+        }
+        for (reader, done) in readers.holding() {
+            tracing::warn!(
+                shard = %self.shard,
+                %reader,
+                behind_records = last.0.saturating_sub(done.0),
+                percent = owner.upkeep().fill(),
+                "log cannot be purged before this reader is done with it; is it running?"
+            );
+        }
+        if holding.is_empty() {
+            tracing::info!(shard = %self.shard, "no reader keeps the log from being purged any more");
+        }
+        *told = holding;
     }
 
     fn tell_full(&self, is_full: bool, percent: u64) {
@@ -656,12 +766,4 @@ async fn read_page(
         }
     }
     Ok(page)
-}
-
-/// Unix microseconds. Nothing about order depends on it; how long messages and keys are kept does, so the clocks of
-/// routers should agree to within a small part of `router.key_window`.
-fn time_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

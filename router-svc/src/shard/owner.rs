@@ -39,6 +39,7 @@ use super::links::{FrameHead, LinkLimits, Links, Opening};
 use super::memory::{Entering, Memory, MemoryLimits};
 use super::publishers::Known;
 use super::questions::{PageLimits, Question, Questions};
+use super::readers::ReaderAt;
 use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
@@ -1025,6 +1026,12 @@ impl Owner {
             self.queue_bytes -= publish.message.len();
             self.publish(gateway, open, publish, now);
         }
+    }
+
+    /// How far the readers are that a purge waits for, which [`Readers::is_asking`](super::readers::Readers::is_asking)
+    /// asked for (L4).
+    pub(crate) fn readers(&mut self, told: &[ReaderAt]) {
+        self.upkeep.readers_mut().told(told, self.is.log_epoch);
     }
 
     /// What the log's leader says of it. `appends` is [`Owner::append_number`] when it was asked.

@@ -79,7 +79,7 @@ pub(super) async fn run(config: Config, command: LogCommand) -> anyhow::Result<E
         }
         LogCommand::ChangeShards { shards, patience, .. } => {
             let count = shards.context("name the new number of shards")?;
-            change_shards(config, log, count, patience).await
+            Box::pin(change_shards(config, log, count, patience)).await
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Node {
     pub(super) address: SocketAddr,
     pub(super) context: Context,
     pub(super) bus: Arc<dyn Bus>,
+    pub(super) gateway: Arc<Gateway>,
 }
 
 impl Node {
@@ -43,11 +44,12 @@ impl Node {
             shards: ShardCount::new(SHARDS).unwrap(),
             extra: Router::new().route("/", axum::routing::get(async || "demo")),
         };
-        let running = start(config, deps, context.clone()).await.unwrap();
+        let (running, gateway) = open(config, deps, context.clone()).await.unwrap();
         Self {
             address: running.address,
             context,
             bus,
+            gateway,
         }
     }
 

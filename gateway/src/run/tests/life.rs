@@ -83,7 +83,9 @@ async fn pings_are_answered_once_or_the_connection_ends() {
 /// There is no owner, so nothing is ever answered by one.
 #[tokio::test]
 async fn a_channel_is_held_once_and_up_to_the_limit_and_every_command_is_answered() {
-    let node = Node::insecure("channels_per_connection = 2\nanswer_timeout = \"500ms\"").await;
+    let node =
+        Node::insecure("system_messages = false\nchannels_per_connection = 2\nanswer_timeout = \"500ms\"")
+            .await;
     let mut client = node.connected().await;
     let subscribe =
         |id: u32, channel: &str| format!(r#"{{"id":{id},"subscribe":{{"channel":"{channel}","flag":1}}}}"#);

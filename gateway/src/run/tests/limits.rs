@@ -142,7 +142,7 @@ async fn connections_that_ask_for_nothing_are_bounded_by_address() {
 #[tokio::test]
 async fn commands_that_come_too_quickly_are_refused_and_in_the_end_the_connection_too() {
     let node =
-        Node::insecure("[gateway.limits]\ncommand_rate = 1\ncommand_burst = 4\ncommand_refusals = 50").await;
+        Node::insecure("system_messages = false\n[gateway.limits]\ncommand_rate = 1\ncommand_burst = 4\ncommand_refusals = 50").await;
     let mut bystander = node.connected().await;
     let mut client = node.connected().await;
     let rpc = |id: u32| format!(r#"{{"id":{id},"rpc":{{}}}}"#);

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use proptest::prelude::*;
 use prost::Message as _;
-use switchboard_bus::{AppendError, LogError, LogInfo, RecordStream};
-use switchboard_proto::bus::{Batch, Entry, Layout, Message, Record, record};
+use switchboard_bus::{LogError, LogInfo, RecordStream};
+use switchboard_proto::bus::{Batch, Entry, Message, Record, record};
 use switchboard_proto::format;
 
+use super::super::test_log::{Script, TestLog};
 use super::super::window::{Kept, WindowLimits};
 use super::*;
 
@@ -30,7 +31,7 @@ struct Written {
 
 impl Written {
     /// `batches`: how many messages each has in channel `a`, and in another behind them.
-    fn new(batches: &[(usize, usize)], purged: usize, window_from: usize) -> Self {
+    fn new(batches: &[(usize, usize)], purged: usize, window_from: usize) -> TestLog<Self> {
         let limits = WindowLimits {
             bytes: usize::MAX,
             age_us: u64::MAX,
@@ -76,20 +77,22 @@ impl Written {
                 ..Record::default()
             }));
         }
-        Self {
+        TestLog(Self {
             first: purged as u64 + 1,
             records,
             window,
             kept,
-        }
+        })
     }
 
-    fn position(&self) -> Offset {
+    fn end(&self) -> Offset {
         Offset::end_of(Sequence(self.records.len() as u64))
     }
+}
 
+impl TestLog<Written> {
     async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
-        match begin(question, &self.window, EPOCH, self.position()) {
+        match begin(question, &self.window, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
             Begun::NeedsLog(unfinished) => {
                 let shard = ShardId::new(SHARD).unwrap();
@@ -100,12 +103,8 @@ impl Written {
 }
 
 #[async_trait]
-impl Log for Written {
-    async fn append(&self, _: ShardId, expected: Sequence, _: Bytes) -> Result<Sequence, AppendError> {
-        Err(AppendError::WrongLast { expected })
-    }
-
-    async fn info(&self, _: ShardId) -> Result<LogInfo, LogError> {
+impl Script for Written {
+    async fn info(&self) -> Result<LogInfo, LogError> {
         Ok(LogInfo {
             epoch: EPOCH,
             first: Sequence(self.first),
@@ -113,10 +112,6 @@ impl Log for Written {
             bytes: 0,
             max_bytes: None,
         })
-    }
-
-    async fn get(&self, _: ShardId, _: Sequence) -> Result<Option<Bytes>, LogError> {
-        Ok(None)
     }
 
     async fn read(&self, _: ShardId, from: Sequence) -> Result<RecordStream, LogError> {
@@ -132,22 +127,6 @@ impl Log for Written {
         Ok(futures_util::stream::iter(records)
             .chain(futures_util::stream::pending())
             .boxed())
-    }
-
-    async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
-        Ok(())
-    }
-
-    async fn layout(&self) -> Result<Option<Layout>, LogError> {
-        Ok(None)
-    }
-
-    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        Ok(wanted.clone())
-    }
-
-    fn max_record(&self) -> usize {
-        usize::MAX
     }
 }
 
@@ -289,7 +268,7 @@ fn reading_backward_begins_at_the_newest_message() {
     let mut written = Written::new(&batches, 0, 0);
     written.window.set_bytes_limit(0);
     written.window.trim(0);
-    assert_eq!(written.window.start(), written.position());
+    assert_eq!(written.window.start(), written.end());
     let answer = now(written.ask(question(true, None, 10), records(1)));
     assert_eq!(offsets(&answer), written.kept);
 }
@@ -298,7 +277,7 @@ fn reading_backward_begins_at_the_newest_message() {
 fn r6_an_owner_that_has_less_than_its_asker_was_told_does_not_answer() {
     let written = Written::new(&[(1, 0); 3], 0, 0);
     let mut asked = question(false, None, 10);
-    asked.at_least = written.position().get();
+    asked.at_least = written.end().get();
     assert_eq!(
         now(written.ask(asked.clone(), usize::MAX)).outcome(),
         HistoryOutcome::Complete
