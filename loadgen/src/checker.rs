@@ -1,14 +1,16 @@
 //! Whether what was acknowledged came to everybody, once and in order: told from each client's own record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::numbers::{Came, Numbers};
 
 /// Senders with the numbers of their messages.
-pub type Numbers = BTreeMap<u32, BTreeSet<u64>>;
+pub type Senders = BTreeMap<u32, Numbers>;
 
 /// What was not as promised; how often.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violations {
     /// Acknowledged to its sender and never received by somebody.
     pub lost: u64,
@@ -35,10 +37,10 @@ impl Violations {
     }
 }
 
-/// One client's record of one channel. Grows with what it receives.
+/// One client's record of one channel. Grows with the senders and with what lacks, not with what comes.
 #[derive(Debug, Default)]
 pub struct Receiver {
-    seen: Numbers,
+    seen: Senders,
     last_offset: u64,
     violations: Violations,
 }
@@ -46,12 +48,11 @@ pub struct Receiver {
 impl Receiver {
     /// Something came, at `offset` (0: the channel has none).
     pub fn received(&mut self, offset: u64, sender: u32, number: u64) {
-        let of_sender = self.seen.entry(sender).or_default();
-        let newest = of_sender.last().copied().unwrap_or(0);
-        if !of_sender.insert(number) {
-            self.violations.doubled += 1;
-        } else if number < newest || (offset > 0 && offset <= self.last_offset) {
-            self.violations.disordered += 1;
+        match self.seen.entry(sender).or_default().insert(number) {
+            Came::Again => self.violations.doubled += 1,
+            Came::Late => self.violations.disordered += 1,
+            Came::Newest if offset > 0 && offset <= self.last_offset => self.violations.disordered += 1,
+            Came::Newest => {}
         }
         self.last_offset = self.last_offset.max(offset);
     }
@@ -62,25 +63,23 @@ impl Receiver {
     }
 
     /// Whether it has all of these.
-    pub fn has(&self, acknowledged: &Numbers) -> bool {
+    pub fn has(&self, acknowledged: &Senders) -> bool {
         self.missing(acknowledged) == 0
     }
 
     /// What was not as promised, given what was acknowledged to the senders of the channel.
-    pub fn verdict(&self, acknowledged: &Numbers) -> Violations {
+    pub fn verdict(&self, acknowledged: &Senders) -> Violations {
         Violations {
             lost: self.missing(acknowledged),
             ..self.violations
         }
     }
 
-    fn missing(&self, acknowledged: &Numbers) -> u64 {
-        let none = BTreeSet::new();
+    fn missing(&self, acknowledged: &Senders) -> u64 {
+        let none = Numbers::default();
         acknowledged
             .iter()
-            .map(|(sender, numbers)| {
-                numbers.difference(self.seen.get(sender).unwrap_or(&none)).count() as u64
-            })
+            .map(|(sender, numbers)| numbers.not_in(self.seen.get(sender).unwrap_or(&none)))
             .sum()
     }
 }
@@ -89,8 +88,8 @@ impl Receiver {
 mod tests {
     use super::*;
 
-    fn acknowledged() -> Numbers {
-        Numbers::from([(1, BTreeSet::from([1, 2, 3])), (2, BTreeSet::from([1]))])
+    fn acknowledged() -> Senders {
+        Senders::from([(1, (1..=3).collect()), (2, (1..=1).collect())])
     }
 
     /// What came, in this order: sender and number. Offsets grow.
@@ -132,7 +131,7 @@ mod tests {
         let mut receiver = Receiver::default();
         receiver.received(8, 1, 1);
         receiver.received(7, 2, 1);
-        let none = Numbers::new();
+        let none = Senders::new();
         assert_eq!(receiver.verdict(&none).disordered, 1);
     }
 
@@ -140,6 +139,6 @@ mod tests {
     fn a_recovery_that_fails_is_noticed() {
         let mut receiver = Receiver::default();
         receiver.not_recovered();
-        assert!(!receiver.verdict(&Numbers::new()).is_empty());
+        assert!(!receiver.verdict(&Senders::new()).is_empty());
     }
 }

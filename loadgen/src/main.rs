@@ -1,68 +1,25 @@
 //! `switchboard-loadgen`: see the library.
 
-use std::path::PathBuf;
+mod arguments;
+
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use switchboard_loadgen::rooms::{self, Rooms};
+use clap::Parser as _;
+use serde::Serialize;
+use switchboard_loadgen::floors::{nats, write};
+use switchboard_loadgen::{part, run, summary};
 
-/// Puts load on a server and checks what it promises. Exit code: 0 all as promised, 1 failure, 3 something was lost,
-/// doubled, out of order, or not recovered.
-#[derive(Debug, Parser)]
-#[command(name = "switchboard-loadgen", version)]
-struct Arguments {
-    /// Where to connect; several are used in turn.
-    #[arg(
-        long,
-        global = true,
-        default_value = "ws://127.0.0.1:8000/connection/websocket"
-    )]
-    url: Vec<String>,
-    /// A connection token for all clients.
-    #[arg(long, global = true, default_value = "")]
-    token: String,
-    /// Processes whose time is reported for each delivery.
-    #[arg(long, global = true)]
-    pid: Vec<u32>,
-    /// Write the result there, as JSON.
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
-    #[command(subcommand)]
-    scenario: Scenario,
-}
+use crate::arguments::{Arguments, Command};
 
-#[derive(Debug, Subcommand)]
-enum Scenario {
-    /// Connections in rooms; each publishes now and then, at times set beforehand (open loop).
-    Rooms {
-        #[arg(long, default_value_t = 1000)]
-        connections: usize,
-        /// Connections in one room.
-        #[arg(long, default_value_t = 10)]
-        room: usize,
-        /// Publishes a second, of all connections together.
-        #[arg(long, default_value_t = 2000.0)]
-        rate: f64,
-        /// Bytes of each message's text.
-        #[arg(long, default_value_t = 100)]
-        size: usize,
-        /// Seconds that are not counted.
-        #[arg(long, default_value_t = 10)]
-        warm_up: u64,
-        /// Seconds that are.
-        #[arg(long, default_value_t = 60)]
-        duration: u64,
-        /// Connections that are cut and come back, at random times.
-        #[arg(long, default_value_t = 0)]
-        cuts: usize,
-    },
-}
+/// Something was lost, doubled, out of order, or not recovered.
+const VIOLATED: u8 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    match perform(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("switchboard-loadgen: {error:#}");
@@ -71,37 +28,57 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Scenario::Rooms {
-        connections,
-        room,
-        rate,
-        size,
-        warm_up,
-        duration,
-        cuts,
-    } = arguments.scenario;
-    let report = rooms::run(Rooms {
-        urls: arguments.url,
-        token: arguments.token,
-        connections,
-        room,
-        rate,
-        size,
-        warm_up: Duration::from_secs(warm_up),
-        duration: Duration::from_secs(duration),
-        cuts,
-        pids: arguments.pid,
-        progress: true,
-    })
-    .await?;
-    println!("{report}");
-    if let Some(file) = arguments.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let json = arguments.json.as_deref();
+    match &arguments.command {
+        Command::Part => part().await?,
+        Command::Drain { to, sockets } => write::drain(*to, *sockets).await?,
+        Command::Summary { files } => print!("{}", summary::markdown(files)?),
+        Command::FloorWrite {
+            sockets,
+            rate,
+            size,
+            duration,
+        } => {
+            let (sockets, rate, size) = (*sockets, *rate, *size);
+            let duration = Duration::from_secs(*duration);
+            // Not on a thread of the runtime, which it would block.
+            let measuring = move || write::run(sockets, rate, size, duration);
+            let floor = tokio::task::spawn_blocking(measuring).await??;
+            tell(&floor, json)?;
+        }
+        Command::FloorNats {
+            nats,
+            replicas,
+            connections,
+            unanswered,
+            size,
+            duration,
+        } => {
+            let duration = Duration::from_secs(*duration);
+            let floor = nats::run(nats, *replicas, connections * unanswered, *size, duration).await?;
+            tell(&floor, json)?;
+        }
+        Command::Idle { .. }
+        | Command::Rooms { .. }
+        | Command::Fanout { .. }
+        | Command::Storm { .. }
+        | Command::Publish { .. } => {
+            let report = run(arguments.plan()?, arguments.processes).await?;
+            tell(&report, json)?;
+            if !report.violations.is_empty() {
+                return Ok(ExitCode::from(VIOLATED));
+            }
+        }
     }
-    Ok(match report.violations.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(3),
-    })
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(result: &(impl Serialize + std::fmt::Display), json: Option<&Path>) -> anyhow::Result<()> {
+    println!("{result}");
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(result)?;
+        std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(())
 }

@@ -1,8 +1,10 @@
-//! A client of the Centrifuge client protocol in its Protobuf encoding, for the command line, the load generator and
-//! tests: one connection, no task of its own, nothing hidden.
+//! A client of the Centrifuge client protocol, for the command line, the load generator and tests: one connection, no
+//! task of its own, nothing hidden.
 //!
 //! It does not reconnect by itself: whoever uses it decides when, and goes on with [`Client::subscribe`] from the
 //! [`Place`] it holds. Applications have the SDKs, which do all that.
+
+mod encoding;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +14,6 @@ use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, Error, Publication, PublishRequest, Reply, SubscribeRequest,
     SubscribeResult,
 };
-use switchboard_proto::protobuf::{DecodeError, replies, write_command};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -22,8 +23,7 @@ use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-/// The encoding, as the protocol's subprotocol names it.
-const PROTOBUF: &str = "centrifuge-protobuf";
+pub use encoding::Encoding;
 
 /// A connection takes this much for reading; one of thousands must not take more.
 const READ_BUFFER: usize = 4 * 1024;
@@ -35,6 +35,8 @@ pub struct Options {
     pub token: String,
     /// What the client calls itself, for logs of the server.
     pub name: String,
+    /// How messages are written.
+    pub encoding: Encoding,
     /// Within which a connection has to stand and a command to be answered.
     pub timeout: Duration,
 }
@@ -44,6 +46,7 @@ impl Default for Options {
         Self {
             token: String::new(),
             name: "rust".to_owned(),
+            encoding: Encoding::Protobuf,
             timeout: Duration::from_secs(5),
         }
     }
@@ -123,12 +126,6 @@ impl From<Error> for ClientError {
     }
 }
 
-impl From<DecodeError> for ClientError {
-    fn from(error: DecodeError) -> Self {
-        Self::Protocol(error.to_string())
-    }
-}
-
 /// One connection. Dropping it cuts it without a word.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -136,7 +133,10 @@ pub struct Client {
     /// What a frame held behind what was taken of it, and what came while an answer was awaited. Bounded by what the
     /// server sends within [`Options::timeout`].
     arrived: VecDeque<Event>,
+    /// Commands that were not sent yet, as a frame.
+    unsent: Vec<u8>,
     last_id: u32,
+    pings: u64,
     connected: ConnectResult,
 }
 
@@ -147,8 +147,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, ClientError> {
         let mut request = url.into_client_request().map_err(socket)?;
-        let protocol = HeaderValue::from_static(PROTOBUF);
-        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        if let Some(name) = options.encoding.subprotocol() {
+            let name = HeaderValue::from_static(name);
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
+        }
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
         let opening = connect_async_with_config(request, Some(config), true);
         let (opened, _) = timeout(options.timeout, opening)
@@ -158,7 +160,9 @@ impl Client {
         let mut client = Self {
             socket: opened,
             arrived: VecDeque::new(),
+            unsent: Vec::new(),
             last_id: 0,
+            pings: 0,
             connected: ConnectResult::default(),
             options,
         };
@@ -210,29 +214,50 @@ impl Client {
     /// # Errors
     /// [`ClientError::Socket`].
     pub async fn publish(&mut self, channel: &str, data: bytes::Bytes) -> Result<u32, ClientError> {
+        let id = self.add_publish(channel, data);
+        self.flush().await?;
+        Ok(id)
+    }
+
+    /// Adds a publish to the next frame, which [`Client::flush`] sends; its id.
+    pub fn add_publish(&mut self, channel: &str, data: bytes::Bytes) -> u32 {
         let request = PublishRequest {
             channel: channel.to_owned(),
             data,
             ..PublishRequest::default()
         };
-        self.send(Command {
+        self.add(Command {
             publish: Some(request),
             ..Command::default()
         })
-        .await
+    }
+
+    fn add(&mut self, mut command: Command) -> u32 {
+        self.last_id += 1;
+        command.id = self.last_id;
+        self.options.encoding.write(&command, &mut self.unsent);
+        self.last_id
+    }
+
+    /// Sends what was added, in one frame.
+    ///
+    /// # Errors
+    /// [`ClientError::Socket`].
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
+        match std::mem::take(&mut self.unsent) {
+            frame if frame.is_empty() => Ok(()),
+            frame => self.write(frame).await,
+        }
     }
 
     /// Sends a command and does not wait; its id.
     ///
     /// # Errors
     /// [`ClientError::Socket`].
-    pub async fn send(&mut self, mut command: Command) -> Result<u32, ClientError> {
-        self.last_id += 1;
-        command.id = self.last_id;
-        let mut frame = Vec::new();
-        write_command(&command, &mut frame);
-        self.write(frame).await?;
-        Ok(self.last_id)
+    pub async fn send(&mut self, command: Command) -> Result<u32, ClientError> {
+        let id = self.add(command);
+        self.flush().await?;
+        Ok(id)
     }
 
     /// Sends a command and waits for its answer. What else comes is kept for [`Client::next`].
@@ -261,6 +286,16 @@ impl Client {
         }
     }
 
+    /// What has come already, as far as it was read.
+    pub fn arrived(&mut self) -> Option<Event> {
+        self.arrived.pop_front()
+    }
+
+    /// Pings that came.
+    pub fn pings(&self) -> u64 {
+        self.pings
+    }
+
     /// What comes next. Pings are answered here, so it has to be called for as long as the connection is to live.
     ///
     /// Cancel safe, except that the answer to a ping may be lost, which ends the connection.
@@ -273,7 +308,7 @@ impl Client {
                 return Ok(event);
             }
             match self.socket.next().await {
-                Some(Ok(Message::Binary(frame))) => self.frame(&frame).await?,
+                Some(Ok(message @ (Message::Binary(_) | Message::Text(_)))) => self.frame(&message).await?,
                 Some(Ok(Message::Close(close))) => {
                     let (code, reason) = close.map_or((1005, String::new()), |close| {
                         (close.code.into(), close.reason.to_string())
@@ -281,35 +316,34 @@ impl Client {
                     return Err(ClientError::Closed { code, reason });
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Text(_))) => {
-                    return Err(ClientError::Protocol("a text message".to_owned()));
-                }
                 Some(Err(error)) => return Err(socket(error)),
                 None => return Err(ClientError::Socket("ended".to_owned())),
             }
         }
     }
 
-    async fn frame(&mut self, frame: &[u8]) -> Result<(), ClientError> {
-        let mut is_pinged = false;
-        for reply in replies(frame) {
-            let reply = reply?;
-            match reply {
-                Reply {
-                    push: None, id: 0, ..
-                } => is_pinged = true,
-                Reply { push: Some(push), .. } => self.arrived.push_back(event(push)),
-                reply => self.arrived.push_back(Event::Reply(Box::new(reply))),
-            }
-        }
-        if is_pinged && self.connected.pong {
-            self.write(vec![0]).await?;
+    async fn frame(&mut self, frame: &Message) -> Result<(), ClientError> {
+        let mut pings = 0;
+        let encoding = self.options.encoding;
+        encoding.read(frame, |reply| match reply {
+            Reply {
+                push: None, id: 0, ..
+            } => pings += 1,
+            Reply { push: Some(push), .. } => self.arrived.push_back(event(push)),
+            reply => self.arrived.push_back(Event::Reply(Box::new(reply))),
+        })?;
+        self.pings += pings;
+        if pings > 0 && self.connected.pong {
+            let mut pong = Vec::new();
+            encoding.write(&Command::default(), &mut pong);
+            self.write(pong).await?;
         }
         Ok(())
     }
 
     async fn write(&mut self, frame: Vec<u8>) -> Result<(), ClientError> {
-        timeout(self.options.timeout, self.socket.send(Message::binary(frame)))
+        let frame = self.options.encoding.message(frame)?;
+        timeout(self.options.timeout, self.socket.send(frame))
             .await
             .map_err(|_| ClientError::TimedOut(self.options.timeout))?
             .map_err(socket)

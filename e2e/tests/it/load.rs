@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use switchboard_loadgen::rooms::{self, Rooms};
+use switchboard_loadgen::Plan;
+use switchboard_loadgen::plan::{Cuts, Pace};
 
 use crate::system::{Pings, System};
 
@@ -12,20 +13,17 @@ const CONNECTIONS: usize = 1000;
 const CUTS: usize = 200;
 
 async fn is_as_promised(system: &System, rate: f64) -> Result<()> {
-    let report = rooms::run(Rooms {
+    let plan = Plan {
         urls: system.websocket_urls(),
-        token: String::new(),
-        connections: CONNECTIONS,
-        room: 10,
-        rate,
-        size: 100,
+        listeners: CONNECTIONS,
+        pace: Pace::Open(rate),
         warm_up: Duration::from_secs(1),
         duration: Duration::from_secs(7),
-        cuts: CUTS,
-        pids: Vec::new(),
+        cuts: Cuts::Scattered(CUTS),
         progress: false,
-    })
-    .await?;
+        ..Plan::default()
+    };
+    let report = switchboard_loadgen::run(plan, 1).await?;
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
     assert_eq!(report.returned, CUTS as u64, "nobody but those was cut");
