@@ -16,6 +16,7 @@ use crate::limits::users::Users;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
 use crate::session::{Encoding, Limits, SessionHandle};
+use crate::sessions::Sessions;
 
 /// See the module.
 pub(crate) struct Gateway {
@@ -33,8 +34,10 @@ pub(crate) struct Gateway {
     pub(crate) users: Arc<Users>,
     /// Lines about connections that we ended, by the code.
     pub(crate) ends: LimitedLog<u16>,
+    /// Who is connected.
+    pub(crate) sessions: Arc<Sessions>,
     /// Holds a token of each session: empty when all have ended.
-    pub(crate) sessions: TaskTracker,
+    pub(crate) session_tasks: TaskTracker,
     last_session: AtomicU64,
 }
 
@@ -56,7 +59,8 @@ impl Gateway {
             links,
             metrics,
             stop,
-            sessions: TaskTracker::new(),
+            sessions: Arc::default(),
+            session_tasks: TaskTracker::new(),
             last_session: AtomicU64::new(0),
         })
     }

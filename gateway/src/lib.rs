@@ -11,6 +11,7 @@
 //! | `auth` | who a client is: tokens and their keys |
 //! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
+//! | `sessions` | which of them are here, by connection and by user |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
@@ -34,6 +35,7 @@ mod proxy_protocol;
 mod rules;
 mod run;
 mod session;
+mod sessions;
 #[cfg(feature = "simulation")]
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;

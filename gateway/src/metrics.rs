@@ -24,6 +24,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) frames_out: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) commands_over_rate: Counter,
+    pub(crate) outgoing_dropped: Counter,
     outgoing_peak: Gauge,
     families: Arc<Families>,
 }
@@ -269,6 +270,11 @@ impl GatewayMetrics {
                 "bytes_out",
                 "Bytes of frames to clients",
                 gateway.bytes_out.clone(),
+            );
+            registry.register(
+                "outgoing_dropped",
+                "Publications of low priority that are not stored, dropped for clients whose queue was full",
+                gateway.outgoing_dropped.clone(),
             );
             registry.register(
                 "outgoing_peak_bytes",

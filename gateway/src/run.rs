@@ -158,8 +158,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             // Named in the log by who saw it fail; this task's end passes it on.
             _ = links.failed() => return,
         }
-        gateway.sessions.close();
-        gateway.sessions.wait().await;
+        gateway.session_tasks.close();
+        gateway.session_tasks.wait().await;
         links.stop(LINKS_STOP).await;
     });
     tracing::info!(%address, tls = speaks_tls, path = upgrade::PATH, %incarnation, "gateway listens");

@@ -23,7 +23,7 @@ mod timers;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use switchboard_proto::bus::PayloadKind;
+use switchboard_proto::bus::{PayloadKind, Priority};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{Push, Reply, SubscribeResult};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
@@ -35,7 +35,7 @@ pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
 use self::identity::Admitted;
 use self::lease::Leases;
-use self::outgoing::Outgoing;
+use self::outgoing::{Outgoing, Way};
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
@@ -89,8 +89,8 @@ impl SessionHandle {
         self.client
     }
 
-    /// Queues an answer or a push whose payloads, if it has any, are JSON. Over the queue's limit the
-    /// session closes as slow.
+    /// Queues an answer that keeps no order with a channel, and whose payloads, if it has any, are JSON. Over
+    /// the queue's limit the session closes as slow.
     pub(crate) fn reply(&self, reply: &Reply) {
         self.reply_carrying(reply, PayloadKind::Json);
     }
@@ -98,21 +98,32 @@ impl SessionHandle {
     /// As [`SessionHandle::reply`], with payloads of a kind. What is not JSON closes a session that
     /// speaks JSON.
     pub(crate) fn reply_carrying(&self, reply: &Reply, payload: PayloadKind) {
-        if self.outgoing.closing().is_none() {
-            self.push(self.encoding.frame(reply, payload));
-        }
+        self.queue(reply, payload, Way::ANSWER);
+    }
+
+    /// As [`SessionHandle::reply`], and it keeps its place among the answers and pushes of `channel` (R2).
+    pub(crate) fn reply_in(&self, channel: &ChannelName, reply: &Reply) {
+        self.queue(reply, PayloadKind::Json, Way::answer_in(channel.as_str()));
     }
 
     /// Queues a push that many receive. Over the queue's limit the session closes as slow.
     pub(crate) fn push_shared(&self, reply: &SharedReply) {
         if self.outgoing.closing().is_none() {
-            self.push(reply.frame(self.encoding));
+            self.push(reply.frame(self.encoding), reply.way());
         }
     }
 
-    fn push(&self, frame: Option<Frame>) {
+    fn queue(&self, reply: &Reply, payload: PayloadKind, way: Way) {
+        if self.outgoing.closing().is_none() {
+            self.push(self.encoding.frame(reply, payload), way);
+        }
+    }
+
+    fn push(&self, frame: Option<Frame>, way: Way) {
         match frame {
-            Some(frame) => self.outgoing.push(frame),
+            Some(frame) => {
+                self.outgoing.push(frame, way);
+            }
             None => self.close(DisconnectCode::InappropriateProtocol),
         }
     }
@@ -161,7 +172,7 @@ impl SessionHandle {
                 subscribe: Some(result),
                 ..Reply::default()
             };
-            self.reply_carrying(&reply, payload);
+            self.queue(&reply, payload, Way::answer_in(channel.as_str()));
         };
         match self.subscriptions.subscribed(channel, id) {
             Some(By::Client { or_error: true, .. }) if result.was_recovering && !result.recovered => {
@@ -204,11 +215,14 @@ impl SessionHandle {
         self.leases.refused(channel, id);
         match self.subscriptions.refused(channel, id) {
             Some(By::Server { .. }) => self.connecting.failed(code),
-            Some(By::Client { .. }) | None => self.reply(&Reply {
-                id,
-                error: Some(code.into()),
-                ..Reply::default()
-            }),
+            Some(By::Client { .. }) | None => self.reply_in(
+                channel,
+                &Reply {
+                    id,
+                    error: Some(code.into()),
+                    ..Reply::default()
+                },
+            ),
         }
     }
 
@@ -223,10 +237,12 @@ impl SessionHandle {
                     unsubscribe: Some(UnsubscribeCode::InsufficientState.into()),
                     ..Push::default()
                 };
-                self.reply(&Reply {
+                let push = Reply {
                     push: Some(push),
                     ..Reply::default()
-                });
+                };
+                let way = Way::push_in(channel.as_str(), Priority::Normal);
+                self.queue(&push, PayloadKind::Json, way);
             }
             Some(By::Server { .. }) => self.close(DisconnectCode::InsufficientState),
             None => {}

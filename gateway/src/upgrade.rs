@@ -183,7 +183,7 @@ async fn connection(
     terms: Terms,
 ) {
     let _slot = slot;
-    let _in_drain = gateway.sessions.token();
+    let _in_drain = gateway.session_tasks.token();
     let _counted = Counted::new(&gateway.metrics.connections);
     // Ends with the HTTP connection at the latest, which has a time limit.
     let upgraded = match upgrading.await {

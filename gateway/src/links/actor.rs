@@ -24,7 +24,7 @@ use super::link::{
 };
 use super::{Asker, Publish, replies};
 use crate::metrics::LinkMetrics;
-use crate::session::SessionHandle;
+use crate::session::{SessionHandle, SharedReply};
 
 /// What a session asks of a link.
 pub(super) enum Ask {
@@ -216,7 +216,7 @@ impl LinkActor {
             } => {
                 self.link.unsubscribe(session.id(), &channel, turn);
                 if let Some(then) = then {
-                    session.reply(&then);
+                    session.reply_in(&channel, &then);
                 }
             }
             Ask::Publish {
@@ -300,8 +300,10 @@ impl Output<Arc<SessionHandle>> for Turn {
 
     fn missed(&mut self, session: &Arc<SessionHandle>, channel: &ChannelName, messages: &[Delivered]) {
         for delivered in messages {
-            match replies::publication(delivered) {
-                Ok((_, reply, kind)) => session.reply_carrying(&reply, kind),
+            match replies::urgent_publication(delivered) {
+                Ok((_, reply, kind, priority)) => {
+                    session.push_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority));
+                }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
                 }
@@ -340,7 +342,7 @@ impl Output<Arc<SessionHandle>> for Turn {
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
-        let (channel, reply, kind) = match replies::publication(delivered) {
+        let (channel, reply, kind, priority) = match replies::urgent_publication(delivered) {
             Ok(publication) => publication,
             Err(error) => {
                 tracing::error!(shard = %self.shard, offset = delivered.offset, %error, "undecodable message skipped");
@@ -348,7 +350,7 @@ impl Output<Arc<SessionHandle>> for Turn {
             }
         };
         // Encoded at most once per encoding, however many receive it.
-        let shared = crate::session::SharedReply::new(reply, kind);
+        let shared = SharedReply::stored(reply, kind, &channel, priority);
         let mut receivers = 0;
         for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
             session.push_shared(&shared);
@@ -362,9 +364,9 @@ impl Output<Arc<SessionHandle>> for Turn {
             offset: 0,
             message: message.clone(),
         };
-        match replies::publication(&delivered) {
-            Ok((channel, reply, kind)) => {
-                let shared = crate::session::SharedReply::new(reply, kind);
+        match replies::urgent_publication(&delivered) {
+            Ok((channel, reply, kind, priority)) => {
+                let shared = SharedReply::ephemeral(reply, kind, &channel, priority);
                 let mut receivers = 0;
                 for session in channels.subscribers(&channel) {
                     session.push_shared(&shared);

@@ -1,7 +1,7 @@
 //! What sessions are told by a link, in the client protocol's words.
 
 use prost::Message as _;
-use switchboard_proto::bus::{Delivered, Message, PayloadKind, Refusal};
+use switchboard_proto::bus::{Delivered, Message, PayloadKind, Priority, Refusal};
 use switchboard_proto::client::{
     ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult,
 };
@@ -104,8 +104,17 @@ pub(super) fn refused(refusal: Refusal) -> Error {
 
 /// The push for a delivered message, its channel, and of which kind its payload is.
 pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply, PayloadKind), prost::DecodeError> {
+    let (channel, reply, kind, _) = urgent_publication(delivered)?;
+    Ok((channel, reply, kind))
+}
+
+/// As [`publication`], and how urgent it is.
+pub(super) fn urgent_publication(
+    delivered: &Delivered,
+) -> Result<(String, Reply, PayloadKind, Priority), prost::DecodeError> {
     let message = Message::decode(delivered.message.clone())?;
     let kind = message.kind();
+    let priority = message.priority();
     let info = message.sender.map(|sender| ClientInfo {
         user: sender.user,
         client: sender.client,
@@ -131,5 +140,6 @@ pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply, Paylo
             ..Reply::default()
         },
         kind,
+        priority,
     ))
 }

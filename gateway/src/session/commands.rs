@@ -36,6 +36,7 @@ use crate::limits::users::UserSlot;
 use crate::links::{Asker, Publish, Since};
 use crate::metrics::{Method, Refused};
 use crate::policy::Action;
+use crate::sessions::Registration;
 
 /// Why a connection has to end, in words for the operator. They hold nothing of what the client
 /// sent.
@@ -67,6 +68,8 @@ pub(super) struct Commands {
     pace: Pace,
     /// The connection's place among its user's.
     _user_slot: Option<UserSlot>,
+    /// By which others find the session.
+    _registration: Option<Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
     /// When the frame came whose commands are carried out.
@@ -79,6 +82,7 @@ impl Commands {
         Self {
             pace: Pace::new(&gateway.config.limits, now),
             _user_slot: None,
+            _registration: None,
             gateway,
             session,
             pings,
@@ -221,6 +225,9 @@ impl Commands {
         let ttl = self.lease_connection(&identity);
         self.take_user_slot(&identity.user)?;
         self.session.admit(identity);
+        // Others find it from here on, and what they queue comes behind the reply.
+        self.session.outgoing.hold();
+        self._registration = Some(self.gateway.sessions.enter(&self.session));
         let (subs, payload) = match self.server_side(id, &request).await? {
             Ok(subs) => subs,
             Err(code) => {

@@ -19,7 +19,7 @@ pub(super) struct Admitted {
 
 impl SessionHandle {
     /// `connect` succeeded. A second call changes nothing.
-    pub(super) fn admit(&self, identity: Identity) {
+    pub(crate) fn admit(&self, identity: Identity) {
         let info = identity.info.clone();
         if self.admitted.identity.set(identity).is_ok() {
             *self.admitted.info.lock() = info;

@@ -1,11 +1,16 @@
 //! The queue of frames towards one client, bounded in bytes.
 
+mod queue;
+mod way;
+
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use switchboard_proto::codes::DisconnectCode;
 use tokio::sync::Notify;
 
+use self::queue::{Entry, Queue};
+pub(super) use self::way::Way;
 use super::encoding::Frame;
 
 /// What a frame costs in the queue besides its bytes, so that a million empty ones are not free.
@@ -22,13 +27,39 @@ pub(super) struct Outgoing {
 
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Frame>,
+    queue: Queue,
     /// `Some`: what is queued waits here for the reply that has to come before it.
-    held: Option<VecDeque<Frame>>,
+    held: Option<VecDeque<Entry>>,
     is_finished: bool,
     bytes: usize,
     peak: usize,
+    /// Frames that made room for others, since they were last asked for.
+    dropped: u32,
     closing: Option<DisconnectCode>,
+}
+
+impl State {
+    fn pop(&mut self) -> Option<Frame> {
+        let entry = self.queue.pop()?;
+        self.bytes -= entry.cost();
+        Some(entry.frame)
+    }
+
+    /// Drops what may be dropped.
+    fn make_room(&mut self) {
+        let (mut dropped, mut bytes) = self.queue.drop_droppable();
+        if let Some(held) = &mut self.held {
+            held.retain(|entry| {
+                if entry.way.is_droppable {
+                    dropped += 1;
+                    bytes += entry.cost();
+                }
+                !entry.way.is_droppable
+            });
+        }
+        self.bytes -= bytes;
+        self.dropped = self.dropped.saturating_add(dropped);
+    }
 }
 
 impl Outgoing {
@@ -40,40 +71,68 @@ impl Outgoing {
         }
     }
 
-    /// Queues a frame. Over the limit everything is dropped and the session closes as slow; a
-    /// closing one takes nothing.
-    pub(super) fn push(&self, frame: Frame) {
-        let cost = FRAME_COST + frame.len();
+    /// Queues a frame. Over the limit first everything goes that may be dropped; if that makes no room,
+    /// everything is dropped and the session closes as slow. A closing one takes nothing. `true`: with this frame
+    /// the queue became fuller than [`Outgoing::is_nearly_full`] allows.
+    pub(super) fn push(&self, frame: Frame, way: Way) -> bool {
+        let entry = Entry { frame, way };
+        let cost = entry.cost();
+        let mut filled = false;
         let wake = {
             let mut state = self.state.lock();
             if state.closing.is_some() || state.is_finished {
-                return;
+                return false;
             }
             if state.bytes + cost > self.limit {
+                state.make_room();
+            }
+            if state.bytes + cost <= self.limit {
+                let was_nearly_full = self.is_nearly_full(state.bytes);
+                state.bytes += cost;
+                state.peak = state.peak.max(state.bytes);
+                filled = !was_nearly_full && self.is_nearly_full(state.bytes);
+                match &mut state.held {
+                    Some(held) => {
+                        held.push_back(entry);
+                        false
+                    }
+                    None => {
+                        let was_empty = state.queue.is_empty();
+                        state.queue.push(entry);
+                        was_empty
+                    }
+                }
+            } else if way.is_droppable {
+                state.dropped = state.dropped.saturating_add(1);
+                false
+            } else {
                 state.closing = Some(DisconnectCode::Slow);
-                state.frames = VecDeque::new();
+                state.queue = Queue::default();
                 state.held = None;
                 state.bytes = 0;
                 state.peak = self.limit;
                 true
-            } else {
-                state.bytes += cost;
-                state.peak = state.peak.max(state.bytes);
-                match &mut state.held {
-                    Some(held) => {
-                        held.push_back(frame);
-                        false
-                    }
-                    None => {
-                        state.frames.push_back(frame);
-                        state.frames.len() == 1
-                    }
-                }
             }
         };
         if wake {
             self.changed.notify_one();
         }
+        filled
+    }
+
+    /// More than four fifths of the limit wait.
+    fn is_nearly_full(&self, bytes: usize) -> bool {
+        bytes > self.limit / 5 * 4
+    }
+
+    /// Bytes that wait, and how many may.
+    pub(super) fn fill(&self) -> (usize, usize) {
+        (self.state.lock().bytes, self.limit)
+    }
+
+    /// Frames that were dropped to make room, since the last call.
+    pub(super) fn take_dropped(&self) -> u32 {
+        std::mem::take(&mut self.state.lock().dropped)
     }
 
     /// What is queued from here on waits for [`Outgoing::release`].
@@ -83,17 +142,24 @@ impl Outgoing {
 
     /// Queues `first` before everything that was held.
     pub(super) fn release(&self, first: Frame) {
+        let first = Entry {
+            frame: first,
+            way: Way::ANSWER,
+        };
         {
             let mut state = self.state.lock();
             // Over the limit it is closed as any other would be.
-            state.bytes += FRAME_COST + first.len();
+            state.bytes += first.cost();
             state.peak = state.peak.max(state.bytes);
             let held = state.held.take().unwrap_or_default();
             if state.closing.is_some() {
                 return;
             }
-            state.frames.push_back(first);
-            state.frames.extend(held);
+            state.queue.push(first);
+            // None of these overtakes it, for nothing overtakes an answer.
+            for held in held {
+                state.queue.push(held);
+            }
         }
         self.changed.notify_one();
     }
@@ -104,7 +170,7 @@ impl Outgoing {
             let mut state = self.state.lock();
             state.is_finished = true;
             for held in state.held.take().unwrap_or_default() {
-                state.bytes = state.bytes.saturating_sub(FRAME_COST + held.len());
+                state.bytes = state.bytes.saturating_sub(held.cost());
             }
         }
         self.release(last);
@@ -115,24 +181,21 @@ impl Outgoing {
         self.state.lock().bytes < self.limit / 4
     }
 
-    /// The next frame, joined with those behind it up to `limit` bytes: one WebSocket message costs
+    /// The next frame, joined with those that leave after it up to `limit` bytes: one WebSocket message costs
     /// both sides less than many. A single frame may be larger.
     pub(super) fn take(&self, limit: usize) -> Option<Frame> {
         let (first, more) = {
             let mut state = self.state.lock();
-            let first = state.frames.pop_front()?;
-            state.bytes -= FRAME_COST + first.len();
+            let first = state.pop()?;
             let mut length = first.len();
             let mut more = Vec::new();
             // What joins two of them takes a byte at most.
-            while let Some(next) = state.frames.pop_front_if(|next| length + 1 + next.len() <= limit) {
-                state.bytes -= FRAME_COST + next.len();
+            while let Some(next) = state.queue.peek()
+                && length + 1 + next.frame.len() <= limit
+            {
+                let Some(next) = state.pop() else { break };
                 length += 1 + next.len();
                 more.push(next);
-            }
-            if state.frames.is_empty() {
-                // A burst's memory is not kept by a connection that is quiet afterwards.
-                state.frames.shrink_to(8);
             }
             (first, more)
         };
@@ -171,10 +234,16 @@ impl Outgoing {
 mod tests {
     use std::time::Duration;
 
+    use switchboard_proto::bus::Priority;
+
     use super::*;
 
     fn text(text: &'static str) -> Frame {
         Frame::Text(text.into())
+    }
+
+    fn push(outgoing: &Outgoing, frame: Frame) {
+        outgoing.push(frame, Way::push_in("a", Priority::Normal));
     }
 
     fn is_changed(outgoing: &Outgoing) -> bool {
@@ -185,52 +254,109 @@ mod tests {
     fn frames_leave_in_order_and_only_the_first_wakes() {
         let outgoing = Outgoing::new(1024);
         assert!(!is_changed(&outgoing));
-        outgoing.push(text("a"));
-        outgoing.push(text("b"));
+        push(&outgoing, text("a"));
+        push(&outgoing, text("b"));
         assert!(is_changed(&outgoing));
         assert!(!is_changed(&outgoing));
         assert_eq!(outgoing.take(0), Some(text("a")));
-        outgoing.push(text("c"));
+        push(&outgoing, text("c"));
         assert!(!is_changed(&outgoing), "the task is still emptying");
         assert_eq!(outgoing.take(0), Some(text("b")));
         assert_eq!(outgoing.take(0), Some(text("c")));
         assert!(outgoing.take(0).is_none());
-        outgoing.push(text("d"));
+        push(&outgoing, text("d"));
         assert!(is_changed(&outgoing));
     }
 
     #[test]
     fn over_the_limit_it_closes_as_slow_and_drops_what_waits() {
         let outgoing = Outgoing::new(2 * (FRAME_COST + 10));
-        outgoing.push(text("0123456789"));
-        outgoing.push(text("0123456789"));
+        push(&outgoing, text("0123456789"));
+        push(&outgoing, text("0123456789"));
         assert_eq!(outgoing.closing(), None);
         assert!(is_changed(&outgoing));
-        outgoing.push(text(""));
+        push(&outgoing, text(""));
         assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
         assert!(is_changed(&outgoing));
         assert!(outgoing.take(0).is_none());
-        outgoing.push(text("x"));
+        push(&outgoing, text("x"));
         assert!(outgoing.take(0).is_none());
         outgoing.close(DisconnectCode::Shutdown);
         assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
     }
 
     #[test]
+    fn what_is_low_and_not_stored_makes_room_and_nothing_else_does() {
+        let low = Way::ephemeral_in("a", Priority::Low);
+        let stored = Way::push_in("a", Priority::Low);
+        for ephemeral in [Priority::Normal, Priority::High, Priority::Critical] {
+            assert!(!Way::ephemeral_in("a", ephemeral).is_droppable);
+        }
+        let outgoing = Outgoing::new(3 * (FRAME_COST + 1));
+        outgoing.push(text("1"), low);
+        outgoing.push(text("2"), stored);
+        outgoing.push(text("3"), low);
+        outgoing.push(text("4"), stored);
+        assert_eq!((outgoing.take_dropped(), outgoing.take_dropped()), (2, 0));
+        outgoing.push(text("5"), stored);
+        // Nothing is left that may go, but this one need not come.
+        outgoing.push(text("6"), low);
+        assert_eq!((outgoing.take_dropped(), outgoing.closing()), (1, None));
+        for next in ["2", "4", "5"] {
+            assert_eq!(outgoing.take(0), Some(text(next)));
+        }
+        assert!(outgoing.take(0).is_none());
+        assert_eq!(outgoing.state.lock().bytes, 0);
+        // Also what is held.
+        outgoing.hold();
+        outgoing.push(text("1"), low);
+        outgoing.push(text("2"), stored);
+        outgoing.push(text("3"), stored);
+        outgoing.push(text("4"), stored);
+        assert_eq!((outgoing.take_dropped(), outgoing.closing()), (1, None));
+        outgoing.push(text("5"), stored);
+        assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
+    }
+
+    #[test]
+    fn it_says_when_it_becomes_nearly_full() {
+        let way = Way::push_in("a", Priority::Normal);
+        let outgoing = Outgoing::new(10 * (FRAME_COST + 1));
+        let filled: Vec<bool> = (0..10).map(|_| outgoing.push(text("x"), way)).collect();
+        assert_eq!(filled.iter().position(|filled| *filled), Some(8));
+        assert_eq!(filled.iter().filter(|filled| **filled).count(), 1, "once");
+        assert!(outgoing.take(1024).is_some());
+        let filled: Vec<bool> = (0..10).map(|_| outgoing.push(text("x"), way)).collect();
+        assert_eq!(filled.iter().position(|filled| *filled), Some(8));
+    }
+
+    #[test]
+    fn what_is_joined_leaves_in_the_order_of_priorities() {
+        let outgoing = Outgoing::new(4096);
+        outgoing.push(text("1"), Way::push_in("b", Priority::Normal));
+        outgoing.push(text("2"), Way::push_in("a", Priority::Normal));
+        outgoing.push(text("3"), Way::push_in("a", Priority::Critical));
+        outgoing.push(text("4"), Way::push_in("b", Priority::Normal));
+        assert_eq!(outgoing.take(64 * 1024), Some(text("2\n3\n1\n4")));
+        assert!(outgoing.take(0).is_none());
+        assert_eq!(outgoing.state.lock().bytes, 0);
+    }
+
+    #[test]
     fn what_waits_together_leaves_together_up_to_the_limit() {
         let outgoing = Outgoing::new(4 * (FRAME_COST + 4));
         for frame in ["aaaa", "bb", "cc", "dddd"] {
-            outgoing.push(text(frame));
+            push(&outgoing, text(frame));
         }
         assert_eq!(outgoing.take(10), Some(text("aaaa\nbb\ncc")));
         // One that is larger goes alone.
-        outgoing.push(text("e"));
+        push(&outgoing, text("e"));
         assert_eq!(outgoing.take(3), Some(text("dddd")));
         assert_eq!(outgoing.take(3), Some(text("e")));
         assert_eq!(outgoing.take(3), None);
         // All the room is there again.
         for _ in 0..4 {
-            outgoing.push(text("ffff"));
+            push(&outgoing, text("ffff"));
         }
         assert_eq!(outgoing.closing(), None);
     }
@@ -239,7 +365,7 @@ mod tests {
     fn what_left_makes_room() {
         let outgoing = Outgoing::new(FRAME_COST + 1);
         for _ in 0..10 {
-            outgoing.push(text("x"));
+            push(&outgoing, text("x"));
             assert!(outgoing.take(0).is_some());
         }
         assert_eq!(outgoing.closing(), None);
@@ -249,9 +375,9 @@ mod tests {
     #[test]
     fn what_waits_when_it_closes_still_leaves() {
         let outgoing = Outgoing::new(1024);
-        outgoing.push(text("a"));
+        push(&outgoing, text("a"));
         outgoing.close(DisconnectCode::Shutdown);
-        outgoing.push(text("b"));
+        push(&outgoing, text("b"));
         assert_eq!(outgoing.take(0), Some(text("a")));
         assert!(outgoing.take(0).is_none());
     }
@@ -260,18 +386,18 @@ mod tests {
     fn what_is_held_waits_for_the_frame_that_comes_before_it() {
         let outgoing = Outgoing::new(1024);
         outgoing.hold();
-        outgoing.push(text("b"));
+        push(&outgoing, text("b"));
         assert!(!is_changed(&outgoing));
         assert!(outgoing.take(0).is_none());
         outgoing.release(text("a"));
-        outgoing.push(text("c"));
+        push(&outgoing, text("c"));
         assert!(is_changed(&outgoing));
         for next in ["a", "b", "c"] {
             assert_eq!(outgoing.take(0), Some(text(next)));
         }
         assert_eq!(outgoing.state.lock().bytes, 0);
         outgoing.finish(text("d"));
-        outgoing.push(text("e"));
+        push(&outgoing, text("e"));
         assert_eq!(outgoing.take(0), Some(text("d")));
         assert!(outgoing.take(0).is_none());
     }
@@ -279,11 +405,11 @@ mod tests {
     #[test]
     fn what_is_held_is_dropped_where_it_ends_instead() {
         let outgoing = Outgoing::new(1024);
-        outgoing.push(text("a"));
+        push(&outgoing, text("a"));
         outgoing.hold();
-        outgoing.push(text("c"));
+        push(&outgoing, text("c"));
         outgoing.finish(text("b"));
-        outgoing.push(text("d"));
+        push(&outgoing, text("d"));
         for next in ["a", "b"] {
             assert_eq!(outgoing.take(0), Some(text(next)));
         }
@@ -299,7 +425,7 @@ mod tests {
         let pushers: Vec<_> = (0..2)
             .map(|_| {
                 let outgoing = std::sync::Arc::clone(&outgoing);
-                std::thread::spawn(move || (0..EACH).for_each(|_| outgoing.push(text("x"))))
+                std::thread::spawn(move || (0..EACH).for_each(|_| push(&outgoing, text("x"))))
             })
             .collect();
         let mut popped = 0;

@@ -2,29 +2,51 @@
 
 use std::cell::OnceCell;
 
-use switchboard_proto::bus::PayloadKind;
+use switchboard_proto::bus::{PayloadKind, Priority};
 use switchboard_proto::client::Reply;
 
 use super::encoding::{Encoding, Frame};
+use super::outgoing::Way;
 
 /// A reply and its frames, one per encoding, each made when the first session needs it and shared
 /// by the others.
 pub(crate) struct SharedReply {
     reply: Reply,
     payload: PayloadKind,
+    way: Way,
     json: OnceCell<Option<Frame>>,
     protobuf: OnceCell<Option<Frame>>,
 }
 
 impl SharedReply {
-    /// `payload`: of which kind the payloads in it are.
-    pub(crate) fn new(reply: Reply, payload: PayloadKind) -> Self {
+    /// A message of the server's, which belongs to no channel and leaves before what waits.
+    pub(crate) fn system(reply: Reply) -> Self {
+        Self::new(reply, PayloadKind::Json, Way::SYSTEM)
+    }
+
+    /// A publication in `channel` that is stored. `payload`: of which kind the payloads in it are.
+    pub(crate) fn stored(reply: Reply, payload: PayloadKind, channel: &str, priority: Priority) -> Self {
+        Self::new(reply, payload, Way::push_in(channel, priority))
+    }
+
+    /// One that is not stored: of low priority it is dropped where a client is too slow.
+    pub(crate) fn ephemeral(reply: Reply, payload: PayloadKind, channel: &str, priority: Priority) -> Self {
+        Self::new(reply, payload, Way::ephemeral_in(channel, priority))
+    }
+
+    fn new(reply: Reply, payload: PayloadKind, way: Way) -> Self {
         Self {
             reply,
             payload,
+            way,
             json: OnceCell::new(),
             protobuf: OnceCell::new(),
         }
+    }
+
+    /// In which order it leaves.
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     /// The frame; `None` where a payload cannot be shown in this encoding.
@@ -64,7 +86,7 @@ mod tests {
 
     #[test]
     fn all_receivers_of_an_encoding_share_one_frame() {
-        let shared = SharedReply::new(message(b"[1]"), PayloadKind::Json);
+        let shared = SharedReply::new(message(b"[1]"), PayloadKind::Json, Way::ANSWER);
         let text = || match shared.frame(Encoding::Json) {
             Some(Frame::Text(text)) => text,
             other => panic!("{other:?}"),
@@ -82,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_is_not_json_goes_to_protobuf_alone() {
-        let shared = SharedReply::new(message(b"boom"), PayloadKind::Binary);
+        let shared = SharedReply::new(message(b"boom"), PayloadKind::Binary, Way::ANSWER);
         assert_eq!(shared.frame(Encoding::Json), None);
         assert!(shared.frame(Encoding::Protobuf).is_some());
     }
@@ -97,9 +119,9 @@ mod tests {
         let json = SessionHandle::new(1, address, Encoding::Json, limits);
         let protobuf = SessionHandle::new(2, address, Encoding::Protobuf, limits);
         for session in [&json, &protobuf] {
-            session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json));
+            session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json, Way::ANSWER));
             assert_eq!(session.outgoing.closing(), None);
-            session.push_shared(&SharedReply::new(message(b"boom"), PayloadKind::Binary));
+            session.push_shared(&SharedReply::new(message(b"boom"), PayloadKind::Binary, Way::ANSWER));
         }
         assert_eq!(
             json.outgoing.closing(),

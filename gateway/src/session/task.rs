@@ -53,6 +53,10 @@ pub(crate) async fn serve(
     });
     end.note(&gateway, &session);
     gateway.metrics.outgoing_peak(session.outgoing.peak());
+    gateway
+        .metrics
+        .outgoing_dropped
+        .inc_by(session.outgoing.take_dropped().into());
     // Neither waits for the other: a busy link must not keep a socket open.
     let forget = async {
         for channel in session.subscriptions.end() {
@@ -290,6 +294,10 @@ pub(super) async fn write(
             break;
         }
     }
+    gateway
+        .metrics
+        .outgoing_dropped
+        .inc_by(session.outgoing.take_dropped().into());
     match tokio::time::timeout(gateway.config.write_timeout, socket.flush()).await {
         Ok(Ok(())) => Ok(all),
         Ok(Err(error)) => Err(End::Network(error)),

@@ -55,7 +55,6 @@ impl Commands {
                 why: "more server-side subscriptions than gateway.channels_per_connection".into(),
             });
         }
-        self.session.outgoing.hold();
         self.session.connecting.begin(channels.len());
         for Given { channel, info, data } in channels {
             // What is not stored cannot be recovered, so nothing is promised of it.
