@@ -59,6 +59,7 @@ pub fn layout(shards: u32) -> Layout {
         shards,
         hash: SHARD_HASH.to_owned(),
         created_us: 1,
+        ..Layout::default()
     }
 }
 
@@ -109,6 +110,8 @@ macro_rules! log_conformance {
             nothing_is_there_before_it_is_created,
             layout_is_created_once,
             concurrent_creators_agree,
+            another_log_begins_anew_and_apart,
+            layout_is_changed_by_one_at_a_time,
             appends_follow_each_other,
             append_elsewhere_is_refused_and_nothing_stored,
             of_racing_writers_exactly_one_wins,

@@ -62,7 +62,7 @@ pub struct Config {
     pub history_limit: u32,
     /// Bytes of their messages, about.
     pub history_bytes: usize,
-    /// Questions about history that wait at a time, at most.
+    /// Questions about history that owners are asked at a time, at most.
     pub history_questions: usize,
     /// Whether users are subscribed to their inbox.
     pub inbox: bool,
@@ -234,9 +234,10 @@ impl Config {
         );
         let history_questions = gateway.integer(
             "history_questions",
-            256,
-            1..=65_536,
-            "Questions about history of all clients that wait for their answer; above, `history` is answered with error 111.",
+            64,
+            1..=4096,
+            "Questions about history of all clients that owners are asked at a time; more wait. Times history_bytes it is what may come \
+             at once, besides link_unconfirmed_bytes: both together less than what NATS keeps for a slow client (`max_pending`).",
         );
         let inbox = gateway.boolean(
             "inbox",

@@ -3,6 +3,7 @@
 
 mod actor;
 mod history;
+mod layout;
 mod link;
 mod replies;
 
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
 pub(crate) use self::history::HistoryQuery;
+use self::layout::LayoutCheck;
 use self::link::Known;
 pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 #[cfg(feature = "simulation")]
@@ -125,6 +127,7 @@ impl Links {
                 .spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
         }
         let stop = context.tasks.stop_token();
+        let mut layout = LayoutCheck::new(shards, context.health.component("layout"));
         context
             .tasks
             .spawn("owner-beats", TaskKind::Essential, async move {
@@ -136,6 +139,9 @@ impl Links {
                             continue;
                         }
                     };
+                    if !layout.is_ours(&beat, Instant::now()) {
+                        continue;
+                    }
                     // A beat that finds a full queue is repeated by the next.
                     if let Some(owner) = usize::try_from(beat.shard)
                         .ok()

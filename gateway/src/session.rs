@@ -10,6 +10,7 @@ mod close;
 mod commands;
 mod connecting;
 mod encoding;
+mod histories;
 mod identity;
 mod lease;
 mod outgoing;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
+use self::histories::Histories;
 use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::{Outgoing, Way};
@@ -52,6 +54,7 @@ pub(crate) struct SessionHandle {
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
+    histories: Histories,
 }
 
 /// What a session's handle keeps to.
@@ -76,6 +79,7 @@ impl SessionHandle {
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
+            histories: Histories::default(),
         })
     }
 

@@ -14,6 +14,7 @@
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
+//! | [`layout`] | what a layout record says |
 //! | [`tags`] | names of the tags that Switchboard itself sets |
 
 pub mod channel;
@@ -21,6 +22,7 @@ pub mod codes;
 pub mod format;
 pub mod ids;
 pub mod json;
+pub mod layout;
 pub mod protobuf;
 pub mod tags;
 

@@ -111,7 +111,7 @@ impl Config {
                 "key_window",
                 Duration::from_secs(300),
                 Duration::from_secs(1)..=Duration::from_secs(3600),
-                "How long an idempotency key is known; the same on every router.",
+                "How long an idempotency key is known; must be what the log was created with.",
             ),
             known_keys: router.integer(
                 "known_keys",
@@ -123,7 +123,7 @@ impl Config {
                 "history_reading",
                 64 * MIB,
                 MIB..=1024 * MIB,
-                "Bytes of a shard's log that are read for one question about history; one that needs more is refused.",
+                "Bytes of a shard's log that are read for one question about history; a page that would need more ends before, and is refused where it would be empty then.",
             ) as usize,
             purge_above: router.integer(
                 "purge_above",

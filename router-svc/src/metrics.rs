@@ -22,6 +22,7 @@ pub(crate) struct RouterMetrics {
     pub(crate) bad_frames: Counter,
     pub(crate) history_questions: Counter,
     pub(crate) history_readings: Counter,
+    pub(crate) history_too_far: Counter,
     shards: Arc<ShardFamilies>,
 }
 
@@ -112,6 +113,11 @@ impl RouterMetrics {
                 "history_readings",
                 "Of those, how many the log was read for",
                 router.history_readings.clone(),
+            );
+            registry.register(
+                "history_too_far",
+                "Of those, how many were refused because they would take more than router.history_reading",
+                router.history_too_far.clone(),
             );
             router.shards.register(registry);
         });

@@ -144,6 +144,12 @@ impl Ownerships {
         self.broken.insert(shard);
     }
 
+    /// The shard's log was followed by another, which lost nothing.
+    pub(crate) fn repaired(&mut self, shard: ShardId) {
+        self.broken.remove(&shard);
+        self.failed.remove(&shard);
+    }
+
     /// What is to be done now, given the routers that are there. Claims are taken as begun.
     pub(crate) fn decide(&mut self, routers: &[Incarnation], now: Duration) -> Vec<Decision> {
         if self.assigned.1.is_empty() || self.assigned.0 != routers {
@@ -237,6 +243,7 @@ mod tests {
             ordinal: 1,
             owner_epoch,
             released,
+            ..OwnerBeat::default()
         }
     }
 
@@ -343,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_shard_is_left_alone() {
+    fn broken_shard_is_left_alone_until_it_has_another_log() {
         let me = router(1);
         let (mut ownerships, shard) = one_shard(me);
         assert_eq!(ownerships.decide(&[me], ms(1200)), [Decision::Claim(shard)]);
@@ -351,6 +358,8 @@ mod tests {
         ownerships.ended(shard, true, ms(1300));
         assert_eq!(ownerships.decide(&[me], ms(60_000)), []);
         assert_eq!(ownerships.without_owner(ms(60_000)), 1);
+        ownerships.repaired(shard);
+        assert_eq!(ownerships.decide(&[me], ms(60_000)), [Decision::Claim(shard)]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_bus::membership::{Membership, MembershipError, MembershipSettings};
-use switchboard_bus::{Bus, BusError, Log, Pattern, Subscription};
-use switchboard_proto::bus::{OwnerBeat, Role};
+use switchboard_bus::{Bus, BusError, Log, LogError, Pattern, Subscription};
+use switchboard_proto::bus::{Layout, OwnerBeat, Role};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::layout;
 use crate::metrics::RouterMetrics;
 use crate::ownership::{Decision, Ownerships, Patience};
 use crate::shard::{
@@ -50,6 +51,12 @@ pub enum StartError {
     /// The bus did not take a subscription.
     #[error("router cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),
+    /// The layout cannot be read.
+    #[error("router cannot read the layout of the log")]
+    Log(#[from] LogError),
+    /// The log was never set up.
+    #[error("the log has no layout: run `switchboard migrate` once")]
+    NoLayout,
     /// The bus did not take the membership.
     #[error("router cannot join the bus: is NATS there?")]
     Join(#[source] MembershipError),
@@ -68,6 +75,8 @@ const BEATS: usize = 4096;
 /// [`StartError`] where the bus cannot be used.
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
     let incarnation = Incarnation::random();
+    let layout = deps.log.layout().await?;
+    let layout = watch::Sender::new(Arc::new(layout.ok_or(StartError::NoLayout)?));
     let metrics = RouterMetrics::register(&context.metrics);
     // Before joining: who is a member is handed shards by a beat.
     let beats = deps.bus.subscribe(Pattern::AllOwnerBeats, BEATS).await?;
@@ -75,7 +84,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     let settings = MembershipSettings::default();
     let tracker = context.tasks.tracker();
     let bus = Arc::clone(&deps.bus);
-    let membership = Membership::join(bus, Role::Router, incarnation, settings, &tracker, stop.clone())
+    let member = stop.child_token();
+    let membership = Membership::join(bus, Role::Router, incarnation, settings, &tracker, member.clone())
         .await
         .map_err(StartError::Join)?;
     let silence = if deps.bus.is_private() {
@@ -105,12 +115,20 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         actors: JoinSet::new(),
         shards: HashMap::new(),
         owners: watch::Sender::new(Owners::new()),
+        layout: layout.subscribe(),
+        other_layout: None,
+        member,
         budget: Arc::new(WindowBudget::new(
             config.window_total as u64,
             config.window_bytes as u64,
         )),
         begun: Instant::now(),
     };
+    context.tasks.spawn(
+        "layout",
+        TaskKind::Essential,
+        layout::follow(Arc::clone(&router.deps.log), layout),
+    );
     let counted = router.metrics.clone();
     summary::spawn(&context.tasks, "router", summary::INTERVAL, move || {
         vec![
@@ -183,12 +201,18 @@ struct Router {
     actors: JoinSet<Result<(), ShardEnd>>,
     shards: HashMap<Id, (ShardId, CancellationToken)>,
     owners: watch::Sender<Owners>,
+    layout: watch::Receiver<Arc<Layout>>,
+    /// The number of shards in force, where it is not this process's: it owns nothing any more.
+    other_layout: Option<u32>,
+    /// Ends the membership.
+    member: CancellationToken,
     budget: Arc<WindowBudget>,
     begun: Instant,
 }
 
 impl Router {
     async fn run(mut self, mut membership: Membership, mut beats: Subscription, stop: CancellationToken) {
+        let mut known = Arc::clone(&self.layout.borrow());
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -204,6 +228,11 @@ impl Router {
                     }
                 }
                 Some(ended) = self.actors.join_next_with_id() => self.ended(ended),
+                Ok(()) = self.layout.changed() => self.layout_changed(&mut known),
+            }
+            if self.other_layout.is_some() {
+                self.report();
+                continue;
             }
             let routers = membership.of_role(Role::Router);
             for decision in self.ownerships.decide(&routers, self.begun.elapsed()) {
@@ -218,6 +247,38 @@ impl Router {
         while let Some(ended) = self.actors.join_next_with_id().await {
             self.ended(ended);
         }
+    }
+
+    /// Another layout is in force than `known`.
+    fn layout_changed(&mut self, known: &mut Arc<Layout>) {
+        let layout = Arc::clone(&self.layout.borrow_and_update());
+        let configured = self.deps.shards;
+        if layout.shard_count() != Some(configured) {
+            if self.other_layout.replace(layout.shards).is_none() {
+                tracing::error!(
+                    configured = configured.get(),
+                    in_force = layout.shards,
+                    "the log has another number of shards now: set bus.shards to it and restart this process"
+                );
+            }
+            // The others do not count on this process any more.
+            self.member.cancel();
+            self.shards.values().for_each(|(_, token)| token.cancel());
+        } else {
+            for shard in configured.iter() {
+                if layout.ordinal(shard) > known.ordinal(shard) {
+                    tracing::info!(%shard, ordinal = layout.ordinal(shard), "the shard has a new log");
+                    self.ownerships.repaired(shard);
+                }
+            }
+        }
+        if layout.is_frozen() != known.is_frozen() {
+            tracing::warn!(
+                frozen = layout.is_frozen(),
+                "publishes are refused while the number of shards is being changed"
+            );
+        }
+        *known = layout;
     }
 
     fn heard(&mut self, beat: bytes::Bytes) {
@@ -262,6 +323,7 @@ impl Router {
                     metrics: self.metrics.clone(),
                     owners: self.owners.subscribe(),
                     budget: Arc::clone(&self.budget),
+                    layout: self.layout.clone(),
                 };
                 // Not by `Tasks`: the end of an actor, a panic included, is an input of ownership, and counted
                 // as an ownership lost.
@@ -296,8 +358,9 @@ impl Router {
         let failed = match ended {
             Ok((_, Ok(()))) => false,
             Ok((_, Err(end))) if end.is_final() => {
-                tracing::error!(%shard, reason = %end, "shard is given up until this router is restarted; \
-                    bring back the log that has its records; see docs/operations.md, When a shard is stopped");
+                tracing::error!(%shard, reason = %end, "shard is stopped: bring back the log that has its records and \
+                    restart the routers, or begin a new one with `switchboard log new-epoch --shard {shard}`; see \
+                    docs/operations.md, When a shard is stopped");
                 self.ownerships.broken(shard);
                 true
             }
@@ -318,6 +381,13 @@ impl Router {
 
     /// Ready: no shard is without an owner that shows life.
     fn report(&self) {
+        if let Some(in_force) = self.other_layout {
+            let shards = self.deps.shards.get();
+            self.health.not_ready(format!(
+                "bus.shards is {shards}, but the log has {in_force} shards now: set bus.shards = {in_force} and restart"
+            ));
+            return;
+        }
         match self.ownerships.without_owner(self.begun.elapsed()) {
             0 => self.health.ready(),
             shards => self.health.not_ready(format!("{shards} shards have no owner")),

@@ -191,6 +191,7 @@ impl SimulatedOwner {
             ordinal: self.is.log_epoch.ordinal,
             owner_epoch: self.is.owner_epoch.0,
             released,
+            ..OwnerBeat::default()
         }
     }
 

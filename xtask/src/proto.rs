@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "switchboard/client/client.proto",
     "switchboard/bus/message.proto",
     "switchboard/bus/record.proto",
+    "switchboard/bus/reader.proto",
     "switchboard/bus/link.proto",
     "switchboard/bus/derive.proto",
     "switchboard/bus/history.proto",

@@ -12,7 +12,7 @@ use switchboard_bus::nats::{
     NatsLogConfig,
 };
 use switchboard_bus::{AppendError, Bus, BusError, Log, LogError, Pattern, Subject, SubjectPrefix};
-use switchboard_proto::ids::{Sequence, ShardCount};
+use switchboard_proto::ids::Sequence;
 use switchboard_testkit::{NatsCluster, NatsServer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -210,11 +210,10 @@ async fn streams_that_differ_from_the_configuration_are_told() {
     let server = NatsServer::start().await.unwrap();
     let connection = connect(vec![server.url()]).await;
     let log = |config| NatsLog::new(connection.clone(), config);
-    let two = ShardCount::new(2).unwrap();
     let config = log_config(1, 1 << 20);
     log(config.clone()).create(&layout(2)).await.unwrap();
-    log(config.clone()).check(two).await.unwrap();
-    let more = log(config.clone()).check(ShardCount::new(3).unwrap()).await;
+    log(config.clone()).check(&layout(2)).await.unwrap();
+    let more = log(config.clone()).check(&layout(3)).await;
     assert!(
         matches!(more, Err(LogError::Missing(missing)) if missing == shard(2)),
         "{more:?}"
@@ -229,7 +228,11 @@ async fn streams_that_differ_from_the_configuration_are_told() {
             "keeps records on disk",
         ),
     ] {
-        let checked = log(config.clone()).check(two).await.unwrap_err().to_string();
+        let checked = log(config.clone())
+            .check(&layout(2))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             checked.contains("SB_LOG_1_0") && checked.contains(what),
             "{checked}"

@@ -82,6 +82,21 @@ impl Process {
         format!("http://{}/", self.gateway)
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn printed(&self) -> Result<String> {
+        self.child.printed()
+    }
+
+    /// What it says about being ready.
+    pub(crate) async fn health(&self) -> Result<String> {
+        let response = reqwest::get(format!("http://{}/health/ready", self.admin)).await?;
+        Ok(response.text().await?)
+    }
+
     /// The value of the metric `line`; 0 where it is not there.
     pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
         let page = reqwest::get(format!("http://{}/metrics", self.admin))
@@ -126,6 +141,20 @@ impl Process {
             .await
             .with_context(|| format!("{} after SIGTERM", self.name))
     }
+}
+
+/// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
+pub(crate) async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
+    let [gateway, admin] = free_addresses()?;
+    let mut command = Command::new(binary(name)?);
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
+        .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+    let mut child = Guarded::spawn(&mut command)?;
+    let status = child.ended(DEADLINE).await?;
+    Ok((status.success(), child.printed()?))
 }
 
 /// Builds what is about to be started, once: `cargo test` alone does not, and a binary from before a

@@ -74,7 +74,7 @@ impl Links {
             None => return Err(ErrorCode::Internal),
         };
         // What this gateway's sessions were told before they asked.
-        let told = known.borrow().map(|known| known.told);
+        let before = *known.borrow();
         loop {
             let Ok(owner) = known.wait_for(Option::is_some).await.map(|owner| *owner) else {
                 // Stopped: every session is being closed.
@@ -87,16 +87,22 @@ impl Links {
                 since: query.since.as_ref().map(|since| since.offset),
                 limit: query.limit,
                 bytes: u64::try_from(query.bytes).unwrap_or(u64::MAX),
-                at_least: told.unwrap_or(owner.told).get(),
+                at_least: before
+                    .filter(|before| before.rank.0 == owner.rank.0)
+                    .map_or(0, |before| before.told.get()),
             };
             let subject = Subject::History {
                 shard,
                 router: owner.router,
             };
-            let asked = self
+            let request = self
                 .bus
-                .request(subject, format::encode(&question), self.answer_timeout)
-                .await;
+                .request(subject, format::encode(&question), self.answer_timeout);
+            let asked = tokio::select! {
+                asked = request => asked,
+                // One that died does not answer any more.
+                _ = known.wait_for(|now| now.is_some_and(|now| now.rank != owner.rank)) => continue,
+            };
             match asked.map(format::decode::<HistoryAnswer>) {
                 Ok(Ok(answer)) => match answer.outcome() {
                     HistoryOutcome::Complete => return Ok(answer),

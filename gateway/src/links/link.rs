@@ -208,7 +208,9 @@ pub(crate) struct PublishAsked<S> {
 pub(crate) struct Known {
     /// The owner that is followed.
     pub(crate) router: Incarnation,
-    /// Sessions were told of messages up to here.
+    /// Its (log ordinal, owner epoch), by which owners are told apart (O4).
+    pub(crate) rank: (u32, u64),
+    /// Sessions were told of this log's messages up to here.
     pub(crate) told: Offset,
 }
 
@@ -295,10 +297,15 @@ impl<S: Subscriber> Link<S> {
 
     /// Whom to ask apart from the link; `None`: no owner is known.
     pub(crate) fn known(&self) -> Option<Known> {
-        let position = self.place.as_ref().map_or(Offset::ZERO, |place| place.offset);
-        self.owner.map(|owner| Known {
-            router: owner.router,
-            told: position.max(self.answered),
+        self.owner.map(|owner| {
+            // What another log held says nothing about this owner's (L5).
+            let place = self.place.as_ref();
+            let place = place.filter(|place| place.log.ordinal == owner.ordinal);
+            Known {
+                router: owner.router,
+                rank: owner.rank(),
+                told: place.map_or(Offset::ZERO, |place| place.offset.max(self.answered)),
+            }
         })
     }
 

@@ -121,7 +121,11 @@ mod tests {
         for session in [&json, &protobuf] {
             session.push_shared(&SharedReply::new(message(b"{}"), PayloadKind::Json, Way::ANSWER));
             assert_eq!(session.outgoing.closing(), None);
-            session.push_shared(&SharedReply::new(message(b"boom"), PayloadKind::Binary, Way::ANSWER));
+            session.push_shared(&SharedReply::new(
+                message(b"boom"),
+                PayloadKind::Binary,
+                Way::ANSWER,
+            ));
         }
         assert_eq!(
             json.outgoing.closing(),

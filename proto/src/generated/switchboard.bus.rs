@@ -148,7 +148,7 @@ pub struct Record {
     /// Sequence of the newest state record before this one; 0: there is none (rule L6).
     #[prost(uint64, tag = "6")]
     pub state_at: u64,
-    #[prost(oneof = "record::Body", tags = "8, 9, 10")]
+    #[prost(oneof = "record::Body", tags = "8, 9, 10, 11")]
     pub body: ::core::option::Option<record::Body>,
 }
 /// Nested message and enum types in `Record`.
@@ -161,11 +161,23 @@ pub mod record {
         Batch(super::Batch),
         #[prost(message, tag = "10")]
         State(super::State),
+        #[prost(message, tag = "11")]
+        Closed(super::Closed),
     }
 }
 /// A take-over (rule O1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fence {}
+/// The end of a log whose epoch is over: nothing follows it, and nobody claims the shard here (rule L5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Closed {
+    /// The ordinal of the log that was prepared to take its place. The layout says which one is in force.
+    #[prost(uint32, tag = "1")]
+    pub next_ordinal: u32,
+    /// The number of shards is being changed to this one; 0: only this shard has a new log.
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {
     /// Gateway incarnations, 16 bytes each, that the entries refer to by index.
@@ -208,6 +220,9 @@ pub struct State {
     /// Records below this sequence may be purged: the two fields above tell what was in them.
     #[prost(uint64, tag = "5")]
     pub purged_before: u64,
+    /// Its writer takes no publishes, for the number of shards is being changed.
+    #[prost(bool, tag = "6")]
+    pub frozen: bool,
 }
 /// Entries derived from a source shard that are in this shard's log: all up to and with this one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -242,7 +257,8 @@ pub struct Removed {
     #[prost(uint64, tag = "2")]
     pub up_to: u64,
 }
-/// The properties of a cluster's log that no process may differ in (rule L7). Created once.
+/// The properties of a cluster's log that no process may differ in (rule L7). Created once, and from then on only
+/// followed by a whole new one: the newest is in force.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Layout {
     #[prost(uint32, tag = "1")]
@@ -252,6 +268,15 @@ pub struct Layout {
     pub hash: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub created_us: u64,
+    /// The ordinal of each shard's log in force; a shard without one has ordinal 1.
+    #[prost(uint32, repeated, tag = "4")]
+    pub ordinals: ::prost::alloc::vec::Vec<u32>,
+    /// Milliseconds for which idempotency keys are known; 0: 300,000, which every log had before this was written down.
+    #[prost(uint64, tag = "5")]
+    pub key_window_ms: u64,
+    /// The number of shards is being changed to this one, and publishes are refused meanwhile; 0: it is not.
+    #[prost(uint32, tag = "6")]
+    pub changing_to: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -278,6 +303,15 @@ impl Series {
             _ => None,
         }
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredPosition {
+    /// The log epoch that `up_to` is a place in (rule L5), as text.
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// The last record that the reader is done with.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
 }
 /// Gateway to owner.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -578,6 +612,11 @@ pub struct OwnerBeat {
     /// The owner gives the shard up and appends nothing any more.
     #[prost(bool, tag = "5")]
     pub released: bool,
+    /// Of the layout in force at the owner (rule L7). Who has another follows no owner.
+    #[prost(uint32, tag = "6")]
+    pub shards: u32,
+    #[prost(string, tag = "7")]
+    pub hash: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

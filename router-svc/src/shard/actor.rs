@@ -11,11 +11,11 @@ use switchboard_bus::{
     Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription,
 };
 use switchboard_proto::bus::{
-    BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, OwnerBeat, Up,
-    between_owners,
+    BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, Layout,
+    OwnerBeat, Up, between_owners,
 };
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, Sequence, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -57,6 +57,8 @@ pub(crate) struct Shard {
     pub(crate) metrics: RouterMetrics,
     pub(crate) owners: watch::Receiver<Owners>,
     pub(crate) budget: Arc<WindowBudget>,
+    /// The layout in force, at most a second late.
+    pub(crate) layout: watch::Receiver<Arc<Layout>>,
 }
 
 /// Why an actor ended without being asked to.
@@ -174,7 +176,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ShardEnd> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ShardEnd> {
         let (shard, router) = (self.shard, self.router);
         let up = Pattern::Exactly(Subject::LinkUp { shard, router });
         let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
@@ -182,21 +184,16 @@ impl Shard {
         let mut between = self.bus.subscribe(derive, self.settings.frames).await?;
         let history = Pattern::Exactly(Subject::History { shard, router });
         let mut asked = self.bus.subscribe(history, HISTORY_QUESTIONS).await?;
-        let taking = take_over(
-            self.log.as_ref(),
-            shard,
-            self.shards,
-            router,
-            self.settings.limits.memory,
-            time_us(),
-        );
-        let taken = tokio::select! {
+        let taking = self.take_over();
+        let (log, taken, is_frozen) = tokio::select! {
             taken = Box::pin(taking) => taken?,
             () = stop.cancelled() => return Ok(()),
         };
+        self.log = log;
         let is = taken.is;
         tracing::info!(
             %shard,
+            ordinal = is.log_epoch.ordinal,
             owner_epoch = %is.owner_epoch,
             records = taken.records,
             took_ms = taken.took.as_millis(),
@@ -210,7 +207,7 @@ impl Shard {
             between: &mut between,
             asked: &mut asked,
         };
-        let result = self.own(taken, inputs, &mut used, &stop).await;
+        let result = self.own(taken, is_frozen, inputs, &mut used, &stop).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
         if result.as_ref().is_err_and(ShardEnd::is_deposed) {
@@ -223,9 +220,43 @@ impl Shard {
         result.and(released)
     }
 
+    /// Takes over the log that is in force now. The layout is read again when the fence is stored: who freezes it
+    /// later meets the fence.
+    async fn take_over(&self) -> Result<(Arc<dyn Log>, TakenOver, bool), ClaimError> {
+        let layout = self.layout_in_force().await?;
+        let log = self.log.of(&layout);
+        let limits = self.settings.limits.memory;
+        let taken = take_over(
+            log.as_ref(),
+            self.shard,
+            self.shards,
+            self.router,
+            limits,
+            time_us(),
+        )
+        .await?;
+        let now = self.layout_in_force().await?;
+        if now.ordinal(self.shard) != layout.ordinal(self.shard) {
+            return Err(ClaimError::Lost);
+        }
+        Ok((log, taken, now.is_frozen()))
+    }
+
+    async fn layout_in_force(&self) -> Result<Layout, ClaimError> {
+        let layout = self.log.layout().await?.ok_or(LogError::Missing(self.shard))?;
+        if layout.shard_count() != Some(self.shards) {
+            return Err(ClaimError::OtherLayout {
+                found: layout.shards,
+                configured: self.shards.get(),
+            });
+        }
+        Ok(layout)
+    }
+
     async fn own(
         &self,
         taken: TakenOver,
+        is_frozen: bool,
         inputs: Inputs<'_>,
         used: &mut u64,
         stop: &CancellationToken,
@@ -241,6 +272,8 @@ impl Shard {
         let mut histories = JoinSet::new();
         let mut owners = self.owners.clone();
         owners.mark_changed();
+        owner.freeze(is_frozen);
+        let mut layout = self.layout.clone();
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
@@ -326,6 +359,10 @@ impl Shard {
                         owner.owner_beat(*shard, *router, *rank);
                     }
                 }
+                Ok(()) = layout.changed() => {
+                    let is_frozen = layout.borrow_and_update().is_frozen();
+                    owner.freeze(is_frozen);
+                }
                 frame = between.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
                     self.between(&mut owner, frame.payload, &mut turn);
@@ -333,9 +370,6 @@ impl Shard {
                         let Some(frame) = between.try_next() else { break };
                         self.between(&mut owner, frame.payload, &mut turn);
                     }
-                }
-                Some(question) = asked.next(), if !stopping => {
-                    self.history(question, &owner, &mut histories).await;
                 }
                 Some(ended) = histories.join_next(), if !histories.is_empty() => {
                     if let Err(error) = ended {
@@ -351,6 +385,13 @@ impl Shard {
                         self.up(&mut owner, frame.payload, now)?;
                     }
                 }
+                Some(question) = asked.next(), if !stopping => {
+                    self.history(question, &owner, &mut histories).await;
+                }
+            }
+            // One a turn while there is more to do: links must not wait for questions, nor these for ever.
+            if !stopping && let Some(question) = asked.try_next() {
+                self.history(question, &owner, &mut histories).await;
             }
             owner.flush(begun.elapsed(), time_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
@@ -428,10 +469,14 @@ impl Shard {
                 self.metrics.history_readings.inc();
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
                 let allowed = self.settings.history_reading;
+                let too_far = self.metrics.history_too_far.clone();
                 readings.spawn(async move {
                     let reading = unfinished.finish(log.as_ref(), shard, allowed);
                     // Without an answer the asker tries again, as long as it has time.
                     if let Ok(answer) = tokio::time::timeout(HISTORY_TIME, reading).await {
+                        if answer.outcome() == HistoryOutcome::TooFar {
+                            too_far.inc();
+                        }
                         answer_history(bus.as_ref(), &to, &answer).await;
                     }
                 });
@@ -532,6 +577,8 @@ impl Shard {
             ordinal: is.log_epoch.ordinal,
             owner_epoch: is.owner_epoch.0,
             released,
+            shards: u32::from(self.shards.get()),
+            hash: SHARD_HASH.to_owned(),
         };
         let subject = Subject::OwnerBeat { shard: self.shard };
         match self.bus.publish(subject, format::encode(&beat)).await {

@@ -105,7 +105,7 @@ async fn look(log: &dyn Log, shard: ShardId, place: Sequence, ours: &Bytes) -> L
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
     use switchboard_bus::{LogInfo, RecordStream};
@@ -204,6 +204,26 @@ mod tests {
 
         async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
             Ok(wanted.clone())
+        }
+
+        fn of(&self, _: &Layout) -> Arc<dyn Log> {
+            unimplemented!("not asked for in these tests")
+        }
+
+        async fn create_log(&self, _: ShardId) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        async fn check(&self, _: &Layout) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        async fn change_layout(&self, _: &Layout, _: &Layout) -> Result<(), LogError> {
+            Err(LogError::LayoutChanged)
+        }
+
+        async fn remove(&self, _: ShardId) -> Result<(), LogError> {
+            Ok(())
         }
 
         fn max_record(&self) -> usize {

@@ -23,6 +23,20 @@ pub(crate) enum ClaimError {
     /// The last record is none that this release may follow.
     #[error("last record of the log is not readable")]
     Format(#[source] FormatError),
+    /// The log's epoch is over, and the layout names no other yet.
+    #[error(
+        "the log of this epoch is closed and no other is in force yet; if no `switchboard log` command is \
+         running, run the one that was interrupted again"
+    )]
+    Closed,
+    /// The layout is not the one that this process runs with.
+    #[error("the log has {found} shards now, and bus.shards is {configured} here")]
+    OtherLayout {
+        /// What the layout says.
+        found: u32,
+        /// What this process runs with.
+        configured: u16,
+    },
     /// The log was claimed, and its tail cannot be read.
     #[error("tail of the log is not readable: {0}")]
     Tail(String),
@@ -64,6 +78,7 @@ pub(crate) async fn claim(
         let last: Record = format::decode(last).map_err(ClaimError::Format)?;
         state_at = match last.body {
             Some(record::Body::State(_)) => info.last,
+            Some(record::Body::Closed(_)) => return Err(ClaimError::Closed),
             Some(record::Body::Fence(_) | record::Body::Batch(_)) | None => Sequence(last.state_at),
         };
     }

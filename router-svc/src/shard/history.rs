@@ -7,7 +7,8 @@
 //! What must hold, each with a test:
 //! * A page has no hole: between its first and its last message there is none of the channel that is kept.
 //! * What its asker was told of is in it, or it is not answered (R6).
-//! * Reading is bounded by bytes; a page that would take more is refused, not shortened.
+//! * Reading is bounded by bytes. A page that would take more ends before that, and where it would be empty then, it
+//!   is refused: an empty page says that there is nothing.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -36,14 +37,14 @@ pub(crate) struct Asked {
 /// An answer, or what is left to do for it.
 pub(crate) enum Begun {
     Answered(HistoryAnswer),
-    /// The log has to be read up to the window's beginning.
+    /// The log has to be read.
     NeedsLog(Unfinished),
 }
 
 /// A question whose older part is in the log.
 pub(crate) struct Unfinished {
     asked: Asked,
-    /// Where the window begins: the last record that has to be read.
+    /// The last record that has to be read: where the window begins, or one before it.
     to: Sequence,
     /// What the window has, in the order that was asked for.
     from_window: Vec<(Offset, Bytes)>,
@@ -135,8 +136,10 @@ pub(crate) fn begin(question: HistoryQuestion, window: &Window, log: LogEpoch, p
             unfinished.answer.messages = page.messages;
             return Begun::Answered(unfinished.answer);
         }
-        // Before the bound nothing else has to be read.
-        unfinished.to = unfinished.to.min(unfinished.asked.bound.sequence());
+        // Behind the bound, and behind the channel's newest message, nothing has to be read.
+        let newest = window.head(&unfinished.asked.channel);
+        let last = unfinished.asked.bound.min(newest).sequence();
+        unfinished.to = unfinished.to.min(last);
     } else {
         let messages = window.of_channel(&asked.channel, asked.bound.max(start));
         unfinished.from_window = messages
@@ -186,13 +189,14 @@ impl Unfinished {
         };
         match read {
             Ok(page) => self.answer.messages = page.messages,
-            Err(error) => {
+            // Counted; any client may ask for it, as often as it likes.
+            Err(error @ Unread::TooFar(_)) => {
+                tracing::debug!(%shard, %error, "history refused");
+                self.answer.outcome = HistoryOutcome::TooFar.into();
+            }
+            Err(error @ Unread::Log(_)) => {
                 tracing::warn!(%shard, %error, "history not answered");
-                self.answer.outcome = match error {
-                    Unread::TooFar(_) => HistoryOutcome::TooFar,
-                    Unread::Log(_) => HistoryOutcome::Unavailable,
-                }
-                .into();
+                self.answer.outcome = HistoryOutcome::Unavailable.into();
             }
         }
         self.answer
@@ -212,7 +216,12 @@ impl Unfinished {
                 if at.sequence > self.to {
                     break;
                 }
-                left.take(at.record.len())?;
+                match left.take(at.record.len()) {
+                    Ok(()) => {}
+                    Err(error) if page.messages.is_empty() => return Err(error),
+                    // The window's part does not follow.
+                    Err(_) => return Ok(page),
+                }
                 for (offset, message) in self.of_record(&mut reading, &at) {
                     if offset > self.asked.bound && !page.is_full() {
                         page.push(offset, message);
@@ -234,25 +243,12 @@ impl Unfinished {
         let mut step = FIRST_STEP;
         while to >= first && !page.is_full() {
             let from = Sequence(to.0.saturating_sub(step - 1)).max(first);
-            let mut found = Vec::new();
-            let mut reading = Reading::default();
-            let mut records = log.read(shard, from).await?;
-            while let Some(at) = records.next().await {
-                let at = at?;
-                // Purged meanwhile, up to behind this step.
-                if at.sequence > to {
-                    break;
-                }
-                left.take(at.record.len())?;
-                found.extend(
-                    self.of_record(&mut reading, &at)
-                        .into_iter()
-                        .filter(|(offset, _)| *offset < self.asked.bound),
-                );
-                if at.sequence == to {
-                    break;
-                }
-            }
+            let found = match self.read_step(log, shard, from, to, &mut left).await {
+                Ok(found) => found,
+                // What is left out is older than all that is there.
+                Err(Unread::TooFar(_)) if !page.messages.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             for (offset, message) in found.into_iter().rev() {
                 if !page.is_full() {
                     page.push(offset, message);
@@ -265,6 +261,38 @@ impl Unfinished {
             step = (step * 2).min(LARGEST_STEP);
         }
         Ok(page)
+    }
+
+    /// The channel's messages from record `from` to `to` that lie before the bound, oldest first.
+    async fn read_step(
+        &self,
+        log: &dyn Log,
+        shard: ShardId,
+        from: Sequence,
+        to: Sequence,
+        left: &mut Allowance,
+    ) -> Result<Vec<(Offset, Bytes)>, Unread> {
+        let mut found = Vec::new();
+        let mut reading = Reading::default();
+        let mut records = log.read(shard, from).await?;
+        while let Some(at) = records.next().await {
+            let at = at?;
+            // Purged meanwhile, up to behind this step.
+            if at.sequence > to {
+                break;
+            }
+            left.take(at.record.len())?;
+            let messages = self.of_record(&mut reading, &at);
+            found.extend(
+                messages
+                    .into_iter()
+                    .filter(|(offset, _)| *offset < self.asked.bound),
+            );
+            if at.sequence == to {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     fn of_record(&self, reading: &mut Reading, at: &RecordAt) -> Vec<(Offset, Bytes)> {

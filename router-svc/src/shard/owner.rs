@@ -22,7 +22,7 @@ use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
     Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record,
-    Refusal, Series, Unknown, Up, answer, down_item, record, up_item,
+    Refusal, Series, State, Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
@@ -152,7 +152,8 @@ struct Attached {
 
 enum InFlight {
     Batch(Vec<Queued>, u64),
-    State(Sequence),
+    /// With what is to be purged behind it, and whether it says that nothing waits any more.
+    State(Sequence, bool),
 }
 
 /// When we were asked for something beyond our position. Only what the log is asked afterwards tells
@@ -184,6 +185,10 @@ pub(crate) struct Owner {
     /// Keyed publishes that came before the keys were known.
     unkeyed: VecDeque<(Incarnation, u64, Publish)>,
     queue_bytes: usize,
+    /// The number of shards is being changed: no publish is taken.
+    is_frozen: bool,
+    /// The state record that says so and that nothing waits any more; 0: none does.
+    frozen_at: Sequence,
     keys_known: bool,
     attached: HashMap<KeyName, Vec<Attached>>,
     /// How often in a row the log's leader said that the log is shorter than it was.
@@ -222,6 +227,8 @@ impl Owner {
             queue: VecDeque::new(),
             unkeyed: VecDeque::new(),
             queue_bytes: 0,
+            is_frozen: false,
+            frozen_at: Sequence(0),
             keys_known: false,
             attached: HashMap::default(),
             short_looks: 0,
@@ -289,6 +296,17 @@ impl Owner {
     /// The share of the window's memory that this shard may take now (R9).
     pub(crate) fn set_window_bytes(&mut self, bytes: usize) {
         self.memory.window.set_bytes_limit(bytes);
+    }
+
+    /// The number of shards is being changed, or not any more. While it is, publishes are refused for the time
+    /// being, and what was taken before is stored and derived; a state record says when that is done.
+    pub(crate) fn freeze(&mut self, is_frozen: bool) {
+        if self.is_frozen && !is_frozen {
+            // What the last record says holds no more.
+            self.upkeep.want_state();
+        }
+        self.is_frozen = is_frozen;
+        self.frozen_at = Sequence(0);
     }
 
     // ---- gateways
@@ -622,6 +640,9 @@ impl Owner {
         if self.queue_bytes + encoded.len() > self.limits.queue_bytes {
             return Err(ErrorCode::TooManyRequests);
         }
+        if self.is_frozen {
+            return Err(ErrorCode::Internal);
+        }
         if self.upkeep.is_full() {
             // Room is kept for fences and state records, so that a full log can be taken over (L3).
             return Err(ErrorCode::Internal);
@@ -830,9 +851,12 @@ impl Owner {
             Some(InFlight::Batch(batch, time_us)) => {
                 self.batch_stored(sequence, previous, batch, time_us, now, out)
             }
-            Some(InFlight::State(purge)) => {
+            Some(InFlight::State(purge, is_frozen)) => {
                 self.memory.state_at = sequence;
                 self.upkeep.state_stored(purge);
+                if is_frozen && self.is_frozen {
+                    self.frozen_at = sequence;
+                }
                 if purge > Sequence(1) {
                     out.purge(purge);
                 }
@@ -925,7 +949,11 @@ impl Owner {
     pub(crate) fn refused(&mut self) {
         let batch = match self.in_flight.take() {
             Some(InFlight::Batch(batch, _)) => batch,
-            Some(InFlight::State(_)) => return self.upkeep.state_refused(),
+            Some(InFlight::State(..)) => {
+                // Not again before something else was stored.
+                self.frozen_at = self.last;
+                return self.upkeep.state_refused();
+            }
             None => return,
         };
         for queued in batch {
@@ -1067,10 +1095,16 @@ impl Owner {
             self.read(out);
         }
         if self.in_flight.is_none() {
-            if let Some(purge) = self.upkeep.state_due(&mut self.memory.removed) {
+            let is_drained = self.is_drained();
+            let due = self.upkeep.state_due(&mut self.memory.removed);
+            let due = due.or_else(|| (is_drained && self.frozen_at != self.last).then_some(Sequence(0)));
+            if let Some(purge) = due {
                 let derived_up_to = self.deriver.derived_up_to(position);
-                let state = self.memory.state(derived_up_to);
-                self.in_flight = Some(InFlight::State(purge));
+                let state = State {
+                    frozen: is_drained,
+                    ..self.memory.state(derived_up_to)
+                };
+                self.in_flight = Some(InFlight::State(purge, is_drained));
                 let record = self.encode(record::Body::State(state), time_us);
                 out.append(self.last, record);
             } else if !self.queue.is_empty() {
@@ -1081,6 +1115,15 @@ impl Owner {
                 out.append(self.last, record);
             }
         }
+    }
+
+    /// No publish is taken, and of those that were nothing waits for this log or another any more.
+    fn is_drained(&mut self) -> bool {
+        let position = self.position();
+        self.is_frozen
+            && self.queue.is_empty()
+            && self.unkeyed.is_empty()
+            && self.deriver.derived_up_to(position) == position
     }
 
     fn read(&mut self, out: &mut impl Output) {

@@ -90,6 +90,9 @@ pub(crate) async fn take_over(
             tokio::time::sleep(PAUSE).await;
         }
     }
+    if tail.is_closed() {
+        return Err(ClaimError::Closed);
+    }
     if tail.damaged() > 0 {
         tracing::error!(%shard, records = tail.damaged(), "records of the log are not readable and were passed over");
     }

@@ -125,6 +125,11 @@ impl Upkeep {
         }
     }
 
+    /// A state record is due for a reason of the owner's.
+    pub(crate) fn want_state(&mut self) {
+        self.records_since = self.limits.state_records;
+    }
+
     /// A record of this size is appended.
     pub(crate) fn appending(&mut self, bytes: usize) {
         self.bytes += bytes as u64;

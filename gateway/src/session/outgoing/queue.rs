@@ -221,7 +221,9 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue) -> Vec<usize> {
-        std::iter::from_fn(|| queue.pop()).map(|entry| number(&entry)).collect()
+        std::iter::from_fn(|| queue.pop())
+            .map(|entry| number(&entry))
+            .collect()
     }
 
     fn leaves(ways: &[Way]) -> Vec<usize> {

@@ -184,13 +184,15 @@ proptest! {
         reverse: bool,
         since in prop::option::of((0u64..220, 0usize..3)),
         limit in 1u32..40,
+        allowed in prop::option::of(0usize..20_000),
     ) {
         let purged = purged.min(batches.len() - 1);
         // The window is never purged.
         let window_from = window_from.clamp(purged, batches.len());
         let written = Written::new(&batches, purged, window_from);
         let since = since.map(|(sequence, index)| Offset::new(Sequence(sequence), index).get());
-        let answer = now(written.ask(question(reverse, since, limit), usize::MAX));
+        let asked = question(reverse, since, limit);
+        let answer = now(written.ask(asked, allowed.unwrap_or(usize::MAX)));
         let mut expected = written.kept.clone();
         expected.retain(|offset| match (reverse, since) {
             (_, None) => true,
@@ -201,8 +203,17 @@ proptest! {
             expected.reverse();
         }
         expected.truncate(limit as usize);
-        prop_assert_eq!(answer.outcome(), HistoryOutcome::Complete);
-        prop_assert_eq!(offsets(&answer), expected);
+        let offsets = offsets(&answer);
+        if allowed.is_none() {
+            prop_assert_eq!(answer.outcome(), HistoryOutcome::Complete);
+            prop_assert_eq!(offsets, expected);
+        } else if answer.outcome() == HistoryOutcome::Complete {
+            prop_assert!(expected.starts_with(&offsets), "{:?} of {:?}", offsets, expected);
+            prop_assert!(!offsets.is_empty() || expected.is_empty());
+        } else {
+            prop_assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+            prop_assert!(offsets.is_empty());
+        }
     }
 }
 
@@ -228,18 +239,59 @@ fn bytes_end_a_page_and_its_first_message_is_always_there() {
     }
 }
 
+/// What a reading of so many records may take, when each holds ten messages of another channel.
+fn records(count: usize) -> usize {
+    count * 10 * (MESSAGE + 30)
+}
+
 #[test]
-fn a_reading_that_takes_too_long_is_refused_and_not_shortened() {
+fn an_empty_page_is_refused_where_reading_takes_too_much() {
+    let written = Written::new(&[(0, 10); 200], 0, 200);
+    for reverse in [false, true] {
+        let answer = now(written.ask(question(reverse, None, 10), records(50)));
+        assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+        let answer = now(written.ask(question(reverse, None, 10), usize::MAX));
+        assert_eq!(answer.outcome(), HistoryOutcome::Complete);
+        assert!(offsets(&answer).is_empty());
+    }
+}
+
+/// Two messages at each end, and far more between them than one reading may take: page by page each is given once.
+#[test]
+fn a_page_ends_before_reading_takes_too_much() {
+    let mut batches = vec![(1, 0), (1, 0)];
+    batches.extend([(0, 10); 200]);
+    batches.extend([(1, 0), (1, 0)]);
+    for window_from in [0, 203, 204] {
+        let written = Written::new(&batches, 0, window_from);
+        let (oldest, newest) = (&written.kept[..2], &written.kept[2..]);
+        let answer = now(written.ask(question(false, None, 10), records(50)));
+        let is_in_window = window_from == 0;
+        let whole: Vec<u64> = written.kept.clone();
+        assert_eq!(offsets(&answer), if is_in_window { &whole[..] } else { oldest });
+        let answer = now(written.ask(question(true, None, 10), records(150)));
+        let mut backward = if is_in_window { whole } else { newest.to_vec() };
+        backward.reverse();
+        assert_eq!(offsets(&answer), backward);
+        if !is_in_window {
+            let since = Some(written.kept[2]);
+            let answer = now(written.ask(question(true, since, 10), records(150)));
+            assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+        }
+    }
+}
+
+/// However much was said elsewhere since: a channel's newest message is found where the window knows it.
+#[test]
+fn reading_backward_begins_at_the_newest_message() {
     let mut batches = vec![(1, 0)];
     batches.extend([(0, 10); 200]);
-    let written = Written::new(&batches, 0, 200);
-    for reverse in [false, true] {
-        let answer = now(written.ask(question(reverse, None, 10), 50 * 10 * MESSAGE));
-        assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
-        assert!(offsets(&answer).is_empty());
-        let answer = now(written.ask(question(reverse, None, 10), usize::MAX));
-        assert_eq!(offsets(&answer).len(), 1);
-    }
+    let mut written = Written::new(&batches, 0, 0);
+    written.window.set_bytes_limit(0);
+    written.window.trim(0);
+    assert_eq!(written.window.start(), written.position());
+    let answer = now(written.ask(question(true, None, 10), records(1)));
+    assert_eq!(offsets(&answer), written.kept);
 }
 
 #[test]
