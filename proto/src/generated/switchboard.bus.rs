@@ -47,6 +47,9 @@ pub struct Message {
     /// W3C trace context in binary: 16 bytes trace id, 8 bytes span id, 1 byte flags. Empty: none.
     #[prost(bytes = "bytes", tag = "10")]
     pub trace: ::prost::bytes::Bytes,
+    /// Where a server published: the name of its API key.
+    #[prost(string, tag = "12")]
+    pub api_key: ::prost::alloc::string::String,
     /// Present in a message that was derived from another channel's; `id` is that one's.
     #[prost(message, optional, tag = "11")]
     pub origin: ::core::option::Option<Origin>,
@@ -846,5 +849,173 @@ impl Role {
             "ROLE_NOTIFY" => Some(Self::Notify),
             _ => None,
         }
+    }
+}
+/// The sessions that are meant. None of these are the sessions of an unnamed user.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Target {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// Only this connection.
+    #[prost(string, tag = "2")]
+    pub client: ::prost::alloc::string::String,
+    /// Not these connections.
+    #[prost(string, repeated, tag = "3")]
+    pub except: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginSubscription {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub info: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "5")]
+    pub expire_at: i64,
+    /// Give the session what it missed since then.
+    #[prost(message, optional, tag = "6")]
+    pub since: ::core::option::Option<Left>,
+}
+/// Where a session left off.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Left {
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSubscription {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessions {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// Of the client protocol.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewSessions {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "2")]
+    pub expire_at: i64,
+    /// JSON; empty: as it was.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub info: ::prost::bytes::Bytes,
+}
+/// Names and numbers of a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeGateway {}
+/// Subscriptions by channel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountChannels {
+    /// A glob; empty: all.
+    #[prost(string, tag = "1")]
+    pub pattern: ::prost::alloc::string::String,
+    /// Channels in the answer, at most.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Control {
+    /// Who asks, 16 bytes, and the asker's number for it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub gateway: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8")]
+    pub question: ::core::option::Option<control::Question>,
+}
+/// Nested message and enum types in `Control`.
+pub mod control {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Question {
+        #[prost(message, tag = "3")]
+        BeginSubscription(super::BeginSubscription),
+        #[prost(message, tag = "4")]
+        EndSubscription(super::EndSubscription),
+        #[prost(message, tag = "5")]
+        CloseSessions(super::CloseSessions),
+        #[prost(message, tag = "6")]
+        RenewSessions(super::RenewSessions),
+        #[prost(message, tag = "7")]
+        DescribeGateway(super::DescribeGateway),
+        #[prost(message, tag = "8")]
+        CountChannels(super::CountChannels),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Done {
+    /// Sessions that it concerned.
+    #[prost(uint32, tag = "1")]
+    pub sessions: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayDescription {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub clients: u32,
+    #[prost(uint32, tag = "4")]
+    pub users: u32,
+    #[prost(uint32, tag = "5")]
+    pub channels: u32,
+    #[prost(uint32, tag = "6")]
+    pub subscriptions: u32,
+    #[prost(uint64, tag = "7")]
+    pub uptime_seconds: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelCounts {
+    #[prost(btree_map = "string, uint32", tag = "1")]
+    pub clients: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u32,
+    >,
+    /// More channels match than were asked for; these are not all.
+    #[prost(bool, tag = "2")]
+    pub over_limit: bool,
+}
+/// One answer, or the part of one that fits into a frame.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ControlAnswer {
+    /// Who answers, 16 bytes, and the number of what was asked.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub gateway: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// Parts of this answer, and which this is, from 0.
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
+    #[prost(uint32, tag = "4")]
+    pub part: u32,
+    #[prost(oneof = "control_answer::Answer", tags = "5, 6, 7")]
+    pub answer: ::core::option::Option<control_answer::Answer>,
+}
+/// Nested message and enum types in `ControlAnswer`.
+pub mod control_answer {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "5")]
+        Done(super::Done),
+        #[prost(message, tag = "6")]
+        Description(super::GatewayDescription),
+        #[prost(message, tag = "7")]
+        Counts(super::ChannelCounts),
     }
 }
