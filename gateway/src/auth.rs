@@ -41,6 +41,11 @@ impl UnixTime {
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// From whole seconds since 1970.
+    pub(crate) fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
     /// Whole seconds, the rest cut off.
     fn seconds(self) -> u64 {
         self.0 / 1000

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             let deps = Deps {
                 bus: bus.open_bus(PROGRAM.name).await?,
                 shards: bus.shards,
+                data: None,
                 extra: Router::new(),
             };
             start(config, deps, context).await.map_err(StartFailure::from)

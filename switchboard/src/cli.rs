@@ -271,6 +271,12 @@ fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
     }
     println!("  health      {}/health/ready", system.admin_url());
     println!("  metrics     {}/metrics", system.admin_url());
+    if let Some(api) = system.api_url() {
+        match system.api_key_file() {
+            Some(file) => println!("  server API  {api}, with the key in {}", file.display()),
+            None => println!("  server API  {api}"),
+        }
+    }
     if let Some(folder) = system.data_folder() {
         println!("  data        {}", folder.display());
     }

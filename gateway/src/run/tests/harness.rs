@@ -42,6 +42,7 @@ impl Node {
         let deps = Deps {
             bus: Arc::clone(&bus),
             shards: ShardCount::new(SHARDS).unwrap(),
+            data: None,
             extra: Router::new().route("/", axum::routing::get(async || "demo")),
         };
         let (running, gateway) = open(config, deps, context.clone()).await.unwrap();
