@@ -25,6 +25,7 @@ mod protocol;
 mod readers;
 mod recovery;
 mod sdks;
+mod server_api;
 mod slow;
 mod system;
 mod tools;

@@ -25,6 +25,9 @@ pub(super) const SHARDS: u32 = 2;
 
 pub(super) struct Node {
     pub(super) address: SocketAddr,
+    /// The server API's.
+    pub(super) api: Option<SocketAddr>,
+    pub(super) incarnation: Incarnation,
     pub(super) context: Context,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) gateway: Arc<Gateway>,
@@ -33,12 +36,16 @@ pub(super) struct Node {
 impl Node {
     /// A gateway with the `[gateway]` section `keys`. No shard has an owner, so that nobody is given an inbox.
     pub(super) async fn start(keys: &str) -> Self {
+        Self::start_on(EmbeddedBus::new(SubjectPrefix::new("test").unwrap()), keys).await
+    }
+
+    /// As [`Node::start`], on a bus that others may be on.
+    pub(super) async fn start_on(bus: Arc<dyn Bus>, keys: &str) -> Self {
         let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
         let mut document = Document::parse(&text, []).unwrap();
         let config = Config::read(&mut document);
         document.finish().unwrap();
         let context = Context::new();
-        let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::new("test").unwrap());
         let deps = Deps {
             bus: Arc::clone(&bus),
             shards: ShardCount::new(SHARDS).unwrap(),
@@ -48,6 +55,8 @@ impl Node {
         let (running, gateway) = open(config, deps, context.clone()).await.unwrap();
         Self {
             address: running.address,
+            api: running.api.map(|api| api.address),
+            incarnation: running.incarnation,
             context,
             bus,
             gateway,
