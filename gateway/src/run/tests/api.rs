@@ -109,7 +109,14 @@ async fn only_who_has_the_key_is_answered() {
 async fn what_makes_no_sense_is_refused() {
     let node = Node::start(&keys("request_size = \"4KiB\"")).await;
     let key = Some(("X-API-Key", KEY));
-    for body in ["{", "[]", "\"x\"", "{\"channel\": 1}", "nonsense", "{\"tags\": []}"] {
+    for body in [
+        "{",
+        "[]",
+        "\"x\"",
+        "{\"channel\": 1}",
+        "nonsense",
+        "{\"tags\": []}",
+    ] {
         let (status, answer) = post(&node, "/api/publish", key, body).await;
         assert_eq!(status, 400, "{body}: {answer}");
     }
@@ -120,7 +127,11 @@ async fn what_makes_no_sense_is_refused() {
     let large = json!({ "channel": "a", "data": "x".repeat(5000) }).to_string();
     let (status, _) = post(&node, "/api/publish", key, &large).await;
     assert_eq!(status, 413);
-    let deep = format!(r#"{{"channel":"a","data":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+    let deep = format!(
+        r#"{{"channel":"a","data":{}1{}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
     let (status, answer) = post(&node, "/api/publish", key, &deep).await;
     assert_eq!(status, 200);
     assert_eq!(code(&serde_json::from_str(&answer).unwrap()), 107, "{answer}");
@@ -130,21 +141,49 @@ async fn what_makes_no_sense_is_refused() {
         ("publish", json!({ "channel": "a" }), 107),
         ("publish", json!({ "channel": "none:a", "data": 1 }), 102),
         ("publish", json!({ "channel": "a", "b64data": "*" }), 107),
-        ("publish", json!({ "channel": "a", "data": 1, "priority": "urgent" }), 107),
+        (
+            "publish",
+            json!({ "channel": "a", "data": 1, "priority": "urgent" }),
+            107,
+        ),
         ("publish", json!({ "channel": "a", "data": 1, "version": 1 }), 108),
-        ("publish", json!({ "channel": "a", "data": 1, "tags": { "sb-id": "x" } }), 107),
-        ("publish", json!({ "channel": "a", "data": 1, "idempotency_key": "x".repeat(129) }), 107),
-        ("publish", json!({ "channel": "a", "data": 1, "idempotency_key": "x", "skip_history": true }), 108),
+        (
+            "publish",
+            json!({ "channel": "a", "data": 1, "tags": { "sb-id": "x" } }),
+            107,
+        ),
+        (
+            "publish",
+            json!({ "channel": "a", "data": 1, "idempotency_key": "x".repeat(129) }),
+            107,
+        ),
+        (
+            "publish",
+            json!({ "channel": "a", "data": 1, "idempotency_key": "x", "skip_history": true }),
+            108,
+        ),
         ("broadcast", json!({ "channels": [], "data": 1 }), 107),
         ("subscribe", json!({ "channel": "a" }), 107),
         ("subscribe", json!({ "channel": "none:a", "user": "alice" }), 102),
         ("subscribe", json!({ "channel": "a", "client": "none" }), 107),
-        ("subscribe", json!({ "channel": "a", "user": "alice", "expire_at": -1 }), 107),
+        (
+            "subscribe",
+            json!({ "channel": "a", "user": "alice", "expire_at": -1 }),
+            107,
+        ),
         ("unsubscribe", json!({ "channel": "", "user": "alice" }), 107),
         ("unsubscribe", json!({ "channel": "a", "session": "x" }), 108),
         ("disconnect", json!({}), 107),
-        ("disconnect", json!({ "user": "alice", "disconnect": { "code": 1000 } }), 107),
-        ("disconnect", json!({ "user": "alice", "disconnect": { "code": 4000, "reason": "{}" } }), 107),
+        (
+            "disconnect",
+            json!({ "user": "alice", "disconnect": { "code": 1000 } }),
+            107,
+        ),
+        (
+            "disconnect",
+            json!({ "user": "alice", "disconnect": { "code": 4000, "reason": "{}" } }),
+            107,
+        ),
         ("disconnect", json!({ "user": "alice", "whitelist": ["x"] }), 107),
         ("refresh", json!({ "info": 1 }), 107),
         ("history", json!({ "channel": "none:a" }), 102),
@@ -154,31 +193,45 @@ async fn what_makes_no_sense_is_refused() {
         ("channels", json!({ "pattern": "[" }), 107),
         ("rpc", json!({ "method": "any" }), 104),
         ("system_message", json!({ "everybody": true }), 107),
-        ("system_message", json!({ "everybody": true, "client": id, "policy_changed": {} }), 107),
+        (
+            "system_message",
+            json!({ "everybody": true, "client": id, "policy_changed": {} }),
+            107,
+        ),
     ] {
         let answer = call(&node, method, params.clone()).await;
         assert_eq!(code(&answer), expected, "{method} {params}: {answer}");
     }
-    assert_eq!(node.metric("switchboard_gateway_api_calls_total{method=\"rpc\",code=\"104\"}"), 1);
+    assert_eq!(
+        node.metric("switchboard_gateway_api_calls_total{method=\"rpc\",code=\"104\"}"),
+        1
+    );
 }
 
 #[tokio::test]
 async fn several_calls_in_one_request() {
     let node = Node::start(&keys("channels = 2")).await;
-    let commands = json!({ "commands": [{ "info": {} }, { "rpc": { "method": "x" } }, {}], "parallel": true });
+    let commands =
+        json!({ "commands": [{ "info": {} }, { "rpc": { "method": "x" } }, {}], "parallel": true });
     let replies = call(&node, "batch", commands).await;
     assert_eq!(replies["replies"][0]["info"]["nodes"][0]["num_clients"], 0);
     assert_eq!(code(&replies["replies"][1]), 104);
     assert_eq!(code(&replies["replies"][2]), 104);
     let many: Vec<Value> = (0..1001).map(|_| json!({ "info": {} })).collect();
-    assert_eq!(code(&call(&node, "batch", json!({ "commands": many })).await), 106);
+    assert_eq!(
+        code(&call(&node, "batch", json!({ "commands": many })).await),
+        106
+    );
     let channels = json!({ "channels": ["a", "b", "c"], "data": 1 });
     assert_eq!(code(&call(&node, "broadcast", channels).await), 106);
     let key = Some(("Authorization", &*format!("apikey {KEY}")));
     let older = "{\"method\":\"rpc\",\"params\":{\"method\":\"x\"}}\n{\"method\":\"info\"} {\"method\":\"none\",\"params\":{}}";
     let (status, body) = post(&node, "/api", key, older).await;
     assert_eq!(status, 200);
-    let answers: Vec<Value> = body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answers: Vec<Value> = body
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(answers.len(), 3);
     assert_eq!((code(&answers[0]), code(&answers[2])), (104, 104));
     assert!(answers[1]["result"]["nodes"].is_array());
@@ -194,7 +247,10 @@ async fn connections_of_other_gateways_are_reached() {
     let (mut alice_too, second) = user(&other, "alice").await;
     let (mut bob, _) = user(&other, "bob").await;
     let message = json!({ "user": "alice", "policy_changed": { "text": "new rules" } });
-    assert_eq!(call(&node, "system_message", message).await["result"]["clients"], 2);
+    assert_eq!(
+        call(&node, "system_message", message).await["result"]["clients"],
+        2
+    );
     let told = json!({ "push": { "message": { "data":
         { "system": { "type": "policy_changed", "text": "new rules" } } } } });
     assert_eq!(alice.json().await, told);
@@ -205,10 +261,14 @@ async fn connections_of_other_gateways_are_reached() {
     assert_eq!(push["push"]["refresh"]["expires"], true, "{push}");
     let info = call(&other, "info", json!({})).await;
     let nodes = info["result"]["nodes"].as_array().unwrap();
-    let clients: u64 = nodes.iter().map(|node| node["num_clients"].as_u64().unwrap()).sum();
+    let clients: u64 = nodes
+        .iter()
+        .map(|node| node["num_clients"].as_u64().unwrap())
+        .sum();
     assert_eq!(clients, 3);
     // The one that is spared, by its other gateway.
-    let disconnect = json!({ "user": "alice", "whitelist": [second], "disconnect": { "code": 4501, "reason": "go" } });
+    let disconnect =
+        json!({ "user": "alice", "whitelist": [second], "disconnect": { "code": 4501, "reason": "go" } });
     assert_eq!(code(&call(&other, "disconnect", disconnect).await), 0);
     assert_eq!(alice.closed().await, (4501, "go".to_owned()));
     alice_too.assert_lives().await;
@@ -216,7 +276,10 @@ async fn connections_of_other_gateways_are_reached() {
     let disconnect = json!({ "user": "alice", "client": first });
     assert_eq!(code(&call(&node, "disconnect", disconnect).await), 0);
     bob.assert_lives().await;
-    assert_eq!(code(&call(&node, "disconnect", json!({ "user": "bob" })).await), 0);
+    assert_eq!(
+        code(&call(&node, "disconnect", json!({ "user": "bob" })).await),
+        0
+    );
     assert_eq!(bob.closed().await, (3503, "force disconnect".to_owned()));
     let expired = json!({ "user": "alice", "expired": true });
     assert_eq!(code(&call(&node, "refresh", expired).await), 0);
@@ -238,16 +301,25 @@ async fn a_connection_elsewhere_is_subscribed_and_unsubscribed() {
     // It is subscribed already, and stays.
     assert_eq!(call(&node, "subscribe", subscribe).await, json!({ "result": {} }));
     let channels = call(&node, "channels", json!({ "pattern": "n*" })).await;
-    assert_eq!(channels, json!({ "result": { "channels": { "news": { "num_clients": 1 } } } }));
+    assert_eq!(
+        channels,
+        json!({ "result": { "channels": { "news": { "num_clients": 1 } } } })
+    );
     let none = call(&node, "channels", json!({ "pattern": "x*" })).await;
     assert_eq!(none, json!({ "result": { "channels": {} } }));
     let unsubscribe = json!({ "client": client, "channel": "news" });
-    assert_eq!(call(&node, "unsubscribe", unsubscribe.clone()).await, json!({ "result": {} }));
+    assert_eq!(
+        call(&node, "unsubscribe", unsubscribe.clone()).await,
+        json!({ "result": {} })
+    );
     let push = alice.json().await;
     assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
     let channels = call(&node, "channels", json!({})).await;
     assert_eq!(channels, json!({ "result": { "channels": {} } }));
-    assert_eq!(call(&node, "unsubscribe", unsubscribe).await, json!({ "result": {} }));
+    assert_eq!(
+        call(&node, "unsubscribe", unsubscribe).await,
+        json!({ "result": {} })
+    );
     alice.assert_lives().await;
 }
 
