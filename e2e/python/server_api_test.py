@@ -49,7 +49,7 @@ class Http(unittest.TestCase):
     def test_publish_and_history(self):
         channel = fresh_channel()
         first = self.client.publish(cent.PublishRequest(channel=channel, data={"n": 1}))
-        second = self.client.publish(cent.PublishRequest(channel=channel, b64data="eyJuIjoyfQ==", tags={"lang": "en"}))
+        second = self.client.publish(cent.PublishRequest(channel=channel, data=None, b64data="eyJuIjoyfQ==", tags={"lang": "en"}))
         self.assertGreater(second.offset, first.offset)
         history = self.client.history(cent.HistoryRequest(channel=channel, limit=10, reverse=True))
         self.assertEqual([publication.data for publication in history.publications], [{"n": 2}, {"n": 1}])
@@ -61,7 +61,7 @@ class Http(unittest.TestCase):
 
     def test_bytes_that_are_not_json_come_back_as_base64(self):
         channel = f"raw:{uuid.uuid4()}"
-        self.client.publish(cent.PublishRequest(channel=channel, b64data="/wA="))
+        self.client.publish(cent.PublishRequest(channel=channel, data=None, b64data="/wA="))
         history = self.client.history(cent.HistoryRequest(channel=channel, limit=1))
         self.assertIsNone(history.publications[0].data)
         self.assertEqual(history.publications[0].b64data, "/wA=")
