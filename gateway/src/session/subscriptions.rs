@@ -74,7 +74,9 @@ impl Subscriptions {
     /// The channel, where the client asked for it and did not give it up.
     pub(super) fn held(&self, channel: &str) -> Option<ChannelName> {
         let channels = self.channels.lock();
-        channels.get_key_value(channel).map(|(channel, _)| channel.clone())
+        channels
+            .get_key_value(channel)
+            .map(|(channel, _)| channel.clone())
     }
 
     /// Whether the server subscribed the session to the channel.

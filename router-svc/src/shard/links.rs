@@ -2,7 +2,7 @@
 //! everything, and the numbered frames on their way to it. No I/O and no clock.
 //!
 //! A link that shows a gap is not repaired here: nothing of it is answered any more, the gateway
-//! notices and opens anew (K1).
+//! is told and opens anew (K1).
 //!
 //! Invariants, tested in `owner/tests`:
 //! * A link is given every message behind its position, of the channels it is interested in, in order,
@@ -176,19 +176,18 @@ impl Links {
                 None => self.links.len() < self.limits.links,
             };
         }
-        match link {
-            Some(link)
-                if head.open == link.open
-                    && (head.number == link.up_number + 1
-                        || (!is_kept(Rule::K1) && head.number > link.up_number)) =>
-            {
-                link.up_number = head.number;
-                link.heard = now;
-                link.confirm(head.confirmed);
-                true
-            }
-            Some(_) | None => false,
+        let Some(link) = link.filter(|link| head.open == link.open && head.number > link.up_number) else {
+            return false;
+        };
+        if head.number != link.up_number + 1 && is_kept(Rule::K1) {
+            // The gateway hears our beats, so it would notice nothing before this link has fallen silent.
+            self.reset(head.gateway);
+            return false;
         }
+        link.up_number = head.number;
+        link.heard = now;
+        link.confirm(head.confirmed);
+        true
     }
 
     /// Begins the opening of an accepted frame. Where the channel set is known it is live at once.

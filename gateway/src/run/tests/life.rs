@@ -293,9 +293,7 @@ async fn who_ends_while_an_unsubscribe_waits_for_a_full_link_is_forgotten() {
         .links
         .occupy(&ChannelName::parse("a", 255).unwrap())
         .await;
-    client
-        .send(r#"{"id":3,"unsubscribe":{"channel":"a"}}"#)
-        .await;
+    client.send(r#"{"id":3,"unsubscribe":{"channel":"a"}}"#).await;
     node.until("switchboard_gateway_commands_total{command=\"unsubscribe\"}", 1)
         .await;
     for session in node.gateway.sessions.all() {

@@ -66,6 +66,29 @@ fn k1_nothing_is_taken_behind_a_gap_until_the_link_opens_anew() {
     assert_eq!(rig.open(A, 1, &["a"]), []);
 }
 
+/// While the owner goes on with its beats the gateway sees no silence.
+#[test]
+fn k1_a_gap_is_told_at_once_and_once() {
+    let is_reset = |item: &down_item::Item| matches!(item, down_item::Item::Reset(_));
+    for channels in [&["a"][..], &[]] {
+        let mut rig = Rig::new();
+        rig.open(A, 1, channels);
+        // One that came before is no gap.
+        rig.up_numbers.insert((A, 1), 0);
+        rig.plain(A, 1, "a");
+        assert_eq!(rig.items(A), []);
+        rig.up_numbers.insert((A, 1), 5);
+        for number in 1..=2 {
+            rig.plain(A, number, "a");
+        }
+        let told = rig.items(A);
+        assert_eq!(told.iter().filter(|item| is_reset(item)).count(), 1, "{told:?}");
+        assert!(opened_at(&rig.open(A, 2, channels)).is_some());
+        rig.pass(SECOND * 3);
+        assert!(!rig.items(A).iter().any(is_reset));
+    }
+}
+
 #[test]
 fn k1_frames_down_are_numbered_within_an_opening_and_bounded() {
     let mut rig = Rig::new();
