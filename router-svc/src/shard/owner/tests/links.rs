@@ -1,6 +1,7 @@
 //! K1 to K6, R4, R8: how gateways are linked and what they are given.
 
 use super::*;
+use crate::shard::window::Window;
 
 fn with_openings(openings: usize) -> Rig {
     let mut limits = LIMITS;
@@ -87,6 +88,47 @@ fn k1_a_gap_is_told_at_once_and_once() {
         rig.pass(SECOND * 3);
         assert!(!rig.items(A).iter().any(is_reset));
     }
+}
+
+/// A frame that the bus does not take is lost, and with it each opening that ends with it.
+#[test]
+fn k4_no_number_of_channels_makes_a_frame_too_large() {
+    let mut rig = Rig::new();
+    let written = Sequence(1 << 24);
+    rig.owner.last = written;
+    rig.owner.memory.window = Window::new(LIMITS.memory.window, Offset::end_of(written));
+    let names: Vec<String> = (0..200_000).map(|number| format!("room:{number}")).collect();
+    let channels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut set = ChannelSet::default();
+    channels.iter().for_each(|channel| set.insert(channel));
+    let open = up_item::Item::Open(Open {
+        position: None,
+        channels: set.count,
+        channels_hash: set.hash,
+        sent_since: None,
+        credit: MUCH,
+    });
+    rig.up(A, 1, vec![open]);
+    // As many as a gateway's frame holds, about.
+    for some in channels.chunks(20_000) {
+        rig.up(A, 1, vec![add(some)]);
+    }
+    rig.up(A, 1, vec![up_item::Item::OpenEnd(OpenEnd {})]);
+    let frames = rig.frames(A);
+    for frame in &frames {
+        assert!(frame.encoded_len() < 1 << 20, "{}", frame.encoded_len());
+    }
+    let items = frames.into_iter().flat_map(|frame| frame.items);
+    let answers: Vec<switchboard_proto::bus::InForce> = items
+        .filter_map(|item| match item.item {
+            Some(down_item::Item::InForce(answer)) => Some(answer),
+            _ => None,
+        })
+        .collect();
+    let heads: usize = answers.iter().map(|answer| answer.heads.len()).sum();
+    assert_eq!(heads, channels.len());
+    assert!(answers.is_sorted_by_key(|answer| answer.up_number));
+    assert_eq!(answers.last().unwrap().up_number, 12);
 }
 
 #[test]
