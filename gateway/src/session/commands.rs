@@ -345,17 +345,28 @@ impl Commands {
             unsubscribe: Some(UnsubscribeResult {}),
             ..Reply::default()
         };
-        match self.session.subscriptions.give_up(channel) {
-            // The link answers, behind what it has already queued of this channel.
-            Some(channel) => {
-                self.session.leases.forget(channel.as_str());
-                self.gateway
-                    .links
-                    .unsubscribe(&self.session, Some(answer), channel)
-                    .await;
-            }
-            None => self.session.reply(&answer),
+        if self.give_up(channel, &answer).await {
+            return;
         }
+        self.session.reply(&answer);
+    }
+
+    /// Ends a subscription, and has the link tell the client `then`, behind what it has already queued of this
+    /// channel. `false`: there is none.
+    ///
+    /// Cancel safe.
+    async fn give_up(&self, channel: &str, then: &Reply) -> bool {
+        let Some(channel) = self.session.subscriptions.held(channel) else {
+            return false;
+        };
+        let room = self.gateway.links.room(&channel).await;
+        // It may have ended from our side meanwhile.
+        let Some(channel) = self.session.subscriptions.give_up(channel.as_str()) else {
+            return false;
+        };
+        self.session.leases.forget(channel.as_str());
+        room.unsubscribe(&self.session, Some(then.clone()), channel);
+        true
     }
 
     async fn publish(&self, id: u32, request: PublishRequest) -> Result<(), Violation> {

@@ -185,6 +185,15 @@ impl Window {
             .filter_map(|offset| Some((*offset, &self.at(*offset)?.message)))
     }
 
+    /// The messages of `channel` before `bound`, newest first. What is not asked for costs nothing.
+    pub(crate) fn before(&self, channel: &str, bound: Offset) -> impl Iterator<Item = (Offset, &Bytes)> {
+        let kept = self.channels.get(channel).map(|channel| &channel.kept);
+        let end = kept.map_or(0, |kept| kept.partition_point(|offset| *offset < bound));
+        kept.into_iter()
+            .flat_map(move |kept| kept.range(..end).rev())
+            .filter_map(|offset| Some((*offset, &self.at(*offset)?.message)))
+    }
+
     /// All messages behind `after`, oldest first. Complete where `after` is not before
     /// [`Window::start`].
     pub(crate) fn since(&self, after: Offset) -> impl Iterator<Item = (Offset, &Kept)> {
@@ -257,6 +266,15 @@ mod tests {
         assert_eq!(of(&window, "a", Offset::ZERO), [at(5, 0), at(5, 2), at(8, 0)]);
         assert_eq!(of(&window, "a", at(5, 0)), [at(5, 2), at(8, 0)]);
         assert_eq!(of(&window, "a", Offset::end_of(Sequence(6))), [at(8, 0)]);
+        let before = |bound| {
+            window
+                .before("a", bound)
+                .map(|(offset, _)| offset)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(before(at(8, 0)), [at(5, 2), at(5, 0)]);
+        assert_eq!(before(at(5, 0)), []);
+        assert_eq!(window.before("c", at(9, 0)).count(), 0);
         assert_eq!(of(&window, "b", at(7, 0)), []);
         assert_eq!(of(&window, "c", Offset::ZERO), []);
         let since = |after| {
