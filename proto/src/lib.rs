@@ -41,12 +41,7 @@ pub mod client {
 }
 
 /// The server API's messages (generated).
-#[allow(
-    clippy::all,
-    unreachable_pub,
-    missing_docs,
-    reason = "generated code"
-)]
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 pub mod api {
     include!("generated/centrifugal.centrifugo.api.rs");
 

@@ -124,8 +124,7 @@ mod tests {
             let file = file.unwrap();
             let committed = root.join("proto/src/generated").join(file.file_name());
             assert!(
-                std::fs::read(file.path()).unwrap()
-                    == std::fs::read(&committed).unwrap(),
+                std::fs::read(file.path()).unwrap() == std::fs::read(&committed).unwrap(),
                 "{} is out of date: cargo run -p xtask -- proto",
                 committed.display()
             );

@@ -6,13 +6,12 @@
 )]
 
 mod binaries;
-mod child;
 mod client;
-mod cluster;
 mod commands;
 mod deaths;
 mod delivery;
 mod demo_page;
+mod faults;
 mod front_door;
 mod history;
 mod inboxes;
@@ -20,7 +19,6 @@ mod load;
 mod log_life;
 mod memory;
 mod nats_permissions;
-mod process;
 mod protocol;
 mod readers;
 mod recovery;

@@ -77,7 +77,7 @@ impl Process {
         if let Some(cluster) = cluster {
             writeln!(
                 text,
-                "cluster {{ name: testkit, host: 127.0.0.1, port: {}",
+                "cluster {{ name: testkit, host: 127.0.0.1, no_advertise: true, port: {}",
                 ports.cluster
             )?;
             writeln!(text, "  routes: [")?;
