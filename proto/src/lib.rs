@@ -11,6 +11,7 @@
 //! | [`protobuf`] | their Protobuf encoding |
 //! | [`codes`] | error, disconnect and unsubscribe codes |
 //! | [`bus`] | messages, log records, link frames, member beats |
+//! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
@@ -43,4 +44,10 @@ pub mod client {
 #[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 pub mod bus {
     include!("generated/switchboard.bus.rs");
+}
+
+/// What the registry of sessions writes down (generated).
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+pub mod registry {
+    include!("generated/switchboard.registry.rs");
 }

@@ -47,10 +47,10 @@ impl Program {
     }
 
     /// Waits until `ready` says that it serves, or it is gone.
-    pub(crate) async fn ready(
+    pub(crate) async fn ready<F: Future<Output = bool>>(
         &mut self,
         deadline: Duration,
-        mut ready: impl AsyncFnMut() -> bool,
+        ready: impl Fn() -> F,
     ) -> Result<()> {
         let waited = tokio::time::timeout(deadline, async {
             while self.is_running() {

@@ -56,7 +56,7 @@ impl RedisServer {
     /// # Errors
     /// As [`RedisServer::start`].
     pub async fn start_with(arguments: &[&str]) -> Result<Self> {
-        Self::try_ports(async |port| Self::launch(port, arguments, None).await).await
+        Self::start_on_a_free_port(arguments, None).await
     }
 
     /// As [`RedisServer::start_with`], with TLS, and nothing but TLS.
@@ -64,13 +64,13 @@ impl RedisServer {
     /// # Errors
     /// As [`RedisServer::start`].
     pub async fn start_with_tls(tls: &RedisTls, arguments: &[&str]) -> Result<Self> {
-        Self::try_ports(async |port| Self::launch(port, arguments, Some(tls)).await).await
+        Self::start_on_a_free_port(arguments, Some(tls)).await
     }
 
-    async fn try_ports(mut launch: impl AsyncFnMut(u16) -> Result<Self>) -> Result<Self> {
+    async fn start_on_a_free_port(arguments: &[&str], tls: Option<&RedisTls>) -> Result<Self> {
         let mut failure = None;
         for _ in 0..TRIES {
-            match launch(free_port()?).await {
+            match Self::launch(free_port()?, arguments, tls).await {
                 Ok(server) => return Ok(server),
                 Err(error) => failure = Some(error),
             }
@@ -117,13 +117,7 @@ impl RedisServer {
         command.args(&self.arguments);
         self.program.spawn(&mut command)?;
         let (port, tls) = (self.port, self.scheme == "rediss");
-        self.program
-            .ready(READY, async || match tls {
-                // Accepting is all that can be seen without speaking TLS.
-                true => TcpStream::connect(("127.0.0.1", port)).await.is_ok(),
-                false => answers(port).await,
-            })
-            .await
+        self.program.ready(READY, || serves(port, tls)).await
     }
 
     /// Where clients connect.
@@ -195,10 +189,13 @@ impl RedisCluster {
         for _ in 0..3 {
             // The nodes' own port would be 10,000 above, where the system takes outgoing connections from.
             let own = free_port()?.to_string();
-            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &own];
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", own.as_str()];
             nodes.push(RedisServer::start_with(&arguments).await?);
         }
-        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let addresses: Vec<String> = nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port))
+            .collect();
         let mut command = tokio::process::Command::new(find("redis-cli", "SWITCHBOARD_REDIS_CLI")?);
         command
             .args(["--cluster", "create"])
@@ -215,6 +212,10 @@ impl RedisCluster {
                 String::from_utf8_lossy(&output.stderr)
             );
         }
+        for node in &mut nodes {
+            let port = node.port;
+            node.program.ready(READY, || serves_all_keys(port)).await?;
+        }
         Ok(Self { nodes })
     }
 
@@ -224,19 +225,37 @@ impl RedisCluster {
     }
 }
 
-/// Whether somebody on this port answers a PING, with whatever: a server with a password says so.
+/// Whether a server answers on this port. Of one with TLS, whether it accepts is all that can be seen.
+async fn serves(port: u16, tls: bool) -> bool {
+    match tls {
+        true => TcpStream::connect(("127.0.0.1", port)).await.is_ok(),
+        false => answers(port).await,
+    }
+}
+
+/// Whether a server answers on this port, with whatever: one with a password says so.
 async fn answers(port: u16) -> bool {
+    let answer = ask(port, "PING").await;
+    answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")
+}
+
+/// Whether a node of a cluster knows where all keys are.
+async fn serves_all_keys(port: u16) -> bool {
+    ask(port, "CLUSTER INFO").await.contains("cluster_state:ok")
+}
+
+/// The beginning of what a command is answered with; empty where it is not.
+async fn ask(port: u16, command: &str) -> String {
     let asked = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"PING\r\n").await?;
-        let mut answer = [0; 8];
-        stream.read(&mut answer).await.map(|read| (read, answer))
+        stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+        let mut answer = vec![0; 1024];
+        let read = stream.read(&mut answer).await?;
+        answer.truncate(read);
+        std::io::Result::Ok(answer)
     };
     match tokio::time::timeout(Duration::from_secs(1), asked).await {
-        Ok(Ok((read, answer))) => {
-            let answer = answer.get(..read).unwrap_or_default();
-            answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH")
-        }
-        _ => false,
+        Ok(Ok(answer)) => String::from_utf8_lossy(&answer).into_owned(),
+        _ => String::new(),
     }
 }

@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/derive.proto",
     "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
+    "switchboard/registry/registry.proto",
 ];
 
 /// Writes one Rust file per package into `into`.
@@ -79,6 +80,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 2, "one file per package");
+        assert_eq!(compared, 3, "one file per package");
     }
 }

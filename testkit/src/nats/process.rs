@@ -110,9 +110,7 @@ impl Process {
     /// Waits until it serves, or is gone.
     pub(super) async fn ready(&mut self, deadline: Duration) -> Result<()> {
         let port = self.ports.monitor;
-        self.program
-            .ready(deadline, async || monitor::is_healthy(port).await)
-            .await
+        self.program.ready(deadline, || monitor::is_healthy(port)).await
     }
 
     pub(super) async fn stop(&mut self, deadline: Duration) -> Result<()> {
