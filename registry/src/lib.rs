@@ -11,6 +11,8 @@
 //!
 //! Without its store nobody is worse off than with one gateway: connecting and publishing go on.
 
+mod announcer;
+pub mod config;
 #[cfg(feature = "conformance")]
 #[expect(clippy::unwrap_used, reason = "a suite of tests, compiled for tests only")]
 pub mod conformance;
@@ -18,6 +20,7 @@ pub mod memory;
 pub mod redis;
 mod registry;
 
+pub use announcer::{Announcer, AnnouncerSettings, OverLimit, Registration};
 pub use registry::{
     Admission, Announced, Change, Device, FORGOTTEN_AFTER, KeepError, KeptSubscription, LONGEST_KEPT, Lease,
     MAX_DEVICE_TEXT, MAX_SESSIONS_PER_USER, MAX_SUBSCRIPTION_SIZE, NewSession, Registry, RegistryError,

@@ -114,6 +114,13 @@ impl RedisRegistry {
             root_cert: config.ca.clone(),
         };
         let is_tls = config.urls.iter().any(|url| url.starts_with("rediss:"));
+        if is_tls {
+            // The client takes the process's provider of cryptography, and panics where none was chosen and features
+            // leave more than one. Whoever chose before stays in force.
+            rustls::crypto::aws_lc_rs::default_provider()
+                .install_default()
+                .ok();
+        }
         let endpoint = match servers.first() {
             None => return Err(OpenError::NoServer),
             Some(_) if config.cluster => {
@@ -441,4 +448,9 @@ fn decode(client: &str, value: Bytes) -> Result<(Session, u64), FormatError> {
 
 fn body(error: impl std::fmt::Display) -> FormatError {
     FormatError::Body(error.to_string())
+}
+
+/// Whether a text can be understood as the address of a server.
+pub(crate) fn is_address(url: &str) -> bool {
+    url.into_connection_info().is_ok()
 }

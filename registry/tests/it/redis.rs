@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use switchboard_registry::Registry;
-use switchboard_registry::conformance::{KEPT_PER_USER, RegistryFixture};
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::format::FormatError;
+use switchboard_registry::conformance::{
+    KEPT_PER_USER, LONG, RegistryFixture, began, ended, lease, session, until,
+};
 use switchboard_registry::redis::{RedisConfig, RedisRegistry};
-use switchboard_testkit::{RedisCluster, RedisServer};
+use switchboard_registry::{Registry, RegistryError, SubscriptionOptions};
+use switchboard_testkit::{RedisCluster, RedisServer, RedisTls};
+use uuid::Uuid;
 
 /// Patient, as the machine is busy with other tests.
 pub(crate) fn config(urls: Vec<String>) -> RedisConfig {
@@ -57,10 +62,171 @@ impl RegistryFixture for OnCluster {
     }
 }
 
+/// The suite on one server.
 mod server {
     switchboard_registry::registry_conformance!(super::OnServer);
 }
 
+/// The suite on a cluster of three.
 mod cluster {
     switchboard_registry::registry_conformance!(super::OnCluster);
+}
+
+/// Carries a command out as somebody else would.
+pub(crate) async fn command(server: &RedisServer, words: &[&str]) -> redis::Value {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::Cmd::new();
+    command.arg(words);
+    command.query_async(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn everything_in_the_store_ends_and_says_whose_it_is() {
+    let server = RedisServer::start().await.unwrap();
+    let registry = open(&RedisConfig {
+        prefix: "test".to_owned(),
+        ..config(vec![server.url()])
+    });
+    registry.begin(lease(1), LONG).await.unwrap();
+    registry
+        .announce(lease(1), &[began("alice", [10, 11])])
+        .await
+        .unwrap();
+    registry.admit(lease(1), "bob", &session(12), 2).await.unwrap();
+    let room = ChannelName::parse("room", 255).unwrap();
+    let options = SubscriptionOptions::default();
+    registry
+        .keep_subscription("alice", &room, &options, LONG)
+        .await
+        .unwrap();
+    let keys: Vec<String> = redis::from_redis_value(command(&server, &["KEYS", "*"]).await).unwrap();
+    assert_eq!(keys.len(), 8, "{keys:?}");
+    for key in keys {
+        assert!(key.starts_with("test:reg:{"), "{key}");
+        let ends: i64 = redis::from_redis_value(command(&server, &["PTTL", &key]).await).unwrap();
+        assert!(ends > 0, "{key} stays for ever");
+    }
+    registry.forget_subscription("alice", &room).await.unwrap();
+    registry
+        .announce(lease(1), &[ended("alice", [10, 11]), ended("bob", [12])])
+        .await
+        .unwrap();
+    registry.release(lease(1)).await.unwrap();
+    let left: Vec<String> = redis::from_redis_value(command(&server, &["KEYS", "*"]).await).unwrap();
+    assert_eq!(left, Vec::<String>::new(), "nothing is left behind");
+}
+
+#[tokio::test]
+async fn what_a_newer_release_wrote_is_refused_with_what_to_do() {
+    let server = RedisServer::start().await.unwrap();
+    let registry = open(&config(vec![server.url()]));
+    let client = Uuid::from_u128(1).to_string();
+    command(&server, &["HSET", "sb:reg:{alice}:sessions", &client, "\u{9}new"]).await;
+    let error = registry.sessions("alice").await.unwrap_err();
+    assert!(
+        matches!(error, RegistryError::Format(FormatError::Newer { .. })),
+        "{error:?}"
+    );
+    command(&server, &["HSET", "sb:reg:{bob}:sessions", "nonsense", "\u{1}"]).await;
+    assert!(matches!(
+        registry.sessions("bob").await,
+        Err(RegistryError::Format(_))
+    ));
+}
+
+#[tokio::test]
+async fn password_and_user_are_given_and_never_told() {
+    let users = "--user me on >hush ~sb:* +@all --user default off";
+    let arguments: Vec<&str> = users.split(' ').collect();
+    let server = RedisServer::start_with(&arguments).await.unwrap();
+    let config = RedisConfig {
+        username: Some("me".to_owned()),
+        password: Some("hush".into()),
+        ..config(vec![server.url()])
+    };
+    open(&config).begin(lease(1), LONG).await.unwrap();
+    let wrong = RedisConfig {
+        password: Some("guessed".into()),
+        ..config.clone()
+    };
+    let registry = open(&wrong);
+    for _ in 0..4 {
+        let error = registry.begin(lease(1), LONG).await.unwrap_err().to_string();
+        assert!(!error.contains("guessed"), "{error}");
+    }
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_the_server_has_to_prove_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = parameters.self_signed(&ca_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::from_params(&parameters, &ca_key);
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let tls = RedisTls {
+        certificate: write("certificate.pem", certificate.pem()),
+        key: write("key.pem", key.serialize_pem()),
+        ca: write("ca.pem", ca.pem()),
+    };
+    let server = RedisServer::start_with_tls(&tls, &["--requirepass", "hush"])
+        .await
+        .unwrap();
+    assert!(server.url().starts_with("rediss://"));
+    let trusting = RedisConfig {
+        ca: Some(ca.pem().into_bytes()),
+        password: Some("hush".into()),
+        ..config(vec![server.url()])
+    };
+    open(&trusting).begin(lease(1), LONG).await.unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
+    let stranger = parameters.self_signed(&other).unwrap();
+    let wary = RedisConfig {
+        ca: Some(stranger.pem().into_bytes()),
+        ..trusting
+    };
+    let refused = open(&wary).begin(lease(1), LONG).await;
+    assert!(
+        matches!(refused, Err(RegistryError::Unavailable(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn who_does_not_answer_is_not_asked_for_a_while() {
+    let mut server = RedisServer::start().await.unwrap();
+    let registry = open(&config(vec![server.url()]));
+    registry.begin(lease(1), LONG).await.unwrap();
+    server.kill().unwrap();
+    let mut errors = Vec::new();
+    for _ in 0..10 {
+        errors.push(registry.sessions("alice").await.unwrap_err().to_string());
+    }
+    let not_asked = errors
+        .iter()
+        .filter(|error| error.contains("is not asked"))
+        .count();
+    assert_eq!(not_asked, 7, "after three: {errors:?}");
+    server.restart().await.unwrap();
+    until("somebody finds out", async || {
+        registry.renew(lease(1), LONG).await == Ok(false)
+    })
+    .await;
+    assert_eq!(
+        registry.sessions("alice").await,
+        Ok(Vec::new()),
+        "then all ask again"
+    );
 }
