@@ -18,13 +18,15 @@ use parking_lot::Mutex;
 use switchboard_proto::ids::Incarnation;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::metrics::AnnouncerMetrics;
 use self::table::Table;
-use crate::registry::{Admission, FORGOTTEN_AFTER, Lease, NewSession, Registry, RegistryError};
+use crate::registry::{
+    Admission, FORGOTTEN_AFTER, KeptSubscription, Lease, NewSession, Registry, RegistryError,
+};
 
 /// What happens within this time is told together.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -32,11 +34,14 @@ const COALESCE: Duration = Duration::from_millis(50);
 /// Sessions that are told together, at most.
 const BATCH: usize = 500;
 
+/// What a session that begins waits for the registry, at most, in each of its two questions.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// From a failure to the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What releasing the lease may take when the gateway stops; else it ends by itself.
-const RELEASE: Duration = Duration::from_secs(1);
+const RELEASE: Duration = Duration::from_millis(500);
 
 /// How an announcer behaves.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +63,14 @@ struct Shared {
     table: Mutex<Table>,
     /// The number of the lease in force, as far as is known; 0: none.
     lease: AtomicU64,
-    /// The store answered last time.
-    answers: AtomicBool,
+    /// The store did not answer, and the lease was not renewed since.
+    is_failing: AtomicBool,
     /// Something happened.
     changed: Notify,
-    /// So much that it should be told at once.
+    /// So much that it should be told at once, or somebody waits for it.
     full: Notify,
+    /// Something was told.
+    told: watch::Sender<()>,
     metrics: AnnouncerMetrics,
 }
 
@@ -87,9 +94,10 @@ impl Announcer {
             settings,
             table: Mutex::new(Table::new(settings.capacity)),
             lease: AtomicU64::new(0),
-            answers: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
             changed: Notify::new(),
             full: Notify::new(),
+            told: watch::Sender::new(()),
             metrics: AnnouncerMetrics::register(&context.metrics),
         });
         spawn(Arc::clone(&shared), &context.tasks);
@@ -104,8 +112,8 @@ impl Announcer {
     /// A session of `user` begins; it is registered as long as the guard lives. Of an anonymous one (with an empty
     /// user) nothing is registered.
     ///
-    /// With a `limit`, the store is asked whether the user has fewer others, over all gateways, which takes no longer
-    /// than the registry's time limit. Where it does not answer, the session may begin. Cancel safe: then it never began.
+    /// With a `limit`, the store is asked whether the user has fewer others, over all gateways, which takes a second at
+    /// most, and a tenth of one at least where the answer is no. Where it does not answer, the session may begin. Cancel safe: then it never began.
     ///
     /// # Errors
     /// [`OverLimit`].
@@ -126,7 +134,7 @@ impl Announcer {
         }
         let shared = &self.0;
         let lease = shared.lease();
-        let asked = limit.zip(lease.filter(|_| shared.answers.load(Ordering::Relaxed)));
+        let asked = limit.zip(lease.filter(|_| !shared.is_failing()));
         let user = Arc::clone(&registration.user);
         if limit.is_some() && asked.is_none() {
             shared.metrics.not_asked.inc();
@@ -143,15 +151,15 @@ impl Announcer {
         // From here on the guard takes it out again.
         registration.shared = Some(Arc::clone(shared));
         if let Some((limit, lease)) = asked {
-            let stored = match shared.registry.admit(lease, &user, &session, limit).await {
-                Ok(Admission::Admitted) => shared.lease() == Some(lease),
-                Ok(Admission::OverLimit) => {
+            let admission = shared.in_time(shared.admit(lease, &user, &session, limit));
+            let stored = match admission.await {
+                Some(Admission::Admitted) => shared.lease() == Some(lease),
+                Some(Admission::OverLimit) => {
                     registration.may_be_stored = false;
                     return Err(OverLimit);
                 }
-                Err(error) => {
+                None => {
                     shared.metrics.not_asked.inc();
-                    shared.note_failure(&error);
                     false
                 }
             };
@@ -159,6 +167,23 @@ impl Announcer {
         }
         shared.note_change();
         Ok(registration)
+    }
+
+    /// The subscriptions that are kept for a user, asked for a second at most; `None` where the store does not answer. Of the
+    /// empty user, none. Cancel safe.
+    pub async fn kept_subscriptions(&self, user: &str) -> Option<Vec<KeptSubscription>> {
+        let shared = &self.0;
+        if user.is_empty() {
+            return Some(Vec::new());
+        }
+        let kept = match shared.is_failing() {
+            true => None,
+            false => shared.in_time(shared.registry.kept_subscriptions(user)).await,
+        };
+        if kept.is_none() {
+            shared.metrics.not_restored.inc();
+        }
+        kept
     }
 }
 
@@ -192,6 +217,28 @@ impl Shared {
         })
     }
 
+    /// Asks once more where the answer is no: a session that ended moments ago, here or at another gateway, may still
+    /// count, and a client that is told of a limit does not come back.
+    async fn admit(
+        &self,
+        lease: Lease,
+        user: &str,
+        session: &NewSession,
+        limit: usize,
+    ) -> Result<Admission, RegistryError> {
+        let mut told = self.told.subscribe();
+        if self.registry.admit(lease, user, session, limit).await? == Admission::Admitted {
+            return Ok(Admission::Admitted);
+        }
+        self.full.notify_one();
+        tokio::time::sleep(2 * COALESCE).await;
+        while self.table.lock().has_ended(user) {
+            // Its sender lives as long as this.
+            told.changed().await.ok();
+        }
+        self.registry.admit(lease, user, session, limit).await
+    }
+
     fn note_change(&self) {
         let fill = self.table.lock().fill();
         self.metrics.fill(fill);
@@ -201,10 +248,22 @@ impl Shared {
         }
     }
 
+    /// What the registry answers to somebody who waits; `None`: nothing, or not soon.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, RegistryError>>) -> Option<T> {
+        let answer = tokio::time::timeout(PATIENCE, asked).await;
+        let late = || RegistryError::Unavailable(format!("no answer within {PATIENCE:?}"));
+        let answer = answer.unwrap_or_else(|_| Err(late()));
+        answer.inspect_err(|error| self.note_failure(error)).ok()
+    }
+
+    fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
     fn note_failure(&self, error: &RegistryError) {
         self.metrics.failures.inc();
-        // Nobody is asked until the lease was renewed.
-        self.answers.store(false, Ordering::Relaxed);
+        // Nobody who waits asks until the lease was renewed.
+        self.is_failing.store(true, Ordering::Relaxed);
         tracing::debug!(%error, "the registry does not answer");
     }
 }
@@ -272,6 +331,7 @@ impl Work {
         self.shared.metrics.fill(table.fill());
         drop(table);
         let announced = told?;
+        self.shared.told.send_replace(());
         self.shared
             .metrics
             .left_out
@@ -326,7 +386,7 @@ impl Work {
             let parts = usize::try_from(rounds).unwrap_or(usize::MAX);
             shared.table.lock().refresh(parts);
         }
-        shared.answers.store(true, Ordering::Relaxed);
+        shared.is_failing.store(false, Ordering::Relaxed);
         self.renew_at = Instant::now() + every;
         Ok(())
     }

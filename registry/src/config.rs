@@ -30,6 +30,15 @@ pub enum Backend {
     Redis(RedisSettings),
 }
 
+/// An open registry.
+#[derive(Clone)]
+pub struct OpenRegistry {
+    /// The registry.
+    pub registry: Arc<dyn Registry>,
+    /// How long a gateway's sessions are found after it was heard of last.
+    pub lease: Duration,
+}
+
 /// How Redis is reached.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -108,11 +117,18 @@ impl RegistryConfig {
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and where.
-    pub fn open(&self) -> Result<Arc<dyn Registry>, OpenError> {
-        let settings = match &self.backend {
-            Backend::Memory => return Ok(Arc::new(MemoryRegistry::new(self.kept_per_user))),
-            Backend::Redis(settings) => settings,
+    pub fn open(&self) -> Result<OpenRegistry, OpenError> {
+        let registry: Arc<dyn Registry> = match &self.backend {
+            Backend::Memory => Arc::new(MemoryRegistry::new(self.kept_per_user)),
+            Backend::Redis(settings) => Arc::new(self.open_redis(settings)?),
         };
+        Ok(OpenRegistry {
+            registry,
+            lease: self.lease,
+        })
+    }
+
+    fn open_redis(&self, settings: &RedisSettings) -> Result<RedisRegistry, OpenError> {
         let ca = match &settings.ca_file {
             None => None,
             Some(path) => Some(std::fs::read(path).map_err(|source| OpenError::CaFile {
@@ -130,7 +146,7 @@ impl RegistryConfig {
             prefix: settings.prefix.clone(),
             kept_per_user: self.kept_per_user,
         };
-        Ok(Arc::new(RedisRegistry::new(&config)?))
+        Ok(RedisRegistry::new(&config)?)
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) struct AnnouncerMetrics {
     pub(super) resyncs: Counter,
     pub(super) left_out: Counter,
     pub(super) not_asked: Counter,
+    pub(super) not_restored: Counter,
 }
 
 impl AnnouncerMetrics {
@@ -42,6 +43,11 @@ impl AnnouncerMetrics {
                 "not_asked",
                 "Sessions that were let in without asking the registry for their user's others, as it did not answer",
                 own.not_asked.clone(),
+            );
+            registry.register(
+                "not_restored",
+                "Sessions that began without their user's kept subscriptions, as the registry did not answer",
+                own.not_restored.clone(),
             );
         });
         own

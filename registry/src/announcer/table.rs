@@ -301,6 +301,11 @@ impl Table {
         self.refreshed = names.into_iter().next_back().filter(|_| count > 0);
     }
 
+    /// Whether a session of the user ended that the store may still count.
+    pub(super) fn has_ended(&self, user: &str) -> bool {
+        self.users.get(user).is_some_and(|user| !user.ended.is_empty())
+    }
+
     /// How much waits and how much is done.
     pub(super) fn fill(&self) -> Fill {
         Fill {
