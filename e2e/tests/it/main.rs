@@ -22,6 +22,7 @@ mod nats_permissions;
 mod process;
 mod protocol;
 mod recovery;
+mod registry;
 mod sdks;
 mod system;
 mod tools;

@@ -11,7 +11,7 @@ use switchboard_registry::conformance::{
     KEPT_PER_USER, LONG, RegistryFixture, began, ended, lease, session, until,
 };
 use switchboard_registry::redis::{RedisConfig, RedisRegistry};
-use switchboard_registry::{Registry, RegistryError, SubscriptionOptions};
+use switchboard_registry::{Admission, Registry, RegistryError, SubscriptionOptions};
 use switchboard_testkit::{RedisCluster, RedisServer, RedisTls};
 use uuid::Uuid;
 
@@ -74,7 +74,11 @@ mod cluster {
 
 /// Carries a command out as somebody else would.
 pub(crate) async fn command(server: &RedisServer, words: &[&str]) -> redis::Value {
-    let client = redis::Client::open(server.url()).unwrap();
+    command_at(&server.url(), words).await
+}
+
+async fn command_at(url: &str, words: &[&str]) -> redis::Value {
+    let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut command = redis::Cmd::new();
     command.arg(words);
@@ -137,7 +141,9 @@ async fn what_a_newer_release_wrote_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn password_and_user_are_given_and_never_told() {
-    let users = "--user me on >hush ~sb:* +@all --user default off";
+    // As docs/registry.md has it.
+    let rights = "~sb:reg:* +@read +@write +@scripting +time";
+    let users = format!("--user me on >hush {rights} --user default off");
     let arguments: Vec<&str> = users.split(' ').collect();
     let server = RedisServer::start_with(&arguments).await.unwrap();
     let config = RedisConfig {
@@ -145,7 +151,25 @@ async fn password_and_user_are_given_and_never_told() {
         password: Some("hush".into()),
         ..config(vec![server.url()])
     };
-    open(&config).begin(lease(1), LONG).await.unwrap();
+    let registry = open(&config);
+    registry.begin(lease(1), LONG).await.unwrap();
+    assert_eq!(registry.renew(lease(1), LONG).await, Ok(true));
+    registry
+        .announce(lease(1), &[began("alice", [10])])
+        .await
+        .unwrap();
+    let admitted = registry.admit(lease(1), "alice", &session(11), 1).await;
+    assert_eq!(admitted, Ok(Admission::OverLimit));
+    registry.users(lease(1).gateway, None, 10).await.unwrap();
+    let room = ChannelName::parse("room", 255).unwrap();
+    let options = SubscriptionOptions::default();
+    registry
+        .keep_subscription("alice", &room, &options, LONG)
+        .await
+        .unwrap();
+    assert_eq!(registry.kept_subscriptions("alice").await.unwrap().len(), 1);
+    assert_eq!(registry.forget_subscription("alice", &room).await, Ok(true));
+    registry.release(lease(1)).await.unwrap();
     let wrong = RedisConfig {
         password: Some("guessed".into()),
         ..config.clone()
@@ -156,6 +180,34 @@ async fn password_and_user_are_given_and_never_told() {
         assert!(!error.contains("guessed"), "{error}");
     }
     assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[tokio::test]
+async fn cluster_asks_for_few_rights() {
+    let cluster = RedisCluster::start().await.unwrap();
+    // As docs/registry.md has it.
+    let rights = "~sb:reg:* +@read +@write +@scripting +time +ping +cluster|slots";
+    for url in cluster.urls() {
+        let mut words = vec!["ACL", "SETUSER", "me", "on", ">hush"];
+        words.extend(rights.split(' '));
+        command_at(&url, &words).await;
+        command_at(&url, &["ACL", "SETUSER", "default", "off"]).await;
+    }
+    let registry = open(&RedisConfig {
+        cluster: true,
+        username: Some("me".to_owned()),
+        password: Some("hush".into()),
+        ..config(cluster.urls())
+    });
+    for gateway in 1..10 {
+        registry.begin(lease(gateway), LONG).await.unwrap();
+        let user = format!("user{gateway}");
+        registry
+            .announce(lease(gateway), &[began(&user, [gateway])])
+            .await
+            .unwrap();
+        assert_eq!(registry.count(&user).await, Ok(1));
+    }
 }
 
 #[tokio::test]
