@@ -14,6 +14,8 @@ use switchboard_bus::Bus;
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_registry::config::OpenRegistry;
+use switchboard_registry::{Announcer, AnnouncerSettings};
 use switchboard_service_kit::admin;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
@@ -35,6 +37,8 @@ pub struct Deps {
     pub bus: Arc<dyn Bus>,
     /// Shards of the layout.
     pub shards: ShardCount,
+    /// Who is connected to which gateway.
+    pub registry: OpenRegistry,
     /// Other pages on the same address, such as the demo.
     pub extra: Router,
 }
@@ -83,7 +87,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )
     .await?;
 
-    // Links are stopped by themselves, after the sessions that use them.
+    // Links, and what announces sessions, are stopped by themselves, after the sessions that use them.
     let link_context = Context {
         tasks: context.tasks.separate(),
         ..context.clone()
@@ -143,7 +147,12 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         context.tasks.spawn("tls-reload", TaskKind::Essential, watching);
     }
     let speaks_tls = tls.is_some();
-    let gateway = Gateway::new(config, tokens, links, metrics, stop.clone());
+    let settings = AnnouncerSettings {
+        lease: deps.registry.lease,
+        capacity: config.max_connections,
+    };
+    let announcer = Announcer::start(deps.registry.registry, incarnation, settings, &link_context);
+    let gateway = Gateway::new(config, tokens, links, announcer, metrics, stop.clone());
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
     let door = Door {
         gateway: Arc::clone(&gateway),

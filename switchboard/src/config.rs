@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use switchboard_bus::config::{Backend, BusConfig};
+use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
 
@@ -38,6 +39,7 @@ pub struct Config {
     pub(crate) node: NodeConfig,
     pub(crate) services: Vec<Service>,
     pub(crate) bus: BusConfig,
+    pub(crate) registry: RegistryConfig,
     pub(crate) gateway: switchboard_gateway::Config,
     pub(crate) router: switchboard_router_svc::Config,
     pub(crate) persistence: switchboard_persistence_svc::Config,
@@ -107,6 +109,7 @@ impl Config {
             node: NodeConfig::read(&mut document, ADMIN),
             services,
             bus: BusConfig::read(&mut document),
+            registry: RegistryConfig::read(&mut document),
             gateway: switchboard_gateway::Config::read(&mut document),
             router: switchboard_router_svc::Config::read(&mut document),
             persistence: switchboard_persistence_svc::Config::read(&mut document),

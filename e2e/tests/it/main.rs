@@ -22,6 +22,7 @@ mod nats_permissions;
 mod protocol;
 mod readers;
 mod recovery;
+mod registry;
 mod sdks;
 mod slow;
 mod system;

@@ -5,6 +5,7 @@
 
 mod history;
 mod permissions;
+mod register;
 mod server_side;
 mod tokens;
 
@@ -72,6 +73,8 @@ pub(super) struct Commands {
     _user_slot: Option<UserSlot>,
     /// By which others find the session.
     _registration: Option<Registration>,
+    /// By which other gateways find it.
+    _registered: Option<switchboard_registry::Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
     /// There were commands other than pongs since it was last asked.
@@ -87,6 +90,7 @@ impl Commands {
             pace: Pace::new(&gateway.config.limits, now),
             _user_slot: None,
             _registration: None,
+            _registered: None,
             gateway,
             session,
             pings,
@@ -240,11 +244,12 @@ impl Commands {
         };
         let ttl = self.lease_connection(&identity);
         self.take_user_slot(&identity.user)?;
+        let kept = self.register(&identity.user, &request).await?;
         self.session.admit(identity);
         // Others find it from here on, and what they queue comes behind the reply.
         self.session.outgoing.hold();
         self._registration = Some(self.gateway.sessions.enter(&self.session));
-        let (subs, payload) = match self.server_side(id, &request).await? {
+        let (subs, payload) = match self.server_side(id, &request, kept).await? {
             Ok(subs) => subs,
             Err(code) => {
                 self.failed = true;
