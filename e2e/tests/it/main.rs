@@ -8,6 +8,7 @@
 mod binaries;
 mod child;
 mod client;
+mod cluster_script;
 mod commands;
 mod deaths;
 mod delivery;
