@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     /// Names this run, so that channels are new.
     pub(crate) run: String,
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) counters: Counters,
     /// From the intended time of a publish until it was sent: what the generator itself is late.
     pub(crate) late: Times,
@@ -86,6 +87,8 @@ pub(crate) struct Member {
     /// Publishes without an answer: which they are, and when they were meant.
     waiting: HashMap<u32, (u64, u64)>,
     said: u64,
+    /// Connections that it opened or tried to, but for the first.
+    tries: usize,
     load: Option<Load>,
 }
 
@@ -109,6 +112,7 @@ impl Member {
             acknowledged: Numbers::default(),
             waiting: HashMap::new(),
             said: 0,
+            tries: 0,
             load: None,
             shared,
         };
@@ -354,6 +358,7 @@ impl Member {
     }
 
     async fn try_back(&mut self) -> Result<Option<SubscribeResult>, ClientError> {
+        self.tries += 1;
         let mut client = self.connect().await?;
         let subscribed = match self.role.hears {
             true => Some(client.subscribe(&self.channel, "", Some(&self.place)).await?),
@@ -365,8 +370,8 @@ impl Member {
 
     async fn connect(&self) -> Result<Client, ClientError> {
         let plan = &self.shared.plan;
-        // Who comes back takes another, where there are several.
-        let turn = self.number as usize + usize::from(self.load.is_some());
+        // Who comes back takes another, where there are several, and yet another where that one is gone too.
+        let turn = self.number as usize + self.tries;
         let url = plan
             .urls
             .get(turn % plan.urls.len().max(1))
@@ -380,6 +385,7 @@ impl Member {
                 Encoding::Protobuf
             },
             timeout: SETTLE,
+            tls: self.shared.tls.clone(),
         };
         Client::connect(url, options).await
     }

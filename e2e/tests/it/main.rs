@@ -7,6 +7,7 @@
 
 mod binaries;
 mod client;
+mod cluster_script;
 mod commands;
 mod deaths;
 mod delivery;
