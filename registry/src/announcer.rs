@@ -65,6 +65,8 @@ struct Shared {
     lease: AtomicU64,
     /// The store did not answer, and the lease was not renewed since.
     is_failing: AtomicBool,
+    /// It was said that something cannot be read.
+    told_of_format: AtomicBool,
     /// Something happened.
     changed: Notify,
     /// So much that it should be told at once, or somebody waits for it.
@@ -95,6 +97,7 @@ impl Announcer {
             table: Mutex::new(Table::new(settings.capacity)),
             lease: AtomicU64::new(0),
             is_failing: AtomicBool::new(false),
+            told_of_format: AtomicBool::new(false),
             changed: Notify::new(),
             full: Notify::new(),
             told: watch::Sender::new(()),
@@ -113,7 +116,8 @@ impl Announcer {
     /// user) nothing is registered.
     ///
     /// With a `limit`, the store is asked whether the user has fewer others, over all gateways, which takes a second at
-    /// most, and a tenth of one at least where the answer is no. Where it does not answer, the session may begin. Cancel safe: then it never began.
+    /// most, and a tenth of one at least where the answer is no. Where it does not answer, the session may begin.
+    /// Cancel safe: then it never began.
     ///
     /// # Errors
     /// [`OverLimit`].
@@ -232,9 +236,13 @@ impl Shared {
         }
         self.full.notify_one();
         tokio::time::sleep(2 * COALESCE).await;
-        while self.table.lock().has_ended(user) {
-            // Its sender lives as long as this.
-            told.changed().await.ok();
+        // What is on its way may have been taken before it ended; what is taken after that is all of it. Not until nothing
+        // is left: who comes and goes all the time would be let in by waiting long enough.
+        for _ in 0..2 {
+            if self.table.lock().has_ended(user) {
+                // Its sender lives as long as this.
+                told.changed().await.ok();
+            }
         }
         self.registry.admit(lease, user, session, limit).await
     }
@@ -262,9 +270,20 @@ impl Shared {
 
     fn note_failure(&self, error: &RegistryError) {
         self.metrics.failures.inc();
-        // Nobody who waits asks until the lease was renewed.
-        self.is_failing.store(true, Ordering::Relaxed);
-        tracing::debug!(%error, "the registry does not answer");
+        match error {
+            RegistryError::Unavailable(why) => {
+                tracing::debug!(why, "the registry does not answer");
+                // Nobody who waits asks until the lease was renewed, which is tried at once.
+                self.is_failing.store(true, Ordering::Relaxed);
+                self.changed.notify_one();
+            }
+            // Of one user; the others can be asked. Said once, since it may be said of each.
+            RegistryError::Format(error) => {
+                if !self.told_of_format.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the registry holds what this release cannot read");
+                }
+            }
+        }
     }
 }
 
@@ -311,7 +330,8 @@ impl Work {
     }
 
     async fn work(&mut self) -> Result<(), RegistryError> {
-        if self.renew_at <= Instant::now() || self.shared.table.lock().needs_a_new_lease() {
+        let is_due = self.renew_at <= Instant::now() || self.shared.is_failing();
+        if is_due || self.shared.table.lock().needs_a_new_lease() {
             self.keep_lease().await?;
         }
         let Some(lease) = self.shared.lease() else {

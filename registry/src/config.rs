@@ -181,7 +181,7 @@ impl RedisSettings {
             "timeout",
             Duration::from_millis(500),
             Duration::from_millis(10)..=Duration::from_secs(3),
-            "What a call may take, connecting included; a client's connect may wait for two of them.",
+            "What a call may take, connecting included; a client's connect waits for its answers a second at most.",
         );
         let prefix = section.text(
             "prefix",

@@ -28,9 +28,13 @@ struct Gateway {
 
 impl Gateway {
     fn start(registry: Arc<dyn Registry>, number: u128) -> Self {
+        Self::start_with_lease(registry, number, LEASE)
+    }
+
+    fn start_with_lease(registry: Arc<dyn Registry>, number: u128, lease: Duration) -> Self {
         let context = Context::new();
         let settings = AnnouncerSettings {
-            lease: LEASE,
+            lease,
             capacity: 10_000,
         };
         let incarnation = Incarnation::from_u128(number);
@@ -272,4 +276,49 @@ async fn gateway_that_stops_is_forgotten_at_once() {
     let stopped = gateway.context.tasks.stop(Duration::from_secs(10)).await;
     assert!(stopped.forced.is_empty());
     assert_eq!(found(&*reader, &USERS).await, Some(BTreeSet::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_moment_without_an_answer_the_limit_holds_again_long_before_the_lease_is_due() {
+    let server = RedisServer::start().await.unwrap();
+    let reader = open(&config(vec![server.url()]));
+    let gateway = Gateway::start_with_lease(open(&impatient(&server)), 1, Duration::from_secs(600));
+    let _first = gateway.enter("alice", 10, Some(1)).await.unwrap();
+    becomes("it is announced", &*reader, &USERS, &[10]).await;
+    server.pause().unwrap();
+    let not_asked = gateway.enter("alice", 11, Some(1)).await;
+    assert!(not_asked.is_ok());
+    drop(not_asked);
+    server.resume().unwrap();
+    let asked_again = wait_until(TRUE_AGAIN, async || {
+        gateway.enter("alice", 12, Some(1)).await.is_err()
+    });
+    asked_again.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_of_one_user_concerns_no_other() {
+    let server = RedisServer::start().await.unwrap();
+    let reader = open(&config(vec![server.url()]));
+    let gateway = Gateway::start(open(&config(vec![server.url()])), 1);
+    let _bob = gateway.enter("bob", 10, None).await.unwrap();
+    becomes("it is announced", &*reader, &["bob"], &[10]).await;
+    let newer = ["sb:reg:{alice}:kept", "room", "\u{9}new"];
+    command(&server, &["HSET", newer[0], newer[1], newer[2]]).await;
+    command(
+        &server,
+        &["ZADD", "sb:reg:{alice}:until", "9999999999999", "room"],
+    )
+    .await;
+    assert_eq!(gateway.announcer.kept_subscriptions("alice").await, None);
+    assert_eq!(
+        gateway.announcer.kept_subscriptions("bob").await,
+        Some(Vec::new())
+    );
+    assert!(
+        gateway.enter("bob", 11, Some(1)).await.is_err(),
+        "the limit is asked for"
+    );
+    assert_eq!(gateway.metric("not_restored_total"), 1);
+    assert_eq!(gateway.metric("not_asked_total"), 0);
 }
