@@ -129,6 +129,20 @@ impl Window {
         self.trim(time_us);
     }
 
+    /// The log was read: no message of `channel` before [`Window::start`] is behind `newest`.
+    pub(crate) fn learn(&mut self, channel: &Arc<str>, newest: Offset) {
+        if self.channels.contains_key(channel) {
+            return;
+        }
+        let quiet = Channel {
+            head: newest,
+            kept: VecDeque::new(),
+            queued: true,
+        };
+        self.channels.insert(Arc::clone(channel), quiet);
+        self.quiet.push_back(Arc::clone(channel));
+    }
+
     /// Lets go of what is over the limits at `now_us` (Unix microseconds).
     pub(crate) fn trim(&mut self, now_us: u64) {
         while let Some(oldest) = self.batches.front() {
