@@ -12,6 +12,7 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{Senders, Violations};
 use crate::member::{Counters, Load, Member, Shared};
@@ -90,6 +91,9 @@ pub(crate) struct Generator {
     shared: Arc<Shared>,
     share: Share,
     members: Vec<Member>,
+    /// As long as there is no load.
+    resting: JoinSet<anyhow::Result<Member>>,
+    load_is_near: CancellationToken,
     skipped: u64,
 }
 
@@ -119,15 +123,21 @@ impl Generator {
             delivered: Times::default(),
             back: Times::default(),
         });
-        let opened: Vec<anyhow::Result<Member>> = stream::iter(numbers)
+        let load_is_near = CancellationToken::new();
+        let mut resting = JoinSet::new();
+        let mut opening = stream::iter(numbers)
             .map(|number| Member::open(Arc::clone(&shared), number))
-            .buffer_unordered(OPENING)
-            .collect()
-            .await;
+            .buffer_unordered(OPENING);
+        while let Some(member) = opening.next().await {
+            resting.spawn(member?.rest(load_is_near.clone()));
+        }
+        drop(opening);
         Ok(Self {
-            members: opened.into_iter().collect::<anyhow::Result<_>>()?,
             shared,
             share,
+            members: Vec::new(),
+            resting,
+            load_is_near,
             skipped: 0,
         })
     }
@@ -165,6 +175,10 @@ impl Generator {
             measure,
             end: measure + plan.duration,
         };
+        self.load_is_near.cancel();
+        while let Some(rested) = self.resting.join_next().await {
+            self.members.push(rested.context("a connection's task ended")??);
+        }
         let pacer = self.pacer(load);
         let mut talking = JoinSet::new();
         for mut member in std::mem::take(&mut self.members) {

@@ -14,6 +14,7 @@ use switchboard_proto::client::{Reply, SubscribeResult};
 use switchboard_proto::time::now_us;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{Receiver, Senders, Violations};
 use crate::message::Said;
@@ -24,6 +25,9 @@ use crate::times::Times;
 
 /// Until what is on its way when the load ends has to be there, and until who was cut has to be back.
 pub(crate) const SETTLE: Duration = Duration::from_secs(15);
+
+/// Who has everything and hears nothing for so long is done.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Between two tries to come back.
 const BACK_OFF: Duration = Duration::from_millis(200);
@@ -163,6 +167,20 @@ impl Member {
         let (told, due) = mpsc::channel(BACKLOG);
         self.due = Some(due);
         told
+    }
+
+    /// Answers pings until there is load: thousands of others may have to be opened first. It ends with an error where the
+    /// connection does.
+    pub(crate) async fn rest(mut self, load_is_near: CancellationToken) -> anyhow::Result<Self> {
+        loop {
+            let client = self.client.as_mut().context("no connection")?;
+            tokio::select! {
+                event = client.next() => {
+                    event.context("before the load")?;
+                }
+                () = load_is_near.cancelled() => return Ok(self),
+            }
+        }
     }
 
     /// Talks and listens until the load's end, and until all that it said is answered.
@@ -393,9 +411,17 @@ impl Member {
     /// Listens until all that was acknowledged in its room has come, or the time is over.
     pub(crate) async fn settle(mut self, room: &Senders) -> Self {
         let listening = async {
-            while self.role.hears && !self.receiver.has(room) {
+            while self.role.hears {
+                let has_all = self.receiver.has(room);
                 let Some(client) = &mut self.client else { return };
-                let event = client.next().await;
+                let event = match has_all {
+                    false => client.next().await,
+                    // Who was cut in the end, and does not know it yet, comes back too.
+                    true => match timeout(QUIET, client.next()).await {
+                        Ok(event) => event,
+                        Err(_) => return,
+                    },
+                };
                 if self.take_all(event).await.is_err() {
                     return;
                 }

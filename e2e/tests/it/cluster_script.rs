@@ -68,7 +68,11 @@ async fn a_cluster_starts_serves_and_leaves_nothing() -> Result<()> {
         port: 10_000 + u16::try_from(std::process::id() % 28)? * 70,
         program: binary("switchboard")?,
     };
-    assert_eq!(cluster.command("status")?.status.code(), Some(1), "nothing runs yet");
+    assert_eq!(
+        cluster.command("status")?.status.code(),
+        Some(1),
+        "nothing runs yet"
+    );
     cluster.must("start")?;
     cluster.must("status")?;
     let state = cluster.state()?;
