@@ -193,7 +193,8 @@ mod tests {
         let (_, effective) = Config::load(None, []).unwrap();
         let page = format!(
             "# Configuration\n\nEvery key of the file that `--config` names. A variable such as \
-             `SWITCHBOARD__GATEWAY__LISTEN` overrides its key. `switchboard print-config` prints what is in force. \
+             `SWITCHBOARD__GATEWAY__LISTEN` overrides its key; the texts of a list are separated by commas there. `switchboard \
+             print-config` prints what is in force. \
              `[namespaces.NAME]` takes the keys of `[channels]`, but for `allow_publish_to_broadcast`, for the channels \
              `NAME:…`; [channels.md](channels.md) says more. \
              Written by `WRITE_REFERENCE=1 cargo test -p switchboard reference_page`.\n\n{}",
