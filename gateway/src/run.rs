@@ -21,7 +21,7 @@ use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 
-use crate::auth::{Anonymous, Tokens};
+use crate::auth::Tokens;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::gateway::Gateway;
@@ -113,7 +113,9 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )
     .await?;
 
-    config.tokens.warn();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let tokens = Tokens::start(
         &config.tokens,
         config.channel_name_length,
@@ -122,10 +124,6 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )?;
     if config.insecure {
         tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
-    } else if !tokens.has_keys() && tokens.anonymous() != Anonymous::Everybody {
-        tracing::warn!(
-            "no client can connect: no key is configured in [gateway.tokens], and gateway.insecure is off"
-        );
     }
     let metrics = GatewayMetrics::register(&context.metrics);
     let (counted, delivered) = (metrics.clone(), link_metrics.clone());

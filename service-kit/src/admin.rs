@@ -4,6 +4,7 @@
 //! [`MAX_CONNECTIONS`] at a time; beyond that new ones wait in the kernel's queue. Each connection
 //! ends after [`CONNECTION_TIME`] whatever its peer does.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ impl AdminConfig {
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: end the process that has this address, or set {key} to another")]
+#[error("cannot listen on {address}: {}", remedy(key, source.kind()))]
 pub struct BindError {
     /// The configuration key.
     pub key: &'static str,
@@ -61,6 +62,18 @@ pub struct BindError {
     pub address: SocketAddr,
     /// What the system says.
     pub source: std::io::Error,
+}
+
+fn remedy(key: &str, kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address, set {key} to one that it has")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("ports below 1024 are for processes with the right to, set {key} to a higher one")
+        }
+        _ => format!("end the process that has this address, or set {key} to another"),
+    }
 }
 
 /// Connections that may wait to be accepted; Linux takes less where `net.core.somaxconn` is lower. With fewer, clients

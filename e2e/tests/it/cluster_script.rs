@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::process::binary;
+use switchboard_e2e::process::binary;
 
 /// The last port that a cluster takes, from its first one on.
 const PORTS: u16 = 62;

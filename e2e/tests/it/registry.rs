@@ -8,7 +8,7 @@ use serde_json::json;
 use switchboard_testkit::{NatsServer, RedisServer, wait_until};
 
 use crate::client::{Client, DEADLINE, Event};
-use crate::process::Process;
+use switchboard_e2e::process::Process;
 use crate::system::SECRET;
 
 const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
