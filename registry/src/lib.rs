@@ -14,7 +14,11 @@
 mod announcer;
 pub mod config;
 #[cfg(feature = "conformance")]
-#[expect(clippy::unwrap_used, reason = "a suite of tests, compiled for tests only")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a suite of tests, compiled for tests only"
+)]
 pub mod conformance;
 pub mod memory;
 pub mod redis;

@@ -134,10 +134,12 @@ impl RedisRegistry {
                 if is_tls {
                     builder = builder.certs(certificates);
                 }
-                Endpoint::Cluster(builder.build()?)
+                Endpoint::Cluster(Box::new(builder.build()?))
             }
-            Some(server) if is_tls => Endpoint::One(Client::build_with_tls(server.clone(), certificates)?),
-            Some(server) => Endpoint::One(Client::open(server.clone())?),
+            Some(server) => Endpoint::One(Box::new(match is_tls {
+                true => Client::build_with_tls(server.clone(), certificates)?,
+                false => Client::open(server.clone())?,
+            })),
         };
         Ok(Self {
             link: Link::new(endpoint, config.timeout),

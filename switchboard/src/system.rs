@@ -170,7 +170,7 @@ impl Switchboard {
                 extra: switchboard_console::router(),
             };
             let context = self.service();
-            let gateway = switchboard_gateway::start(config.gateway, deps, context).await?;
+            let gateway = Box::pin(switchboard_gateway::start(config.gateway, deps, context)).await?;
             self.gateway = Some(gateway.address);
             self.tls = gateway.tls;
         }

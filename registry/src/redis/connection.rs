@@ -21,9 +21,9 @@ const PIPELINE: usize = 1024;
 /// Where Redis is.
 pub(super) enum Endpoint {
     /// One server, or whoever answers at its address.
-    One(Client),
+    One(Box<Client>),
     /// Nodes of a cluster.
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// An open connection; clones share it.
