@@ -8,8 +8,8 @@ use serde_json::json;
 use switchboard_testkit::{NatsServer, RedisServer, wait_until};
 
 use crate::client::{Client, DEADLINE, Event};
-use switchboard_e2e::process::Process;
 use crate::system::SECRET;
+use switchboard_e2e::process::Process;
 
 const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
