@@ -210,11 +210,6 @@ impl Tokens {
         })
     }
 
-    /// Whether anybody's token could be verified.
-    pub(crate) fn has_keys(&self) -> bool {
-        !self.connection.keys.is_empty() || self.connection.jwks.is_some()
-    }
-
     /// Who may connect without a token, or with one that names nobody.
     pub(crate) fn anonymous(&self) -> Anonymous {
         self.anonymous

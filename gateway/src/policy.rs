@@ -242,13 +242,13 @@ impl Policy {
             return Err(Why::Broadcast);
         }
         // Who is subscribed had a token, or is among the users.
-        let needs_subscription = action != Action::Subscribe && who.is_in;
-        if name.starts_with('$') && !is_broadcast && !needs_subscription {
+        let is_subscribed = action != Action::Subscribe && who.is_in;
+        if name.starts_with('$') && !is_broadcast && !is_subscribed {
             return Err(Why::PrivateChannel);
         }
         if let Some(mut users) = channel.users() {
             let is_among = !who.user.is_empty() && users.any(|user| user == who.user);
-            if !is_among && !needs_subscription {
+            if !is_among && !is_subscribed {
                 return Err(Why::NotAmongUsers);
             }
             if is_among && options.user_limited && action == Action::Subscribe {

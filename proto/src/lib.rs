@@ -12,6 +12,7 @@
 //! | [`codes`] | error, disconnect and unsubscribe codes |
 //! | [`api`] | the server API's messages, and with the feature `grpc` its service |
 //! | [`bus`] | messages, log records, link frames, member beats |
+//! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
@@ -54,4 +55,10 @@ pub mod api {
 #[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 pub mod bus {
     include!("generated/switchboard.bus.rs");
+}
+
+/// What the registry of sessions writes down (generated).
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+pub mod registry {
+    include!("generated/switchboard.registry.rs");
 }

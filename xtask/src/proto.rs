@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
     "switchboard/bus/control.proto",
+    "switchboard/registry/registry.proto",
     API,
 ];
 
@@ -130,6 +131,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 4, "one file per package, and the descriptors");
+        assert_eq!(compared, 5, "one file per package, and the descriptors");
     }
 }

@@ -5,8 +5,10 @@
 //! [`Place`] it holds. Applications have the SDKs, which do all that.
 
 mod encoding;
+mod socket;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -14,19 +16,10 @@ use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, Error, Publication, PublishRequest, Reply, SubscribeRequest,
     SubscribeResult,
 };
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 pub use encoding::Encoding;
-
-/// A connection takes this much for reading; one of thousands must not take more.
-const READ_BUFFER: usize = 4 * 1024;
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -39,6 +32,8 @@ pub struct Options {
     pub encoding: Encoding,
     /// Within which a connection has to stand and a command to be answered.
     pub timeout: Duration,
+    /// Whom to trust behind `wss://`; `None`: such URLs are refused.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Default for Options {
@@ -48,6 +43,7 @@ impl Default for Options {
             name: "rust".to_owned(),
             encoding: Encoding::Protobuf,
             timeout: Duration::from_secs(5),
+            tls: None,
         }
     }
 }
@@ -128,7 +124,7 @@ impl From<Error> for ClientError {
 
 /// One connection. Dropping it cuts it without a word.
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: socket::Socket,
     options: Options,
     /// What a frame held behind what was taken of it, and what came while an answer was awaited. Bounded by what the
     /// server sends within [`Options::timeout`].
@@ -141,22 +137,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens a connection to `url` (`ws://…/connection/websocket`) and connects.
+    /// Opens a connection to `url` (`ws://…/connection/websocket`, or `wss://…`) and connects.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, ClientError> {
-        let mut request = url.into_client_request().map_err(socket)?;
-        if let Some(name) = options.encoding.subprotocol() {
-            let name = HeaderValue::from_static(name);
-            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
-        }
-        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
-        let opening = connect_async_with_config(request, Some(config), true);
-        let (opened, _) = timeout(options.timeout, opening)
+        let opening = socket::open(url, options.encoding, options.tls.as_ref());
+        let opened = timeout(options.timeout, opening)
             .await
-            .map_err(|_| ClientError::TimedOut(options.timeout))?
-            .map_err(socket)?;
+            .map_err(|_| ClientError::TimedOut(options.timeout))??;
         let mut client = Self {
             socket: opened,
             arrived: VecDeque::new(),

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use switchboard_testkit::wait_until;
 use tokio::time::timeout;
 
-use crate::child::Guarded;
 use crate::client::{Client, DEADLINE};
-use crate::process::{Process, binary};
+use switchboard_e2e::child::Guarded;
+use switchboard_e2e::process::{Process, binary};
 
 /// Runs a command to its end.
 async fn run(arguments: &[&str]) -> Result<Output> {

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::Process;
 use crate::system::{API_KEY, Access, Pings, SECRET, System};
 use crate::tools;
+use switchboard_e2e::process::Process;
 
 async fn libraries(system: &System) -> Result<()> {
     let gateways = system.websocket_urls().join(",");

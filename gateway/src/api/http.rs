@@ -2,6 +2,11 @@
 //!
 //! A call that is understood is answered with HTTP 200 and a result or an error; 4xx says that it was not.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a response is what both sides of these results are"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

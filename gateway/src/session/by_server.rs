@@ -197,7 +197,12 @@ impl SessionHandle {
 
     /// Ends a subscription, whoever began it. `false`: there was none. Waits while the link's queue is full.
     pub(crate) async fn unsubscribe_by_server(self: &Arc<Self>, gateway: &Gateway, channel: &str) -> bool {
-        let Some(channel) = self.subscriptions.give_up(channel) else {
+        let Some(channel) = self.subscriptions.held(channel) else {
+            return false;
+        };
+        let room = gateway.links.room(&channel).await;
+        // It may have ended meanwhile.
+        let Some(channel) = self.subscriptions.give_up(channel.as_str()) else {
             return false;
         };
         self.leases.forget(channel.as_str());
@@ -210,7 +215,7 @@ impl SessionHandle {
             push: Some(push),
             ..Reply::default()
         };
-        gateway.links.unsubscribe(self, Some(then), channel).await;
+        room.unsubscribe(self, Some(then), channel);
         true
     }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard_bus::membership::{Membership, MembershipSettings};
-use switchboard_bus::{Bus, SubjectPrefix, embedded::EmbeddedBus};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::Incarnation;
 use switchboard_service_kit::service::Context;
 
-use super::harness::{Client, Node};
+use super::harness::{Client, Node, own_bus, own_registry};
 use super::owner::Owner;
 use super::tokens::{SECRET, token};
 
@@ -24,10 +23,10 @@ fn keys(more: &str) -> String {
 
 /// Two gateways that know of each other.
 async fn two(more: &str) -> [Node; 2] {
-    let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::new("test").unwrap());
+    let (bus, registry) = (own_bus(), own_registry());
     let nodes = [
-        Node::start_on(Arc::clone(&bus), &keys(more)).await,
-        Node::start_on(bus, &keys(more)).await,
+        Node::start_on(bus.clone(), registry.clone(), &keys(more)).await,
+        Node::start_on(bus, registry, &keys(more)).await,
     ];
     for node in &nodes {
         let both = async {
