@@ -1,9 +1,16 @@
 //! Other people's SDKs, unchanged, against both backends.
 
-use anyhow::Result;
+use std::time::Duration;
 
+use anyhow::{Result, ensure};
+use switchboard_testkit::wait_until;
+
+use crate::process::Process;
 use crate::system::{Access, Pings, SECRET, System};
 use crate::tools;
+
+/// Until node runs and its clients are connected.
+const CONNECTED: Duration = Duration::from_secs(60);
 
 /// What the clients of a run speak.
 const ENCODINGS: [&str; 2] = ["json", "protobuf"];
@@ -84,6 +91,29 @@ async fn python_sdk_on_a_cluster() -> Result<()> {
     let system = System::cluster(2, 2, Pings::EverySecond).await?;
     python(&system).await?;
     system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_is_told_when_a_gateway_stops() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("switchboard.toml");
+    std::fs::write(&config, "[gateway]\ninsecure = true\n")?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let url = process.websocket_url();
+    let connected = folder.path().join("connected");
+    let ready = connected.display().to_string();
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", url.as_str()),
+        ("SWITCHBOARD_READY", ready.as_str()),
+    ];
+    let stopping = async {
+        wait_until(CONNECTED, async || connected.exists()).await?;
+        let status = process.terminate().await?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    };
+    tokio::try_join!(tools::node("system.test.js", &environment), stopping)?;
+    Ok(())
 }
 
 /// The page ships the build of the very package that the tests above run.
