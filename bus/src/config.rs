@@ -5,10 +5,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{MAX_SHARDS, SHARD_HASH, ShardCount};
+use switchboard_proto::layout::DEFAULT_KEY_WINDOW;
+use switchboard_proto::time::now_us;
 use switchboard_service_kit::config::Document;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +37,9 @@ pub struct BusConfig {
     pub create: bool,
     /// How many shards there are: what a created layout gets, and what an existing one must have.
     pub shards: ShardCount,
+    /// For how long idempotency keys are known: likewise, for those that know it. The processes of routers and the
+    /// operator's commands set it from `router.key_window`.
+    pub key_window: Option<Duration>,
 }
 
 /// A backend with its own settings.
@@ -73,7 +78,7 @@ pub struct NatsSettings {
 pub struct Backends {
     /// The bus.
     pub bus: Arc<dyn Bus>,
-    /// The log, whose layout was checked.
+    /// The logs that the layout in force names, which was checked.
     pub log: Arc<dyn Log>,
     /// The shards of the layout.
     pub shards: ShardCount,
@@ -95,7 +100,7 @@ pub enum OpenError {
     #[error("the log has no layout: set bus.create = true, or run `switchboard migrate` once")]
     NoLayout,
     /// The log has another number of shards.
-    #[error("bus.shards is {configured}, but the log was created with {layout}: set bus.shards = {layout}")]
+    #[error("bus.shards is {configured}, but the log has {layout} shards: set bus.shards = {layout}")]
     Shards {
         /// What is configured.
         configured: u16,
@@ -110,6 +115,17 @@ pub enum OpenError {
     Hash {
         /// What the layout says.
         found: String,
+    },
+    /// Routers of this log know idempotency keys for another time.
+    #[error(
+        "router.key_window is {configured:?}, but the log was created with {layout:?}: set router.key_window = \"{}s\"",
+        layout.as_secs()
+    )]
+    KeyWindow {
+        /// What is configured.
+        configured: Duration,
+        /// What the layout says.
+        layout: Duration,
     },
 }
 
@@ -149,7 +165,7 @@ impl BusConfig {
             "shards",
             if kind == Kind::Embedded { 4 } else { 16 },
             1..=u64::from(MAX_SHARDS),
-            "Shards of the log; must be what it was created with. The default is 4 for embedded, 16 for nats.",
+            "Shards of the log; must be what the log has, see `switchboard log`. The default is 4 for embedded, 16 for nats.",
         );
         #[expect(
             clippy::expect_used,
@@ -168,6 +184,7 @@ impl BusConfig {
             prefix,
             create,
             shards,
+            key_window: None,
         }
     }
 
@@ -191,26 +208,42 @@ impl BusConfig {
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do.
     pub async fn open(&self, service: &str) -> Result<Backends, OpenError> {
-        let (bus, log): (Arc<dyn Bus>, Arc<dyn Log>) = match &self.backend {
+        let log = self.open_log(service).await?;
+        let layout = self.check_layout(&*log).await?;
+        Ok(Backends {
+            bus: self.open_bus(service).await?,
+            log: log.of(&layout),
+            shards: self.shards,
+        })
+    }
+
+    /// Opens the bus alone, for a service that neither reads nor writes the log and needs no right to. Whether the
+    /// layout is the configured one is told by what owners say (rule L7).
+    ///
+    /// # Errors
+    /// [`OpenError::Nats`].
+    pub async fn open_bus(&self, service: &str) -> Result<Arc<dyn Bus>, OpenError> {
+        Ok(match &self.backend {
+            Backend::Embedded { .. } => EmbeddedBus::new(self.prefix.clone()),
+            Backend::Nats(settings) => self.open_nats_bus(settings, service).await?,
+        })
+    }
+
+    /// Opens the log as it is: nothing is checked or created. For the operator's commands.
+    ///
+    /// # Errors
+    /// [`OpenError::Embedded`], [`OpenError::Nats`].
+    pub async fn open_log(&self, service: &str) -> Result<Arc<dyn Log>, OpenError> {
+        Ok(match &self.backend {
             Backend::Embedded {
                 path,
                 durability,
                 max_bytes,
             } => {
                 // Blocks, but nothing can go on before it is open.
-                let log = EmbeddedLog::open_limited(path, *durability, Some(*max_bytes))?;
-                self.check_layout(&*log).await?;
-                (EmbeddedBus::new(self.prefix.clone()), log)
+                EmbeddedLog::open_limited(path, *durability, Some(*max_bytes))?
             }
-            Backend::Nats(settings) => {
-                let log = self.open_nats_log(settings, service).await?;
-                (self.open_nats_bus(settings, service).await?, log)
-            }
-        };
-        Ok(Backends {
-            bus,
-            log,
-            shards: self.shards,
+            Backend::Nats(settings) => self.open_nats_log(settings, service).await?,
         })
     }
 
@@ -236,24 +269,15 @@ impl BusConfig {
             max_bytes: settings.max_bytes,
             durability: settings.durability,
         };
-        let log = NatsLog::new(NatsConnection::connect(&connection).await?, config);
-        self.check_layout(&*log).await?;
-        if !self.create {
-            log.check(self.shards).await?;
-        }
-        Ok(log)
+        Ok(NatsLog::new(NatsConnection::connect(&connection).await?, config))
     }
 
-    /// Whoever differs from the layout must not start (rule L7).
-    async fn check_layout(&self, log: &dyn Log) -> Result<(), OpenError> {
+    /// The layout in force. Whoever differs from it must not start (rule L7).
+    async fn check_layout(&self, log: &dyn Log) -> Result<Layout, OpenError> {
         let layout = if self.create {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            log.create(&Layout {
-                shards: u32::from(self.shards.get()),
-                hash: SHARD_HASH.to_owned(),
-                created_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
-            })
-            .await?
+            let key_window = self.key_window.unwrap_or(DEFAULT_KEY_WINDOW);
+            log.create(&Layout::new(self.shards, key_window, now_us()))
+                .await?
         } else {
             log.layout().await?.ok_or(OpenError::NoLayout)?
         };
@@ -266,7 +290,16 @@ impl BusConfig {
                 layout: layout.shards,
             });
         }
-        Ok(())
+        if let Some(configured) = self.key_window.filter(|window| *window != layout.key_window()) {
+            return Err(OpenError::KeyWindow {
+                configured,
+                layout: layout.key_window(),
+            });
+        }
+        if !self.create {
+            log.check(&layout).await?;
+        }
+        Ok(layout)
     }
 }
 

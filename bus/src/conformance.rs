@@ -5,6 +5,7 @@
 
 pub mod bus;
 pub mod log;
+pub mod readers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,9 @@ pub trait LogFixture: Send + Sized {
     /// Takes back the only handle, ends whatever the backend has in this process, and opens the
     /// log again as a new process would.
     async fn reopen(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log>;
+
+    /// Takes back the only handle, replaces the logs by empty ones of another epoch, and opens them.
+    async fn begin_anew(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log>;
 }
 
 /// Longer than anything here takes on a busy machine.
@@ -59,6 +63,7 @@ pub fn layout(shards: u32) -> Layout {
         shards,
         hash: SHARD_HASH.to_owned(),
         created_us: 1,
+        ..Layout::default()
     }
 }
 
@@ -105,10 +110,12 @@ macro_rules! bus_conformance {
 macro_rules! log_conformance {
     ($fixture:ty) => {
         $crate::log_conformance!(
-            $fixture:
+            $fixture: log:
             nothing_is_there_before_it_is_created,
             layout_is_created_once,
             concurrent_creators_agree,
+            another_log_begins_anew_and_apart,
+            layout_is_changed_by_one_at_a_time,
             appends_follow_each_other,
             append_elsewhere_is_refused_and_nothing_stored,
             of_racing_writers_exactly_one_wins,
@@ -125,14 +132,30 @@ macro_rules! log_conformance {
             full_log_refuses_and_stores_nothing,
             reopened_log_has_everything,
         );
+        $crate::log_conformance!(
+            $fixture: readers:
+            unknown_reader_has_no_position,
+            position_moves_when_told,
+            position_never_moves_back,
+            racing_commits_only_move_forward,
+            commit_beyond_the_end_is_refused,
+            reader_goes_on_after_a_purge,
+            readers_of_many_shards_are_apart,
+            position_survives_reopening,
+            another_log_is_read_from_its_beginning,
+            a_batch_that_fails_comes_again,
+            dead_replicas_shards_are_taken_over,
+            replicas_share_the_shards,
+            reader_begins_with_another_log,
+        );
     };
-    ($fixture:ty: $($case:ident),* $(,)?) => {
+    ($fixture:ty: $suite:ident: $($case:ident),* $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let max_bytes = $crate::conformance::log::MAX_BYTES;
                 let mut fixture = <$fixture as $crate::conformance::LogFixture>::start(max_bytes).await;
-                $crate::conformance::log::$case(&mut fixture).await;
+                $crate::conformance::$suite::$case(&mut fixture).await;
             }
         )*
     };

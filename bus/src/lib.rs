@@ -18,8 +18,11 @@ pub mod embedded;
 mod log;
 pub mod membership;
 pub mod nats;
+mod position;
+pub mod reader;
 mod subject;
 
 pub use bus::{Bus, BusError, BusMessage, RequestError, Subscription};
 pub use log::{AppendError, Log, LogError, LogInfo, RecordAt, RecordStream};
+pub use position::{CommitError, Committed, ReaderName, ReaderPosition, StoredReader};
 pub use subject::{Pattern, QueueGroup, Subject, SubjectPrefix};

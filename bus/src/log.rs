@@ -1,10 +1,14 @@
 //! The log: one ordered list of records per shard, written by compare-and-set. The truth.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{LogEpoch, Sequence, ShardId};
+
+use crate::position::{CommitError, Committed, ReaderName, ReaderPosition, StoredReader};
 
 /// A log per shard. Safety rests on [`Log::append`]'s compare-and-set alone (rule O1).
 ///
@@ -59,7 +63,48 @@ pub trait Log: Send + Sync + 'static {
     /// [`LogError`].
     async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError>;
 
-    /// The layout record; `None` where none was created yet (rule L7).
+    /// Moves the committed position of `reader` in `shard` up to `position`, and returns the one that
+    /// is then in force: a later one where it was further already, as after a late commit of a
+    /// replica that no longer reads the shard. As durable as a record.
+    ///
+    /// Not cancel safe: a dropped call may still commit.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing is committed but, perhaps, with [`CommitError::Log`].
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError>;
+
+    /// The committed position of `reader` in `shard` as it is stored, of whichever life of the log;
+    /// `None` where nothing was ever committed, be it that nobody knows the reader.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn position(&self, reader: &ReaderName, shard: ShardId)
+    -> Result<Option<ReaderPosition>, LogError>;
+
+    /// All positions that are stored, by reader and shard. For operators: it asks once per position.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError>;
+
+    /// Where `reader` goes on in `shard`, and the log that this is about. Replicas of a service share
+    /// a reader: two on one shard read the same records, and neither's commit moves the position back.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn committed(&self, reader: &ReaderName, shard: ShardId) -> Result<(Committed, LogInfo), LogError> {
+        // In this order: a position that another replica commits meanwhile is not beyond the end.
+        let stored = self.position(reader, shard).await?;
+        let log = self.info(shard).await?;
+        Ok((Committed::of(stored, log.epoch, log.last), log))
+    }
+
+    /// The layout record in force; `None` where none was created yet (rule L7).
     ///
     /// # Errors
     /// [`LogError`].
@@ -71,6 +116,35 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`].
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError>;
+
+    /// The logs with the ordinals of `layout`, whether they exist or not. The result keeps to them
+    /// whatever comes into force, so that nothing meant for one log hits another (rule L5). A log that
+    /// was opened, and not made by this, keeps to the first of each shard.
+    fn of(&self, layout: &Layout) -> Arc<dyn Log>;
+
+    /// Creates the shard's log, with its ordinal here, unless it exists. Does not bring it into force.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError>;
+
+    /// Whether the log of each of `layout`'s shards exists and keeps what this trait promises.
+    ///
+    /// # Errors
+    /// [`LogError::Missing`]; [`LogError::Damaged`] tells which log differs in what.
+    async fn check(&self, layout: &Layout) -> Result<(), LogError>;
+
+    /// Brings `to` into force, if `from` is.
+    ///
+    /// # Errors
+    /// [`LogError::LayoutChanged`] where another layout is in force; where it is `to`, it is no error.
+    async fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError>;
+
+    /// Removes the shard's log with all its records. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn remove(&self, shard: ShardId) -> Result<(), LogError>;
 
     /// The largest record, in bytes.
     fn max_record(&self) -> usize;
@@ -150,4 +224,7 @@ pub enum LogError {
         /// What came.
         found: Sequence,
     },
+    /// Somebody else changed the layout meanwhile.
+    #[error("the layout was changed by somebody else at the same time: look at it, then try again")]
+    LayoutChanged,
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use switchboard_proto::ids::{Incarnation, ShardId};
 
+use crate::position::ReaderName;
+
 /// The first token of every subject, `sb` unless configured, so that two installations may share
 /// one NATS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,29 @@ impl SubjectPrefix {
     /// The stream that stores the layout record.
     pub(crate) fn layout_stream(&self) -> String {
         format!("{}_LAYOUT", self.0.to_ascii_uppercase())
+    }
+
+    /// The subject under which a reader's position in a shard is stored. Not below the log's, so that
+    /// a reader needs no right to publish there (rule L8).
+    pub(crate) fn reader_subject(&self, reader: &ReaderName, shard: ShardId) -> String {
+        format!("{}.reader.{reader}.{shard}", self.0)
+    }
+
+    /// All of these.
+    pub(crate) fn reader_subjects(&self) -> String {
+        format!("{}.reader.*.*", self.0)
+    }
+
+    /// What [`SubjectPrefix::reader_subject`] was made of.
+    pub(crate) fn reader_of(&self, subject: &str) -> Option<(ReaderName, ShardId)> {
+        let rest = subject.strip_prefix(&*self.0)?.strip_prefix(".reader.")?;
+        let (reader, shard) = rest.split_once('.')?;
+        Some((ReaderName::new(reader)?, ShardId::new(shard.parse().ok()?)?))
+    }
+
+    /// The stream that stores readers' positions.
+    pub(crate) fn reader_stream(&self) -> String {
+        format!("{}_READERS", self.0.to_ascii_uppercase())
     }
 
     /// A subject that nobody ever subscribes to: a request there is answered at once by the server
@@ -87,6 +112,13 @@ pub enum Subject {
         /// The receiver's process.
         router: Incarnation,
     },
+    /// Requests to the owner of a shard: what was said in a channel. Names the router, as above.
+    History {
+        /// The shard.
+        shard: ShardId,
+        /// The owner's process.
+        router: Incarnation,
+    },
     /// Owners say that they own.
     OwnerBeat {
         /// The shard.
@@ -104,6 +136,7 @@ impl Subject {
             Self::LinkUp { shard, router } => format!("{prefix}.link.up.{shard}.{router}"),
             Self::LinkDown { gateway, shard } => format!("{prefix}.link.down.{gateway}.{shard}"),
             Self::Derive { shard, router } => format!("{prefix}.derive.{shard}.{router}"),
+            Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
         }
@@ -161,6 +194,10 @@ mod tests {
             Subject::Derive { shard, router: life }.to_text(&prefix),
             format!("sb.derive.7.{hex}")
         );
+        assert_eq!(
+            Subject::History { shard, router: life }.to_text(&prefix),
+            format!("sb.history.7.{hex}")
+        );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
     }
 
@@ -172,6 +209,15 @@ mod tests {
         assert_eq!(prefix.log_stream(2, shard), "BLUE-1_LOG_2_7");
         assert_eq!(prefix.layout_subject(), "blue-1.layout");
         assert_eq!(prefix.layout_stream(), "BLUE-1_LAYOUT");
+        let reader = ReaderName::new("persistence").unwrap();
+        let subject = prefix.reader_subject(&reader, shard);
+        assert_eq!(subject, "blue-1.reader.persistence.7");
+        assert_eq!(prefix.reader_of(&subject), Some((reader, shard)));
+        for other in ["sb.reader.persistence.7", "blue-1.reader.7", "blue-1.reader.p.x"] {
+            assert_eq!(prefix.reader_of(other), None, "{other}");
+        }
+        assert_eq!(prefix.reader_subjects(), "blue-1.reader.*.*");
+        assert_eq!(prefix.reader_stream(), "BLUE-1_READERS");
     }
 
     #[test]

@@ -355,7 +355,6 @@ test("refusals carry the protocol's codes and leave the connection alone", optio
   const { subscription } = await subscribe(client, freshChannel());
   await t.test("presence: 108", () => rejectsWith(108, subscription.presence()));
   await t.test("presence stats: 108", () => rejectsWith(108, subscription.presenceStats()));
-  await t.test("history: 108", () => rejectsWith(108, subscription.history({ limit: 10 })));
   await t.test("rpc: 108", () => rejectsWith(108, client.rpc("nothing", {})));
 
   // Behind all these the connection works as before.

@@ -167,3 +167,21 @@ test("a subscription that is not refreshed ends, and comes back with a fresh tok
 
 test("a refresh with an expired token ends the subscription alone, and it comes back", options, (t) =>
   refreshedWith(t, (claims) => sign(claims(-10))));
+
+test("an override in a subscription's token says that it is not recoverable", options, async (t) => {
+  const channel = freshChannel();
+  const alice = await connect(t, endpoint(0), { token: sign({ sub: "alice" }) });
+  for (const [override, recoverable, positioned] of [
+    [undefined, true, true],
+    [{ force_recovery: { value: false } }, false, true],
+    [{ force_recovery: { value: false }, force_positioning: { value: false } }, false, false],
+  ]) {
+    const token = sign({ sub: "alice", channel, override });
+    const subscription = alice.newSubscription(channel, { token });
+    const subscribed = once(subscription, "subscribed");
+    subscription.subscribe();
+    const context = await subscribed;
+    assert.deepEqual([context.recoverable, context.positioned], [recoverable, positioned]);
+    alice.removeSubscription(subscription);
+  }
+});

@@ -17,6 +17,7 @@ from centrifuge import (
     ClientEventHandler,
     ClientState,
     ReplyError,
+    StreamPosition,
     SubscriptionEventHandler,
     SubscriptionState,
 )
@@ -319,6 +320,33 @@ class SdkTest(unittest.IsolatedAsyncioTestCase):
             offsets = [publication.offset for publication in inbox.publications]
             self.assertEqual(offsets, sorted(set(offsets)))
             await client.disconnect()
+
+    async def test_history_forward_backward_in_pages_and_of_another_epoch(self):
+        channel = fresh_channel()
+        publisher, _ = await self.connect(0)
+        for number in range(10):
+            await publisher.publish(channel, number, timeout=DEADLINE)
+        reader, _ = await self.connect(1)
+
+        async def said(**query):
+            result = await reader.history(channel, timeout=DEADLINE, **query)
+            data = [json.loads(p.data) if isinstance(p.data, bytes) else p.data for p in result.publications]
+            return data, result
+
+        everything, result = await said(limit=-1)
+        self.assertEqual(everything, list(range(10)))
+        offsets = [publication.offset for publication in result.publications]
+        self.assertEqual(offsets, sorted(set(offsets)))
+        self.assertEqual(result.offset, offsets[-1])
+        self.assertEqual((await said(limit=3))[0], [0, 1, 2])
+        self.assertEqual((await said(limit=3, reverse=True))[0], [9, 8, 7])
+        self.assertEqual((await said())[0], [])
+        since = StreamPosition(offset=offsets[6], epoch=result.epoch)
+        self.assertEqual((await said(limit=-1, since=since))[0], [7, 8, 9])
+        self.assertEqual((await said(limit=2, since=since, reverse=True))[0], [5, 4])
+        with self.assertRaises(ReplyError) as raised:
+            await said(limit=1, since=StreamPosition(offset=1, epoch="another"))
+        self.assertEqual(raised.exception.code, 112)
 
     async def test_pings_keep_the_connection(self):
         # This SDK takes only pings for a sign of life. The server pings every second; one that is half a second late, or a

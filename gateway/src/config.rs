@@ -58,6 +58,12 @@ pub struct Config {
     pub channels_per_connection: usize,
     /// Bytes of a channel's name, at most.
     pub channel_name_length: usize,
+    /// Publications in one answer to `history`, at most.
+    pub history_limit: u32,
+    /// Bytes of their messages, about.
+    pub history_bytes: usize,
+    /// Questions about history that owners are asked at a time, at most.
+    pub history_questions: usize,
     /// Whether users are subscribed to their inbox.
     pub inbox: bool,
     /// Whether everybody is subscribed to the broadcast.
@@ -216,6 +222,25 @@ impl Config {
             1..=MAX_CHANNEL_LENGTH as u64,
             "Bytes of a channel's name, at most; a longer one is refused with error 107.",
         );
+        let history_limit = gateway.integer(
+            "history_limit",
+            300,
+            1..=10_000,
+            "Publications that one answer to `history` holds, at most.",
+        );
+        let history_bytes = gateway.bytes(
+            "history_bytes",
+            256 * KIB,
+            KIB..=384 * KIB,
+            "Bytes of their messages, about, and a quarter of outgoing_queue at most; an answer that would have more ends earlier.",
+        );
+        let history_questions = gateway.integer(
+            "history_questions",
+            64,
+            1..=4096,
+            "Questions about history of all clients that owners are asked at a time; more wait. Times history_bytes it is what may come \
+             at once, besides link_unconfirmed_bytes: both together less than what NATS keeps for a slow client (`max_pending`).",
+        );
         let inbox = gateway.boolean(
             "inbox",
             true,
@@ -304,6 +329,9 @@ impl Config {
             publish_size: size(publish_size),
             channels_per_connection: size(channels_per_connection),
             channel_name_length: size(channel_name_length),
+            history_limit: u32::try_from(history_limit).unwrap_or(u32::MAX),
+            history_bytes: size(history_bytes),
+            history_questions: size(history_questions),
             inbox,
             broadcast,
             system_messages,

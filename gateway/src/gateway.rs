@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,8 @@ pub(crate) struct Gateway {
     pub(crate) stop: CancellationToken,
     /// Who gets a connection.
     pub(crate) admission: Arc<Admission>,
+    /// Places of questions about history.
+    pub(crate) histories: Arc<Semaphore>,
     /// How many of them one user gets.
     pub(crate) users: Arc<Users>,
     /// Lines about connections that we ended, by the code.
@@ -48,6 +51,7 @@ impl Gateway {
     ) -> Arc<Self> {
         Arc::new(Self {
             admission: Admission::new(&config, metrics.clone()),
+            histories: Arc::new(Semaphore::new(config.history_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
             config,

@@ -2,6 +2,8 @@
 //! channel ▶ local sessions. Sessions talk to it through [`Links`].
 
 mod actor;
+mod history;
+mod layout;
 mod link;
 mod replies;
 
@@ -19,10 +21,13 @@ use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::TaskKind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
+pub(crate) use self::history::HistoryQuery;
+use self::layout::LayoutCheck;
+use self::link::Known;
 pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
 #[cfg(feature = "simulation")]
 pub(crate) use self::link::{Channels, Output, PublishAsked, Stored, Subscribe, Subscriber};
@@ -58,6 +63,9 @@ const MIN_CREDIT: usize = 256 * 1024;
 #[derive(Clone)]
 pub(crate) struct Links {
     asks: Arc<[mpsc::Sender<Ask>]>,
+    /// Whom to ask about each shard.
+    known: Arc<[watch::Receiver<Option<Known>>]>,
+    bus: Arc<dyn Bus>,
     shards: ShardCount,
     answer_timeout: Duration,
 }
@@ -79,12 +87,15 @@ impl Links {
         let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.frames).await?;
         let mut asks = Vec::with_capacity(usize::from(shards.get()));
         let mut owners = Vec::with_capacity(usize::from(shards.get()));
+        let mut all_known = Vec::with_capacity(usize::from(shards.get()));
         let ready = actor::Readiness::new(shards, health);
         for shard in shards.iter() {
             let down = Subject::LinkDown { gateway, shard };
             let frames = bus.subscribe(Pattern::Exactly(down), config.frames).await?;
             let (ask, asked) = mpsc::channel(config.queue);
             let (owner, owner_beats) = mpsc::channel(16);
+            let (known, is_known) = watch::channel(None);
+            all_known.push(is_known);
             asks.push(ask);
             owners.push(owner);
             let timing = Timing {
@@ -107,6 +118,7 @@ impl Links {
                 answer_timeout: config.answer_timeout,
                 owner_beats,
                 frames,
+                known,
                 metrics: metrics.clone(),
                 ready: ready.clone(),
             };
@@ -115,6 +127,7 @@ impl Links {
                 .spawn("link", TaskKind::Essential, actor.run(context.tasks.stop_token()));
         }
         let stop = context.tasks.stop_token();
+        let mut layout = LayoutCheck::new(shards, context.health.component("layout"));
         context
             .tasks
             .spawn("owner-beats", TaskKind::Essential, async move {
@@ -126,6 +139,9 @@ impl Links {
                             continue;
                         }
                     };
+                    if !layout.is_ours(&beat, Instant::now()) {
+                        continue;
+                    }
                     // A beat that finds a full queue is repeated by the next.
                     if let Some(owner) = usize::try_from(beat.shard)
                         .ok()
@@ -137,6 +153,8 @@ impl Links {
             });
         Ok(Self {
             asks: asks.into(),
+            known: all_known.into(),
+            bus: Arc::clone(bus),
             shards,
             answer_timeout: config.answer_timeout,
         })

@@ -21,10 +21,9 @@ fn main() -> ExitCode {
         PROGRAM,
         |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
-            let backends = bus.open(PROGRAM.name).await?;
             let deps = Deps {
-                bus: backends.bus,
-                shards: backends.shards,
+                bus: bus.open_bus(PROGRAM.name).await?,
+                shards: bus.shards,
                 extra: Router::new(),
             };
             start(config, deps, context).await.map_err(StartFailure::from)

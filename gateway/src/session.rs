@@ -10,6 +10,7 @@ mod close;
 mod commands;
 mod connecting;
 mod encoding;
+mod histories;
 mod identity;
 mod lease;
 mod outgoing;
@@ -34,6 +35,7 @@ use uuid::Uuid;
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
+use self::histories::Histories;
 use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::{Outgoing, Way};
@@ -54,6 +56,7 @@ pub(crate) struct SessionHandle {
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
+    histories: Histories,
     /// Whether the client is told what concerns the gateway itself.
     tells: bool,
     warnings: Warnings,
@@ -83,6 +86,7 @@ impl SessionHandle {
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
+            histories: Histories::default(),
             tells: limits.system_messages,
             warnings: Warnings::default(),
         })

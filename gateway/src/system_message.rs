@@ -131,9 +131,14 @@ mod tests {
 
     use super::*;
 
-    fn json(message: &SystemMessage) -> String {
+    fn json(message: &SystemMessage) -> serde_json::Value {
         let data = message.push().push.unwrap().message.unwrap().data;
-        String::from_utf8(data.to_vec()).unwrap()
+        serde_json::from_slice(&data).unwrap()
+    }
+
+    /// The order of keys is nobody's concern.
+    fn parsed(text: &str) -> serde_json::Value {
+        serde_json::from_str(text).unwrap()
     }
 
     /// Applications read this.
@@ -145,7 +150,7 @@ mod tests {
         };
         assert_eq!(
             json(&maintenance),
-            r#"{"system":{"type":"maintenance","text":"back in a minute","at":1700000000000}}"#
+            parsed(r#"{"system":{"type":"maintenance","text":"back in a minute","at":1700000000000}}"#)
         );
         let near = |limit| SystemMessage::LimitNear {
             limit,
@@ -158,9 +163,9 @@ mod tests {
         {
             let expected =
                 format!(r#"{{"system":{{"type":"limit_near","limit":"{name}","used":103,"of":128}}}}"#);
-            assert_eq!(json(&near(limit)), expected);
+            assert_eq!(json(&near(limit)), parsed(&expected));
         }
         let changed = SystemMessage::PolicyChanged { text: String::new() };
-        assert_eq!(json(&changed), r#"{"system":{"type":"policy_changed"}}"#);
+        assert_eq!(json(&changed), parsed(r#"{"system":{"type":"policy_changed"}}"#));
     }
 }

@@ -28,16 +28,9 @@ fn main() -> ExitCode {
         PROGRAM,
         |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
-            let backends = bus.open(PROGRAM.name).await?;
-            let running = start(
-                config,
-                Deps {
-                    bus: backends.bus.clone(),
-                },
-                context,
-            )
-            .await?;
-            Ok::<_, StartFailure>((running, backends))
+            let bus = bus.open_bus(PROGRAM.name).await?;
+            let running = start(config, Deps { bus: bus.clone() }, context).await?;
+            Ok::<_, StartFailure>((running, bus))
         },
     )
 }

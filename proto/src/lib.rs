@@ -10,10 +10,12 @@
 //! | [`json`] | their JSON encoding; payload bytes are embedded, never parsed again |
 //! | [`protobuf`] | their Protobuf encoding |
 //! | [`codes`] | error, disconnect and unsubscribe codes |
+//! | [`api`] | the server API's messages, and with the feature `grpc` its service |
 //! | [`bus`] | messages, log records, link frames, member beats |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
+//! | [`layout`] | what a layout record says |
 //! | [`tags`] | names of the tags that Switchboard itself sets |
 
 pub mod channel;
@@ -21,8 +23,10 @@ pub mod codes;
 pub mod format;
 pub mod ids;
 pub mod json;
+pub mod layout;
 pub mod protobuf;
 pub mod tags;
+pub mod time;
 
 /// The client protocol's messages (generated).
 #[allow(
@@ -34,6 +38,21 @@ pub mod tags;
 )]
 pub mod client {
     include!("generated/switchboard.client.rs");
+}
+
+/// The server API's messages (generated).
+#[allow(
+    clippy::all,
+    unreachable_pub,
+    missing_docs,
+    reason = "generated code"
+)]
+pub mod api {
+    include!("generated/centrifugal.centrifugo.api.rs");
+
+    /// The service's name, and descriptors of all of it, as reflection answers with them.
+    pub const SERVICE: &str = "centrifugal.centrifugo.api.CentrifugoApi";
+    pub const DESCRIPTORS: &[u8] = include_bytes!("generated/centrifugal.centrifugo.api.descriptors");
 }
 
 /// Messages, log records, link frames and member beats (generated).

@@ -12,11 +12,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, BetweenOwners, Delivered, Delivery, Derivation, Derive, Derived, DerivedAt, Down,
-    DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout, MemberBeat, Message,
-    Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish, Record, Recover,
-    Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State, Unknown,
-    Up, UpBeat, UpItem, Wait, answer, between_owners, down_item, record, up_item,
+    Answer, Applied, Batch, BetweenOwners, Closed, Delivered, Delivery, Derivation, Derive, Derived,
+    DerivedAt, Down, DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout,
+    MemberBeat, Message, Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish,
+    Record, Recover, Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender,
+    Series, State, StoredPosition, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item,
+    record, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -156,16 +157,47 @@ fn log_records_and_layout() {
             up_to: 8_192,
         }],
         purged_before: 3,
+        frozen: false,
     };
-    golden("record-state", &written_by(8, record::Body::State(state)));
+    golden("record-state", &written_by(8, record::Body::State(state.clone())));
+    let frozen = State {
+        frozen: true,
+        ..state
+    };
+    golden("record-state-frozen", &written_by(8, record::Body::State(frozen)));
+    let closed = Closed {
+        next_ordinal: 2,
+        shards: 6,
+    };
+    golden("record-closed", &written_by(9, record::Body::Closed(closed)));
+    let layout = Layout {
+        shards: 4,
+        hash: SHARD_HASH.to_owned(),
+        created_us: 1_790_000_000_000_000,
+        ..Layout::default()
+    };
     golden(
         "layout",
         &Layout {
             shards: 16,
-            hash: SHARD_HASH.to_owned(),
-            created_us: 1_790_000_000_000_000,
+            ..layout.clone()
         },
     );
+    golden(
+        "reader-position",
+        &StoredPosition {
+            log_epoch: "3-000000ab".to_owned(),
+            up_to: 4711,
+        },
+    );
+    let changed = Layout {
+        ordinals: vec![1, 3, 2, 300],
+        key_window_ms: 60_000,
+        changing_to: 6,
+        revision: 5,
+        ..layout
+    };
+    golden("layout-changed", &changed);
 }
 
 #[test]
@@ -402,8 +434,15 @@ fn beats() {
         ordinal: 1,
         owner_epoch: 5,
         released: true,
+        ..OwnerBeat::default()
     };
     golden("owner-beat", &owner);
+    let of_a_layout = OwnerBeat {
+        shards: 16,
+        hash: SHARD_HASH.to_owned(),
+        ..owner
+    };
+    golden("owner-beat-layout", &of_a_layout);
     let member = MemberBeat {
         role: Role::Gateway.into(),
         incarnation: life(1),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use switchboard_service_kit::config::Document;
+use switchboard_bus::ReaderName;
+use switchboard_service_kit::config::{Document, Section};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub owner_silence: Duration,
     /// How long giving up a shard waits for the append in flight.
     pub release: Duration,
+    /// How long a planned move waits for the router that is next to have read the log.
+    pub hand_over: Duration,
     /// Bytes of recent messages that one shard keeps in memory.
     pub window_bytes: usize,
     /// How long they are kept.
@@ -35,9 +38,16 @@ pub struct Config {
     pub key_window: Duration,
     /// Keys that are known, over all shards.
     pub known_keys: usize,
+    /// Bytes of the log that are read for one question about history, at most.
+    pub history_reading: usize,
     /// Percent of a shard's log above which its oldest records are purged.
     pub purge_above: u64,
+    /// Readers of the log that a purge waits for.
+    pub readers: Vec<ReaderName>,
 }
+
+/// Readers that may be named.
+const MAX_READERS: usize = 16;
 
 impl Config {
     /// Reads the section.
@@ -81,6 +91,12 @@ impl Config {
                 Duration::ZERO..=Duration::from_secs(60),
                 "How long giving up a shard waits for the append in flight.",
             ),
+            hand_over: router.duration(
+                "hand_over",
+                Duration::from_secs(5),
+                Duration::ZERO..=Duration::from_secs(60),
+                "How long a shard that moves to another router waits for that one to have read its log.",
+            ),
             window_bytes: router.bytes(
                 "window_bytes",
                 64 * MIB,
@@ -109,7 +125,7 @@ impl Config {
                 "key_window",
                 Duration::from_secs(300),
                 Duration::from_secs(1)..=Duration::from_secs(3600),
-                "How long an idempotency key is known; the same on every router.",
+                "How long an idempotency key is known; must be what the log was created with.",
             ),
             known_keys: router.integer(
                 "known_keys",
@@ -117,12 +133,19 @@ impl Config {
                 1024..=100_000_000,
                 "Idempotency keys that are known, over all shards; above, messages with a key are refused until older keys go.",
             ) as usize,
+            history_reading: router.bytes(
+                "history_reading",
+                64 * MIB,
+                MIB..=1024 * MIB,
+                "Bytes of a shard's log that are read for one question about history; a page that would need more ends before, and is refused where it would be empty then.",
+            ) as usize,
             purge_above: router.integer(
                 "purge_above",
                 75,
                 10..=89,
                 "Percent of a shard's log above which its oldest records are purged, unless something still needs them.",
             ),
+            readers: read_readers(&mut router),
         };
         if config.owner_silence < config.owner_beat * 3 {
             router.fault(
@@ -133,4 +156,34 @@ impl Config {
         }
         config
     }
+}
+
+fn read_readers(router: &mut Section<'_>) -> Vec<ReaderName> {
+    let names = router.list(
+        "readers",
+        &[],
+        "Durable readers of the log; nothing is purged that one of them is not done with.",
+    );
+    let mut readers = Vec::new();
+    for name in &names {
+        match ReaderName::new(name) {
+            Some(reader) if readers.contains(&reader) => {
+                router.fault("readers", format!("names {name} twice"), "name each reader once");
+            }
+            Some(reader) => readers.push(reader),
+            None => router.fault(
+                "readers",
+                format!("holds {name:?}, which is no reader's name"),
+                "write lower-case letters, digits and `-`, at most 32, such as \"persistence\"",
+            ),
+        }
+    }
+    if readers.len() > MAX_READERS {
+        router.fault(
+            "readers",
+            format!("names {} readers", readers.len()),
+            format!("name at most {MAX_READERS}"),
+        );
+    }
+    readers
 }

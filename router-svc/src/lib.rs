@@ -8,12 +8,14 @@
 //! | file | what |
 //! | --- | --- |
 //! | `run` | start-up; starts and ends the shards' actors |
+//! | `layout` | follows the layout in force |
 //! | `ownership` | which shards this router should own (pure) |
 //! | `shard/actor` | moves bytes between bus, log and owner |
 //! | `shard/claim`, `shard/appender` | fence records; appends that are settled (L1, O1) |
 //! | `shard/owner`, `shard/links` | what is appended, answered and delivered, in which order (pure) |
 
 mod config;
+mod layout;
 mod maps;
 mod metrics;
 mod ownership;

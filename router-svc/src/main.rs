@@ -26,7 +26,11 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document)),
+        |document| {
+            let (mut bus, config) = (BusConfig::read_shared(document), Config::read(document));
+            bus.key_window = Some(config.key_window);
+            (bus, config)
+        },
         |(bus, config), context| async move {
             let backends = bus.open(PROGRAM.name).await?;
             let deps = Deps {

@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use switchboard_bus::ReaderName;
 use switchboard_proto::ids::ShardId;
 use switchboard_service_kit::metrics::Metrics;
 
@@ -15,11 +16,16 @@ use switchboard_service_kit::metrics::Metrics;
 pub(crate) struct RouterMetrics {
     pub(crate) owned_shards: Gauge,
     pub(crate) claims: Counter,
+    pub(crate) prepared_claims: Counter,
     pub(crate) ownerships_lost: Counter,
     pub(crate) appends: Counter,
     pub(crate) messages: Counter,
     pub(crate) refused: Counter,
     pub(crate) bad_frames: Counter,
+    pub(crate) history_questions: Counter,
+    pub(crate) history_readings: Counter,
+    pub(crate) history_too_far: Counter,
+    reader_lags: Family<ReaderLabel, Gauge>,
     shards: Arc<ShardFamilies>,
 }
 
@@ -74,6 +80,13 @@ struct ShardLabel {
     shard: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReaderLabel {
+    shard: u16,
+    /// One of the few that are configured.
+    reader: String,
+}
+
 impl RouterMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let router = Self::default();
@@ -84,6 +97,11 @@ impl RouterMetrics {
                 router.owned_shards.clone(),
             );
             registry.register("claims", "Shards claimed", router.claims.clone());
+            registry.register(
+                "prepared_claims",
+                "Of those, how many whose log had been read while another router still owned them",
+                router.prepared_claims.clone(),
+            );
             registry.register(
                 "ownerships_lost",
                 "Ownerships and claims that ended for another reason than a release",
@@ -101,6 +119,26 @@ impl RouterMetrics {
                 "Undecodable frames from gateways and other owners",
                 router.bad_frames.clone(),
             );
+            registry.register(
+                "history_questions",
+                "Questions of gateways about what was said in a channel",
+                router.history_questions.clone(),
+            );
+            registry.register(
+                "history_readings",
+                "Of those, how many the log was read for",
+                router.history_readings.clone(),
+            );
+            registry.register(
+                "history_too_far",
+                "Of those, how many were refused because they would take more than router.history_reading",
+                router.history_too_far.clone(),
+            );
+            registry.register(
+                "reader_lag_records",
+                "Records that a durable reader is behind, while the log is to be purged and waits for readers",
+                router.reader_lags.clone(),
+            );
             router.shards.register(registry);
         });
         router
@@ -108,5 +146,21 @@ impl RouterMetrics {
 
     pub(crate) fn of(&self, shard: ShardId) -> ShardMetrics {
         self.shards.of(&ShardLabel { shard: shard.get() })
+    }
+
+    /// How far behind a reader is; `None`: not of interest now.
+    pub(crate) fn reader_lag(&self, shard: ShardId, reader: &ReaderName, lag: Option<u64>) {
+        let label = ReaderLabel {
+            shard: shard.get(),
+            reader: reader.to_string(),
+        };
+        match lag {
+            Some(lag) => {
+                self.reader_lags.get_or_create(&label).set(lag.cast_signed());
+            }
+            None => {
+                self.reader_lags.remove(&label);
+            }
+        }
     }
 }

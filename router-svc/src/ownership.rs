@@ -17,6 +17,10 @@ pub(crate) enum Decision {
     Claim(ShardId),
     /// Another router that lives should own it.
     Release(ShardId),
+    /// It is ours to own next: follow its log while this one still owns it (O5).
+    Prepare(ShardId, Incarnation),
+    /// It no longer is.
+    Forget(ShardId),
     /// Another router took it with a higher epoch: what this one appends would be refused.
     Abandon(ShardId),
 }
@@ -71,6 +75,8 @@ pub(crate) struct Ownerships {
     seen: HashMap<ShardId, Seen>,
     failed: HashMap<ShardId, Failed>,
     running: HashMap<ShardId, Running>,
+    /// Shards that are followed, and whose they are.
+    preparing: HashMap<ShardId, Incarnation>,
     /// Shards whose log lost what it had acknowledged: nobody may write them before an operator has
     /// looked.
     broken: HashSet<ShardId>,
@@ -87,6 +93,7 @@ impl Ownerships {
             seen: HashMap::default(),
             failed: HashMap::default(),
             running: HashMap::default(),
+            preparing: HashMap::default(),
             broken: HashSet::default(),
             assigned: (Vec::new(), Vec::new()),
         }
@@ -144,7 +151,13 @@ impl Ownerships {
         self.broken.insert(shard);
     }
 
-    /// What is to be done now, given the routers that are there. Claims are taken as begun.
+    /// The shard's log was followed by another, which lost nothing.
+    pub(crate) fn repaired(&mut self, shard: ShardId) {
+        self.broken.remove(&shard);
+        self.failed.remove(&shard);
+    }
+
+    /// What is to be done now, given the routers that are there. Claims and preparations are taken as begun.
     pub(crate) fn decide(&mut self, routers: &[Incarnation], now: Duration) -> Vec<Decision> {
         if self.assigned.1.is_empty() || self.assigned.0 != routers {
             let owners = switchboard_bus::membership::owners(self.shards, routers);
@@ -186,7 +199,22 @@ impl Ownerships {
                                 told: Told::Own,
                             },
                         );
+                        self.preparing.remove(&shard);
                         decisions.push(Decision::Claim(shard));
+                        continue;
+                    }
+                    // An owner that has fallen silent is claimed from soon: what was read stays of use.
+                    let next_to = seen
+                        .filter(|seen| *owner == Some(self.me) && seen.router != self.me)
+                        .map(|seen| seen.router);
+                    let followed = self.preparing.get(&shard).copied();
+                    if followed.is_some() && followed != next_to {
+                        self.preparing.remove(&shard);
+                        decisions.push(Decision::Forget(shard));
+                    }
+                    if let Some(router) = next_to.filter(|_| !free && followed != next_to) {
+                        self.preparing.insert(shard, router);
+                        decisions.push(Decision::Prepare(shard, router));
                     }
                 }
             }
@@ -237,6 +265,7 @@ mod tests {
             ordinal: 1,
             owner_epoch,
             released,
+            ..OwnerBeat::default()
         }
     }
 
@@ -268,10 +297,38 @@ mod tests {
         let (mut ownerships, shard) = one_shard(me);
         for time in (0..5000).step_by(250) {
             ownerships.beat(&beat(0, other, 7, false), ms(time));
-            assert_eq!(ownerships.decide(&[me], ms(time)), []);
+            let decisions = ownerships.decide(&[me], ms(time));
+            assert!(!decisions.contains(&Decision::Claim(shard)), "{decisions:?}");
         }
         assert_eq!(ownerships.decide(&[me], ms(5900)), []);
         assert_eq!(ownerships.decide(&[me], ms(6000)), [Decision::Claim(shard)]);
+    }
+
+    #[test]
+    fn o5_who_is_to_own_a_shard_next_follows_it_until_the_claim() {
+        let (me, other, third) = (router(1), router(2), router(3));
+        let (mut ownerships, shard) = one_shard(me);
+        ownerships.beat(&beat(0, other, 7, false), ms(0));
+        assert_eq!(ownerships.decide(&[me], ms(0)), [Decision::Prepare(shard, other)]);
+        assert_eq!(ownerships.decide(&[me], ms(100)), [], "told once");
+        ownerships.beat(&beat(0, third, 9, false), ms(200));
+        assert_eq!(
+            ownerships.decide(&[me], ms(200)),
+            [Decision::Forget(shard), Decision::Prepare(shard, third)],
+            "another owner is told that it is followed"
+        );
+        assert_eq!(
+            ownerships.decide(&[third], ms(300)),
+            [Decision::Forget(shard)],
+            "not ours to own any more"
+        );
+        assert_eq!(
+            ownerships.decide(&[me], ms(400)),
+            [Decision::Prepare(shard, third)]
+        );
+        ownerships.beat(&beat(0, third, 9, true), ms(500));
+        assert_eq!(ownerships.decide(&[me], ms(500)), [Decision::Claim(shard)]);
+        assert_eq!(ownerships.decide(&[me], ms(600)), []);
     }
 
     #[test]
@@ -279,7 +336,10 @@ mod tests {
         let (me, other) = (router(1), router(2));
         let (mut ownerships, shard) = one_shard(me);
         ownerships.beat(&beat(0, other, 7, false), ms(2000));
-        assert_eq!(ownerships.decide(&[me], ms(2000)), []);
+        assert_eq!(
+            ownerships.decide(&[me], ms(2000)),
+            [Decision::Prepare(shard, other)]
+        );
         ownerships.beat(&beat(0, other, 7, true), ms(2010));
         assert_eq!(ownerships.decide(&[me], ms(2010)), [Decision::Claim(shard)]);
     }
@@ -314,7 +374,12 @@ mod tests {
         ownerships.beat(&beat(0, me, 7, false), ms(2100));
         assert_eq!(ownerships.decide(&[me], ms(2100)), [Decision::Abandon(shard)]);
         ownerships.ended(shard, true, ms(2200));
-        assert_eq!(ownerships.decide(&[me], ms(2900)), [], "the higher one lives");
+        let decisions = ownerships.decide(&[me], ms(2900));
+        assert_eq!(
+            decisions,
+            [Decision::Prepare(shard, other)],
+            "the higher one lives"
+        );
     }
 
     #[test]
@@ -343,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_shard_is_left_alone() {
+    fn broken_shard_is_left_alone_until_it_has_another_log() {
         let me = router(1);
         let (mut ownerships, shard) = one_shard(me);
         assert_eq!(ownerships.decide(&[me], ms(1200)), [Decision::Claim(shard)]);
@@ -351,6 +416,8 @@ mod tests {
         ownerships.ended(shard, true, ms(1300));
         assert_eq!(ownerships.decide(&[me], ms(60_000)), []);
         assert_eq!(ownerships.without_owner(ms(60_000)), 1);
+        ownerships.repaired(shard);
+        assert_eq!(ownerships.decide(&[me], ms(60_000)), [Decision::Claim(shard)]);
     }
 
     #[test]

@@ -6,23 +6,29 @@ mod applying;
 mod budget;
 mod claim;
 mod derive;
+mod history;
 mod keys;
 mod links;
 mod memory;
 mod owner;
 mod publishers;
 mod questions;
+mod readers;
 mod records;
+mod successor;
 mod takeover;
+#[cfg(test)]
+mod test_log;
 mod upkeep;
 mod window;
 
-pub(crate) use actor::{Owners, Shard, ShardEnd, ShardSettings};
+pub(crate) use actor::{Ending, Owners, Shard, ShardEnd, ShardSettings};
 pub(crate) use budget::WindowBudget;
 pub(crate) use links::LinkLimits;
 pub(crate) use memory::MemoryLimits;
 pub(crate) use owner::Limits;
 pub(crate) use questions::PageLimits;
+pub(crate) use successor::{Following, Preparation};
 pub(crate) use upkeep::UpkeepLimits;
 pub(crate) use window::WindowLimits;
 #[cfg(feature = "simulation")]

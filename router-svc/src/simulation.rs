@@ -99,6 +99,7 @@ impl Sizes {
                 overfull: 97,
                 purge_above: 60,
                 purge_to: 40,
+                readers: false,
             },
             page: PageLimits {
                 bytes: 64 * 1024,
@@ -191,6 +192,7 @@ impl SimulatedOwner {
             ordinal: self.is.log_epoch.ordinal,
             owner_epoch: self.is.owner_epoch.0,
             released,
+            ..OwnerBeat::default()
         }
     }
 
@@ -301,10 +303,12 @@ impl SimulatedOwnerships {
         self.0
             .decide(routers, now)
             .into_iter()
-            .map(|decision| match decision {
-                Decision::Claim(shard) => Act::Claim(shard),
-                Decision::Release(shard) => Act::Release(shard),
-                Decision::Abandon(shard) => Act::Abandon(shard),
+            .filter_map(|decision| match decision {
+                Decision::Claim(shard) => Some(Act::Claim(shard)),
+                Decision::Release(shard) => Some(Act::Release(shard)),
+                Decision::Abandon(shard) => Some(Act::Abandon(shard)),
+                // Safety rests on nothing that is read ahead; here all is read back.
+                Decision::Prepare(..) | Decision::Forget(_) => None,
             })
             .collect()
     }

@@ -45,6 +45,9 @@ pub use units::parse_duration;
 /// in upper case, joined by two underscores: `SWITCHBOARD__GATEWAY__PING_INTERVAL`.
 pub const VARIABLE_PREFIX: &str = "SWITCHBOARD__";
 
+/// What variables begin with that somebody may have meant for us.
+const NEAR_PREFIX: &str = "SWITCHBOARD_";
+
 /// A configuration document while it is read: the file with the environment's overrides.
 ///
 /// Use: [`Document::load`], then readers through [`Document::section`], then [`Document::finish`].
@@ -53,6 +56,8 @@ pub struct Document {
     file: FileText,
     /// Variables with our prefix, by full name.
     environment: BTreeMap<String, String>,
+    /// Variables that almost have it.
+    near: BTreeMap<String, String>,
     sections: BTreeSet<String>,
     ignored: BTreeSet<&'static str>,
     /// Sections that were refused for their name.
@@ -63,7 +68,9 @@ pub struct Document {
 
 impl Document {
     /// Reads `file`, if one is given, and takes overrides from `environment`: all variables of the
-    /// process ([`process_environment`]), of which those with [`VARIABLE_PREFIX`] count.
+    /// process ([`process_environment`]), of which those with [`VARIABLE_PREFIX`] count. One that would be a key's
+    /// if it had two underscores between the parts is a fault; others like it are not ours: Kubernetes, for one, sets
+    /// `SWITCHBOARD_GATEWAY_SERVICE_HOST` where a service has that name.
     ///
     /// # Errors
     /// The file cannot be read, or is not TOML: then every syntax error is reported, with its line
@@ -101,14 +108,27 @@ impl Document {
         ))
     }
 
+    /// As [`Document::parse`], of what the program says where no file is given.
+    ///
+    /// # Errors
+    /// As [`Document::load`].
+    pub fn without_a_file(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Faults> {
+        let text = FileText::parse("built-in configuration".to_owned(), text)?;
+        Ok(Self::over(text.unnamed(), environment))
+    }
+
     fn over(file: FileText, environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        let environment = environment
+        let (environment, others) = environment
             .into_iter()
-            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
-            .collect();
+            .filter(|(name, _)| name.starts_with(NEAR_PREFIX))
+            .partition(|(name, _)| name.starts_with(VARIABLE_PREFIX));
         Self {
             file,
             environment,
+            near: others,
             sections: BTreeSet::new(),
             ignored: BTreeSet::new(),
             ignored_names: BTreeSet::new(),
@@ -281,6 +301,17 @@ impl Document {
                 source: None,
             });
         }
+        for name in self.near.keys() {
+            let meant = known.iter().find(|variable| variable.replace("__", "_") == *name);
+            if let Some(meant) = meant {
+                faults.push(Fault {
+                    key: name.clone(),
+                    problem: "has one underscore where two are needed".to_owned(),
+                    remedy: format!("name it {meant}"),
+                    source: None,
+                });
+            }
+        }
     }
 
     fn is_key(&self, path: &str) -> bool {
@@ -312,7 +343,7 @@ impl Document {
     }
 }
 
-/// The variables of this process that have [`VARIABLE_PREFIX`]. What is not UTF-8 has its odd bytes
+/// The variables of this process that have [`VARIABLE_PREFIX`], or almost. What is not UTF-8 has its odd bytes
 /// replaced, so that it is refused by its key's reader instead of being overlooked.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
@@ -322,7 +353,7 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
                 value.to_string_lossy().into_owned(),
             )
         })
-        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
+        .filter(|(name, _)| name.starts_with(NEAR_PREFIX))
 }
 
 #[cfg(test)]

@@ -43,37 +43,17 @@ fn print(service: &'static str, numbers: &[(&'static str, u64)]) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use parking_lot::Mutex;
+    use switchboard_testkit::Logged;
 
     use super::*;
     use crate::metrics::Metrics;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn one_line_each_interval_with_the_numbers_of_that_moment() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _here = tracing::subscriber::set_default(subscriber);
+        let logged = Logged::on_this_thread();
         let tasks = Tasks::new(&Metrics::new());
         let sessions = Arc::new(AtomicU64::new(3));
         let numbers = Arc::clone(&sessions);
@@ -85,7 +65,7 @@ mod tests {
         tokio::time::sleep(INTERVAL).await;
         tasks.stop(INTERVAL).await;
 
-        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let text = logged.text();
         let found: Vec<&str> = text
             .lines()
             .filter(|line| line.contains("service=\"clock\""))

@@ -1,5 +1,8 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
+mod log;
+mod talk;
+
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +40,11 @@ enum Command {
     Serve,
     /// Create what the bus backend needs: the layout and each shard's log. Changes nothing that exists.
     Migrate,
+    /// Look at the log, or change what it is made of.
+    Log {
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
     /// Report every fault of the configuration.
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
@@ -47,6 +55,21 @@ enum Command {
         user: String,
         /// The channel's name.
         channel: String,
+    },
+    /// Publish DATA to CHANNEL, as a client of the gateway, and print the message's id and offset.
+    Publish {
+        #[command(flatten)]
+        who: talk::As,
+        #[command(flatten)]
+        said: talk::Said,
+    },
+    /// Print what is said in CHANNELS, a line of JSON each, until Ctrl-C. What is said while the gateway is gone comes when it
+    /// is back.
+    Listen {
+        #[command(flatten)]
+        who: talk::As,
+        #[command(flatten)]
+        heard: talk::Heard,
     },
     /// Print a token that lets USER connect, or subscribe to CHANNEL, signed with gateway.tokens.hmac_secret.
     Token {
@@ -83,11 +106,14 @@ pub fn main() -> ExitCode {
             run(&config.clone(), serve(config, token))
         }
         Command::Migrate => run(&config.clone(), migrate(config)),
+        Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::CheckConfig => {
             println!("configuration is valid");
             ExitCode::SUCCESS
         }
         Command::PrintConfig => print(&effective),
+        Command::Publish { who, said } => run_quietly(talk::publish(&config, &who, &said)),
+        Command::Listen { who, heard } => run_quietly(talk::listen(&config, &who, &heard)),
         Command::Explain { user, channel } => explain(&config, &user, &channel),
         Command::Token {
             user,
@@ -168,9 +194,21 @@ fn run(config: &Config, command: impl Future<Output = anyhow::Result<ExitCode>>)
     })
 }
 
+/// As [`run`], for commands that say what they have to say themselves.
+fn run_quietly(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command));
+    result.unwrap_or_else(|error| {
+        eprintln!("switchboard: {}", chain(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     config.bus.create = true;
-    let backends = config.bus.open("migrate").await?;
+    let backends = config.bus.open("switchboard").await?;
     println!(
         "the layout of {} shards is in force, and each has its log",
         backends.shards.get()

@@ -63,7 +63,7 @@ impl Config {
     ) -> Result<(Self, Effective), Faults> {
         let document = match file {
             Some(file) => Document::load(Some(file), environment)?,
-            None => Document::parse(WITHOUT_A_FILE, environment)?,
+            None => Document::without_a_file(WITHOUT_A_FILE, environment)?,
         };
         let (mut config, effective) = Self::read(document)?;
         // Tokens can be tried out where nobody needs one.
@@ -103,7 +103,7 @@ impl Config {
                 format!("take from {}", names.join(", ")),
             );
         }
-        let config = Self {
+        let mut config = Self {
             node: NodeConfig::read(&mut document, ADMIN),
             services,
             bus: BusConfig::read(&mut document),
@@ -113,6 +113,7 @@ impl Config {
             presence: switchboard_presence_svc::Config::read(&mut document),
             notify: switchboard_notify_svc::Config::read(&mut document),
         };
+        config.bus.key_window = Some(config.router.key_window);
         let embedded = matches!(config.bus.backend, Backend::Embedded { .. });
         if embedded
             && config.services.contains(&Service::Gateway)

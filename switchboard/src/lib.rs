@@ -10,10 +10,11 @@
 //! # }
 //! ```
 //!
-//! There is no logic here: what needs a decision belongs into a service.
+//! There is no logic here but that of the operator's commands: what needs a decision belongs into a service.
 
 pub mod cli;
 mod config;
+pub mod log_life;
 mod system;
 
 pub use config::{Config, Service};

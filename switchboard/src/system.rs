@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_bus::config::{Backend, Backends, OpenError};
+use switchboard_bus::{Bus, Log};
+use switchboard_proto::ids::ShardCount;
 use switchboard_service_kit::admin::{self, BindError};
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::{TaskFailure, Tasks};
@@ -67,8 +70,14 @@ impl Switchboard {
     /// # Errors
     /// [`StartError`]; whatever was started before it is stopped again.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let backends = config.bus.open("switchboard").await?;
-        Self::start_on(config, &backends).await
+        if config.services.contains(&Service::Router) {
+            let backends = config.bus.open("switchboard").await?;
+            return Self::start_on(config, &backends).await;
+        }
+        // Who owns no shard needs no right to the log.
+        let bus = config.bus.open_bus("switchboard").await?;
+        let shards = config.bus.shards;
+        Self::start_with(config, bus, None, shards).await
     }
 
     /// As [`Switchboard::start`], on backends that are open already: several systems in one process
@@ -77,6 +86,17 @@ impl Switchboard {
     /// # Errors
     /// As [`Switchboard::start`].
     pub async fn start_on(config: Config, backends: &Backends) -> Result<Self, StartError> {
+        let Backends { bus, log, shards } = backends.clone();
+        Self::start_with(config, bus, Some(log), shards).await
+    }
+
+    /// `log` is there where a router is to be started.
+    async fn start_with(
+        config: Config,
+        bus: Arc<dyn Bus>,
+        log: Option<Arc<dyn Log>>,
+        shards: ShardCount,
+    ) -> Result<Self, StartError> {
         let context = Context::new();
         let aside = context.tasks.separate();
         let listener = admin::bind("admin.listen", config.node.admin.listen).await?;
@@ -101,7 +121,7 @@ impl Switchboard {
         };
         let router = admin::router(system.context.health.clone(), system.context.metrics.clone());
         admin::serve(listener, router, &system.aside).await;
-        match system.start_services(config, backends).await {
+        match system.start_services(config, &bus, log, shards).await {
             Ok(()) => Ok(system),
             Err(error) => {
                 system.stop().await;
@@ -110,39 +130,39 @@ impl Switchboard {
         }
     }
 
-    async fn start_services(&mut self, config: Config, backends: &Backends) -> Result<(), StartError> {
+    async fn start_services(
+        &mut self,
+        config: Config,
+        bus: &Arc<dyn Bus>,
+        log: Option<Arc<dyn Log>>,
+        shards: ShardCount,
+    ) -> Result<(), StartError> {
         let runs = |service| config.services.contains(&service);
-        if runs(Service::Router) {
+        if let Some(log) = log.filter(|_| runs(Service::Router)) {
             let deps = switchboard_router_svc::Deps {
-                bus: backends.bus.clone(),
-                log: backends.log.clone(),
-                shards: backends.shards,
+                bus: Arc::clone(bus),
+                log,
+                shards,
             };
             let context = self.service();
             switchboard_router_svc::start(config.router, deps, context).await?;
         }
         if runs(Service::Persistence) {
-            let deps = switchboard_persistence_svc::Deps {
-                bus: backends.bus.clone(),
-            };
+            let deps = switchboard_persistence_svc::Deps { bus: Arc::clone(bus) };
             switchboard_persistence_svc::start(config.persistence, deps, self.service()).await?;
         }
         if runs(Service::Presence) {
-            let deps = switchboard_presence_svc::Deps {
-                bus: backends.bus.clone(),
-            };
+            let deps = switchboard_presence_svc::Deps { bus: Arc::clone(bus) };
             switchboard_presence_svc::start(config.presence, deps, self.service()).await?;
         }
         if runs(Service::Notify) {
-            let deps = switchboard_notify_svc::Deps {
-                bus: backends.bus.clone(),
-            };
+            let deps = switchboard_notify_svc::Deps { bus: Arc::clone(bus) };
             switchboard_notify_svc::start(config.notify, deps, self.service()).await?;
         }
         if runs(Service::Gateway) {
             let deps = switchboard_gateway::Deps {
-                bus: backends.bus.clone(),
-                shards: backends.shards,
+                bus: Arc::clone(bus),
+                shards,
                 extra: switchboard_console::router(),
             };
             let context = self.service();

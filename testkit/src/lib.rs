@@ -3,12 +3,14 @@
 //!
 //! A missing program is an error that says how to get it, never a skipped test.
 
+mod logged;
 mod nats;
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+pub use logged::Logged;
 pub use nats::{NatsCluster, NatsServer};
 
 /// Waits until `condition` holds, asking a hundred times a second. For tests: instead of a sleep

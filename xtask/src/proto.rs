@@ -3,14 +3,25 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use prost::Message as _;
+use prost_build::Config;
+use protox::prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
+use protox::prost_reflect::prost_types::{FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+
+/// The server API.
+const API: &str = "centrifugal/centrifugo/api/api.proto";
 
 const FILES: &[&str] = &[
     "switchboard/client/client.proto",
     "switchboard/bus/message.proto",
     "switchboard/bus/record.proto",
+    "switchboard/bus/reader.proto",
     "switchboard/bus/link.proto",
     "switchboard/bus/derive.proto",
+    "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
+    "switchboard/bus/control.proto",
+    API,
 ];
 
 /// Writes one Rust file per package into `into`.
@@ -25,7 +36,6 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
     config
         .bytes(["."])
         .btree_map(["."])
-        .out_dir(into)
         .type_attribute(client, "#[derive(serde::Deserialize)]")
         .type_attribute(client, "#[serde(default)]");
     for payload in [
@@ -49,10 +59,54 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
             "#[serde(deserialize_with = \"crate::json::payload\")]",
         );
     }
+    api(&mut config, &descriptors, into)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_transport(false)
+        .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .out_dir(into)
+        .compile_fds_with_config(descriptors, config)
+        .context("generating Rust from the descriptors")
+}
+
+/// The server API's types are read and written as JSON too, and its descriptors are what reflection answers with.
+fn api(config: &mut Config, descriptors: &FileDescriptorSet, into: &Path) -> anyhow::Result<()> {
+    let file = descriptors.file.iter().find(|file| file.name() == API);
+    let file = file.context("the server API was not compiled")?;
+    let package = format!(".{}", file.package());
     config
-        .compile_fds(descriptors)
-        .context("generating Rust from the descriptors")?;
-    Ok(())
+        .type_attribute(&package, "#[derive(serde::Serialize, serde::Deserialize)]")
+        .type_attribute(&package, "#[serde(default)]");
+    for (path, field) in fields(file) {
+        config.field_attribute(path, format!("#[serde({})]", json(field)));
+    }
+    let described = FileDescriptorSet {
+        file: vec![file.clone()],
+    };
+    let path = into.join("centrifugal.centrifugo.api.descriptors");
+    std::fs::write(&path, described.encode_to_vec()).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The fields of a file's messages, with their paths.
+fn fields(file: &FileDescriptorProto) -> impl Iterator<Item = (String, &FieldDescriptorProto)> {
+    file.message_type.iter().flat_map(|message| {
+        message.field.iter().map(|field| {
+            let path = format!(".{}.{}.{}", file.package(), message.name(), field.name());
+            (path, field)
+        })
+    })
+}
+
+/// How a field is read and written as JSON: a payload keeps its text, `null` is the default.
+fn json(field: &FieldDescriptorProto) -> &'static str {
+    match (field.r#type(), field.label()) {
+        (Type::Bytes, _) => {
+            "deserialize_with = \"crate::json::payload\", serialize_with = \"crate::json::as_it_stands\", \
+             skip_serializing_if = \"bytes::Bytes::is_empty\""
+        }
+        (Type::Message, label) if label != Label::Repeated => "skip_serializing_if = \"Option::is_none\"",
+        _ => "deserialize_with = \"crate::json::or_default\"",
+    }
 }
 
 #[cfg(test)]
@@ -69,14 +123,14 @@ mod tests {
         for file in std::fs::read_dir(fresh.path()).unwrap() {
             let file = file.unwrap();
             let committed = root.join("proto/src/generated").join(file.file_name());
-            assert_eq!(
-                std::fs::read_to_string(file.path()).unwrap(),
-                std::fs::read_to_string(&committed).unwrap(),
+            assert!(
+                std::fs::read(file.path()).unwrap()
+                    == std::fs::read(&committed).unwrap(),
                 "{} is out of date: cargo run -p xtask -- proto",
                 committed.display()
             );
             compared += 1;
         }
-        assert_eq!(compared, 2, "one file per package");
+        assert_eq!(compared, 4, "one file per package, and the descriptors");
     }
 }

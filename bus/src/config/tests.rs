@@ -164,6 +164,7 @@ async fn who_differs_from_the_layout_does_not_start() {
         shards: 4,
         hash: "md5".to_owned(),
         created_us: 0,
+        ..Layout::default()
     })
     .await
     .unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future};
+use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{Sequence, ShardId};
 
 use super::{LogFixture, layout, shard, soon};
@@ -16,14 +17,14 @@ fn record(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
-async fn created(fixture: &mut impl LogFixture, shards: u32) -> Arc<dyn Log> {
+pub(super) async fn created(fixture: &mut impl LogFixture, shards: u32) -> Arc<dyn Log> {
     let log = fixture.open().await;
     soon("creation", log.create(&layout(shards))).await.unwrap();
     log
 }
 
 /// Appends `count` records after `last`, each named after its place.
-async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
+pub(super) async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
     for place in last..last + count {
         let stored = log
             .append(shard, Sequence(place), record(format!("record {}", place + 1)))
@@ -33,7 +34,7 @@ async fn fill(log: &dyn Log, shard: ShardId, last: u64, count: u64) {
 }
 
 /// The next record, which must be named after its place.
-async fn next(records: &mut RecordStream) -> u64 {
+pub(super) async fn next(records: &mut RecordStream) -> u64 {
     let next = soon("a record", records.next())
         .await
         .expect("readers do not end");
@@ -77,6 +78,82 @@ pub async fn layout_is_created_once(fixture: &mut impl LogFixture) {
     assert_eq!(log.layout().await.unwrap(), Some(layout(2)));
     assert_eq!(log.info(shard(0)).await.unwrap().epoch, epoch);
     assert!(matches!(log.info(shard(2)).await, Err(LogError::Missing(_))));
+}
+
+/// L5: a shard's log is followed by an empty one with a higher ordinal; what is meant for one never hits the other.
+pub async fn another_log_begins_anew_and_apart(fixture: &mut impl LogFixture) {
+    let log = created(fixture, 2).await;
+    fill(&*log, shard(0), 0, 5).await;
+    fill(&*log, shard(1), 0, 1).await;
+    let old = log.of(&layout(2));
+    let next = layout(2).with_ordinal(shard(0), 2);
+    let new = log.of(&next);
+    assert!(matches!(new.info(shard(0)).await, Err(LogError::Missing(_))));
+    assert!(matches!(log.check(&next).await, Err(LogError::Missing(_))));
+    for _ in 0..2 {
+        soon("creation", new.create_log(shard(0))).await.unwrap();
+    }
+    log.check(&next).await.unwrap();
+    assert_eq!(log.layout().await.unwrap(), Some(layout(2)), "not in force yet");
+    let begun = new.info(shard(0)).await.unwrap();
+    let before = old.info(shard(0)).await.unwrap();
+    assert_eq!((begun.epoch.ordinal, begun.last), (2, Sequence(0)));
+    assert_ne!(begun.epoch.random, before.epoch.random);
+    assert_eq!(
+        new.info(shard(1)).await.unwrap(),
+        old.info(shard(1)).await.unwrap()
+    );
+
+    log.change_layout(&layout(2), &next).await.unwrap();
+    fill(&*new, shard(0), 0, 5).await;
+    // Late, and fitting both.
+    fill(&*old, shard(0), 5, 1).await;
+    assert_eq!(new.info(shard(0)).await.unwrap().last, Sequence(5));
+    new.purge(shard(0), Sequence(4)).await.unwrap();
+    assert_eq!(old.info(shard(0)).await.unwrap().first, Sequence(1));
+    drop((log, old, new));
+
+    let log = fixture.open().await;
+    assert_eq!(log.create(&layout(7)).await.unwrap(), next);
+    let (old, new) = (log.of(&layout(2)), log.of(&next));
+    let info = new.info(shard(0)).await.unwrap();
+    assert_eq!(
+        (info.epoch, info.first, info.last),
+        (begun.epoch, Sequence(4), Sequence(5))
+    );
+    old.create_log(shard(0)).await.unwrap();
+    assert_eq!(old.info(shard(0)).await.unwrap().last, Sequence(6), "it is kept");
+    for _ in 0..2 {
+        old.remove(shard(0)).await.unwrap();
+    }
+    assert!(matches!(old.info(shard(0)).await, Err(LogError::Missing(_))));
+    let mut records = new.read(shard(0), Sequence(4)).await.unwrap();
+    assert_eq!(self::next(&mut records).await, 4);
+}
+
+/// L7: of two that change the layout one is told that it came too late; who asks twice for the same is not.
+pub async fn layout_is_changed_by_one_at_a_time(fixture: &mut impl LogFixture) {
+    let log = created(fixture, 2).await;
+    let (one, two) = (
+        layout(2).with_ordinal(shard(0), 2),
+        layout(2).with_ordinal(shard(1), 2),
+    );
+    log.change_layout(&layout(2), &one).await.unwrap();
+    log.change_layout(&layout(2), &one).await.unwrap();
+    let late = log.change_layout(&layout(2), &two).await;
+    assert!(matches!(late, Err(LogError::LayoutChanged)), "{late:?}");
+    assert_eq!(log.layout().await.unwrap(), Some(one.clone()));
+    // As often as one likes: what is behind does not fill anything up.
+    let mut from = one;
+    for changing_to in 1..=40 {
+        let to = Layout {
+            changing_to,
+            ..from.clone()
+        };
+        log.change_layout(&from, &to).await.unwrap();
+        from = to;
+    }
+    assert_eq!(log.layout().await.unwrap(), Some(from));
 }
 
 /// L7: creators that differ are given the same layout and the same logs.

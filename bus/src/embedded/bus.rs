@@ -124,9 +124,11 @@ impl Outcome {
 fn wildcard(subject: Subject) -> Option<Pattern> {
     match subject {
         Subject::OwnerBeat { .. } => Some(Pattern::AllOwnerBeats),
-        Subject::LinkUp { .. } | Subject::LinkDown { .. } | Subject::Derive { .. } | Subject::MemberBeat => {
-            None
-        }
+        Subject::LinkUp { .. }
+        | Subject::LinkDown { .. }
+        | Subject::Derive { .. }
+        | Subject::History { .. }
+        | Subject::MemberBeat => None,
     }
 }
 

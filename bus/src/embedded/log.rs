@@ -17,13 +17,14 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use bytes::Bytes;
 use switchboard_proto::bus::Layout;
-use switchboard_proto::ids::{Sequence, ShardId};
+use switchboard_proto::ids::{Sequence, ShardCount, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
 use self::committer::{Command, Committer};
-use self::shard::Shard;
+use self::shard::{LogName, Shard};
 use self::store::Store;
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
+use crate::position::{CommitError, ReaderName, ReaderPosition, StoredReader};
 
 pub use self::folder::OpenError;
 
@@ -45,10 +46,18 @@ pub enum EmbeddedDurability {
     Synced,
 }
 
-/// A [`Log`] in a folder. Ends when dropped, which waits for the commit under way; what
+/// A [`Log`] in a folder. Ends when the last clone is dropped, which waits for the commit under way; what
 /// [`Log::read`] returned then ends with an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EmbeddedLog {
+    open: Arc<Open>,
+    /// Whose ordinals the logs have.
+    layout: Arc<Layout>,
+}
+
+/// An open folder and its thread.
+#[derive(Debug)]
+struct Open {
     store: Arc<Store>,
     /// `None` only while being dropped.
     commands: Option<mpsc::Sender<Command>>,
@@ -86,10 +95,14 @@ impl EmbeddedLog {
                 path: dir.to_owned(),
                 reason: format!("no thread: {source}"),
             })?;
-        Ok(Arc::new(Self {
+        let open = Open {
             store,
             commands: Some(commands),
             thread: Some(thread),
+        };
+        Ok(Arc::new(Self {
+            open: Arc::new(open),
+            layout: Arc::default(),
         }))
     }
 
@@ -97,16 +110,21 @@ impl EmbeddedLog {
     /// gone, and whether it carried the command out is unknown.
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        self.commands.as_ref()?.send(command(answer)).await.ok()?;
+        self.open.commands.as_ref()?.send(command(answer)).await.ok()?;
         answered.await.ok()
     }
 
+    fn log(&self, shard: ShardId) -> LogName {
+        LogName::of(&self.layout, shard)
+    }
+
     fn shard(&self, shard: ShardId) -> Result<Arc<Shard>, LogError> {
-        self.store.shards().get(shard).ok_or(LogError::Missing(shard))
+        let log = self.open.store.log(self.log(shard));
+        log.ok_or(LogError::Missing(shard))
     }
 }
 
-impl Drop for EmbeddedLog {
+impl Drop for Open {
     fn drop(&mut self) {
         // The thread ends when no more commands can come; only then is the folder free.
         self.commands = None;
@@ -132,8 +150,9 @@ impl Log for EmbeddedLog {
                 limit: MAX_RECORD,
             });
         }
+        let log = self.log(shard);
         self.ask(|answer| Command::Append {
-            shard,
+            log,
             expected,
             record,
             answer,
@@ -150,7 +169,7 @@ impl Log for EmbeddedLog {
             first: Sequence(extent.first),
             last: Sequence(extent.last),
             bytes: extent.bytes(),
-            max_bytes: self.store.max_bytes(),
+            max_bytes: self.open.store.max_bytes(),
         })
     }
 
@@ -166,22 +185,89 @@ impl Log for EmbeddedLog {
 
     async fn purge(&self, shard: ShardId, before: Sequence) -> Result<(), LogError> {
         self.shard(shard)?;
-        self.ask(|answer| Command::Purge {
-            shard,
-            before,
+        let log = self.log(shard);
+        self.ask(|answer| Command::Purge { log, before, answer })
+            .await
+            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    async fn layout(&self) -> Result<Option<Layout>, LogError> {
+        Ok(self.open.store.layout())
+    }
+
+    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
+        let wanted = wanted.clone();
+        self.ask(|answer| Command::Create { wanted, answer })
+            .await
+            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    fn of(&self, layout: &Layout) -> Arc<dyn Log> {
+        Arc::new(Self {
+            layout: Arc::new(layout.clone()),
+            ..self.clone()
+        })
+    }
+
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError> {
+        let (layout, shards) = (Layout::clone(&self.layout), vec![shard]);
+        self.ask(|answer| Command::CreateLogs {
+            layout,
+            shards,
             answer,
         })
         .await
         .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
     }
 
-    async fn layout(&self) -> Result<Option<Layout>, LogError> {
-        Ok(self.store.layout())
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        position.check(shard, &self.info(shard).await?)?;
+        let reader = reader.clone();
+        self.ask(|answer| Command::Commit {
+            reader,
+            shard,
+            position,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned()).into()))
     }
 
-    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        let wanted = wanted.clone();
-        self.ask(|answer| Command::Create { wanted, answer })
+    async fn position(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+    ) -> Result<Option<ReaderPosition>, LogError> {
+        Ok(self.open.store.position(reader, shard))
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        Ok(self.open.store.positions())
+    }
+
+    async fn check(&self, layout: &Layout) -> Result<(), LogError> {
+        for shard in layout.shard_count().into_iter().flat_map(ShardCount::iter) {
+            let log = self.open.store.log(LogName::of(layout, shard));
+            log.ok_or(LogError::Missing(shard))?;
+        }
+        Ok(())
+    }
+
+    async fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        let (from, to) = (from.clone(), to.clone());
+        self.ask(|answer| Command::ChangeLayout { from, to, answer })
+            .await
+            .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
+    }
+
+    async fn remove(&self, shard: ShardId) -> Result<(), LogError> {
+        let log = self.log(shard);
+        self.ask(|answer| Command::Remove { log, answer })
             .await
             .unwrap_or_else(|| Err(LogError::Unavailable(GONE.to_owned())))
     }

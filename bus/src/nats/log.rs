@@ -1,10 +1,12 @@
-//! The log on JetStream: one stream per shard, and a small one for the layout.
+//! The log on JetStream: one stream per shard, and a small one each for the layout and for readers'
+//! positions.
 //!
 //! Everything that decides something is asked of a stream's leader: appends by compare-and-set on
 //! the stream's last sequence, `STREAM.MSG.GET` and `STREAM.INFO`. A follower may lag and is never
 //! asked. What an error of the server says about an append was measured for each code; where it
 //! says nothing for certain the answer is [`AppendError::Unknown`] (rule L1).
 
+mod positions;
 mod reader;
 mod streams;
 
@@ -21,9 +23,9 @@ use bytes::Bytes;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{Sequence, ShardCount, ShardId};
 
-use self::streams::ORDINAL;
 use super::connection::{NatsConnection, chain};
 use crate::log::{AppendError, Log, LogError, LogInfo, RecordStream};
+use crate::position::{CommitError, ReaderName, ReaderPosition, StoredReader};
 use crate::subject::SubjectPrefix;
 
 /// How long an append, or a question about one record, may go unanswered. An owner asks again, so
@@ -70,6 +72,8 @@ pub struct NatsLogConfig {
 pub struct NatsLog {
     connection: NatsConnection,
     config: Arc<NatsLogConfig>,
+    /// Whose ordinals the logs have.
+    layout: Arc<Layout>,
     /// For appends and single records.
     records: Context,
     /// For readers' consumers.
@@ -98,24 +102,24 @@ impl NatsLog {
             consumers: context(CONSUMER),
             management: context(MANAGEMENT),
             config: Arc::new(config),
+            layout: Arc::default(),
             connection,
         })
     }
 
-    /// Checks that the stream of every shard exists and keeps what the log promises. For a process
-    /// that does not create them: [`Log::create`] checks what it finds, too.
-    ///
-    /// # Errors
-    /// [`LogError::Missing`]; [`LogError::Damaged`] tells which stream differs in what.
-    pub async fn check(&self, shards: ShardCount) -> Result<(), LogError> {
-        for shard in shards.iter() {
-            self.check_stream(shard).await?;
-        }
-        Ok(())
+    fn stream(&self, shard: ShardId) -> String {
+        self.config.prefix.log_stream(self.layout.ordinal(shard), shard)
     }
 
-    fn stream(&self, shard: ShardId) -> String {
-        self.config.prefix.log_stream(ORDINAL, shard)
+    fn subject(&self, shard: ShardId) -> String {
+        self.config.prefix.log_subject(self.layout.ordinal(shard), shard)
+    }
+
+    fn with(&self, layout: &Layout) -> Self {
+        Self {
+            layout: Arc::new(layout.clone()),
+            ..self.clone()
+        }
     }
 
     fn appended(&self, error: &PublishError, expected: Sequence, size: usize) -> AppendError {
@@ -161,7 +165,7 @@ impl Log for NatsLog {
                 limit: self.max_record(),
             });
         }
-        let subject = self.config.prefix.log_subject(ORDINAL, shard);
+        let subject = self.subject(shard);
         let message = PublishMessage::build()
             .payload(record)
             .expected_last_sequence(expected.0);
@@ -233,12 +237,57 @@ impl Log for NatsLog {
         Ok(())
     }
 
+    async fn commit(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) -> Result<ReaderPosition, CommitError> {
+        self.commit_position(reader, shard, position).await
+    }
+
+    async fn position(
+        &self,
+        reader: &ReaderName,
+        shard: ShardId,
+    ) -> Result<Option<ReaderPosition>, LogError> {
+        self.stored_position(reader, shard).await
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredReader>, LogError> {
+        self.stored_positions().await
+    }
+
     async fn layout(&self) -> Result<Option<Layout>, LogError> {
         self.stored_layout().await
     }
 
     async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        self.create_streams(wanted).await
+        self.create_all(wanted).await
+    }
+
+    fn of(&self, layout: &Layout) -> Arc<dyn Log> {
+        Arc::new(self.with(layout))
+    }
+
+    async fn create_log(&self, shard: ShardId) -> Result<(), LogError> {
+        self.create_one(shard).await
+    }
+
+    async fn check(&self, layout: &Layout) -> Result<(), LogError> {
+        let log = self.with(layout);
+        for shard in layout.shard_count().into_iter().flat_map(ShardCount::iter) {
+            log.check_stream(shard).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        self.store_layout(from, to).await
+    }
+
+    async fn remove(&self, shard: ShardId) -> Result<(), LogError> {
+        self.remove_stream(shard).await
     }
 
     fn max_record(&self) -> usize {

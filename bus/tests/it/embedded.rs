@@ -60,6 +60,26 @@ impl<const SYNCED: bool> LogFixture for Folder<SYNCED> {
         drop(log);
         self.open().await
     }
+
+    async fn begin_anew(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        let shards = log.layout().await.unwrap().unwrap().shards;
+        self.log = None;
+        drop(log);
+        let database = fjall::Database::builder(self.folder.path()).open().unwrap();
+        let options = fjall::KeyspaceCreateOptions::default;
+        let meta = database.keyspace("meta", options).unwrap();
+        for number in 0..shards {
+            let name = format!("log-1-{number}");
+            let records = database.keyspace(&name, options).unwrap();
+            database.delete_keyspace(records).unwrap();
+            database.keyspace(&name, options).unwrap();
+            meta.insert(format!("epoch/{number}"), "1-0badcafe").unwrap();
+            meta.remove(format!("start/{number}")).unwrap();
+        }
+        database.persist(fjall::PersistMode::SyncAll).unwrap();
+        drop((meta, database));
+        self.open().await
+    }
 }
 
 mod bus {

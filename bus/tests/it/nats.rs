@@ -12,7 +12,7 @@ use switchboard_bus::nats::{
     NatsLogConfig,
 };
 use switchboard_bus::{AppendError, Bus, BusError, Log, LogError, Pattern, Subject, SubjectPrefix};
-use switchboard_proto::ids::{Sequence, ShardCount};
+use switchboard_proto::ids::Sequence;
 use switchboard_testkit::{NatsCluster, NatsServer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -77,6 +77,18 @@ impl LogFixture for LogOnServer {
         drop(log);
         self.server.restart().await.unwrap();
         self.open().await
+    }
+
+    async fn begin_anew(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        let layout = log.layout().await.unwrap().unwrap();
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        for number in 0..layout.shards {
+            let stream = format!("SB_LOG_1_{number}");
+            jetstream.delete_stream(stream).await.unwrap();
+        }
+        log.create(&layout).await.unwrap();
+        log
     }
 }
 
@@ -210,11 +222,10 @@ async fn streams_that_differ_from_the_configuration_are_told() {
     let server = NatsServer::start().await.unwrap();
     let connection = connect(vec![server.url()]).await;
     let log = |config| NatsLog::new(connection.clone(), config);
-    let two = ShardCount::new(2).unwrap();
     let config = log_config(1, 1 << 20);
     log(config.clone()).create(&layout(2)).await.unwrap();
-    log(config.clone()).check(two).await.unwrap();
-    let more = log(config.clone()).check(ShardCount::new(3).unwrap()).await;
+    log(config.clone()).check(&layout(2)).await.unwrap();
+    let more = log(config.clone()).check(&layout(3)).await;
     assert!(
         matches!(more, Err(LogError::Missing(missing)) if missing == shard(2)),
         "{more:?}"
@@ -229,7 +240,11 @@ async fn streams_that_differ_from_the_configuration_are_told() {
             "keeps records on disk",
         ),
     ] {
-        let checked = log(config.clone()).check(two).await.unwrap_err().to_string();
+        let checked = log(config.clone())
+            .check(&layout(2))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             checked.contains("SB_LOG_1_0") && checked.contains(what),
             "{checked}"

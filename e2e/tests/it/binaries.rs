@@ -1,12 +1,10 @@
 //! The README's two ways to start, with the shipped binaries; and what survives when they are killed.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use switchboard_testkit::{NatsServer, wait_until};
-use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
 use crate::process::Process;
@@ -67,7 +65,7 @@ async fn a_killed_router_is_replaced() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let nats = NatsServer::start().await?;
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
@@ -129,21 +127,8 @@ async fn a_killed_router_is_replaced() -> Result<()> {
 
 /// As an app does it: error 100 is temporary, and sending again is right.
 async fn publish_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<()> {
-    let trying = async {
-        loop {
-            let reply = client
-                .command("publish", json!({ "channel": channel, "data": data }))
-                .await?;
-            match reply["error"]["code"].as_u64() {
-                None => return Ok(()),
-                Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
-                Some(_) => anyhow::bail!("publish: {reply}"),
-            }
-        }
-    };
-    timeout(DEADLINE, trying)
-        .await
-        .with_context(|| format!("{channel} takes no message since the router was killed"))?
+    let request = json!({ "channel": channel, "data": data });
+    client.until_accepted("publish", &request).await.map(drop)
 }
 
 /// A router that is asked to stop hands its shards over: each is claimed once by the other, which loses none of them on the way.
@@ -153,7 +138,7 @@ async fn a_stopped_router_hands_over() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let nats = NatsServer::start().await?;
     let config = format!(
-        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {SHARDS}\n[bus.nats]\nurls = [{:?}]\n[gateway]\ninsecure = true\n",
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {SHARDS}\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n[gateway]\ninsecure = true\n",
         nats.url()
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;

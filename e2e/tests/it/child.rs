@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -34,6 +35,15 @@ impl Guarded {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn printed(&self) -> Result<String> {
+        // By a place of its own, so that all of it is shown at the end.
+        let mut text = vec![0; usize::try_from(self.printed.metadata()?.len())?];
+        let read = self.printed.read_at(&mut text, 0)?;
+        text.truncate(read);
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Whether it still runs.

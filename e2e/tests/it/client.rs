@@ -15,6 +15,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 /// Longer than anything here takes on a busy machine of two cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Until a command that was answered with a temporary error is sent again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// What the server sends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
@@ -172,6 +175,24 @@ impl Client {
             .map(drop)
     }
 
+    /// As [`Self::command`], again and again while the answer is error 100, which is temporary, as an app does it. Any other
+    /// error is one.
+    pub(crate) async fn until_accepted(&mut self, name: &str, request: &Value) -> Result<Value> {
+        let trying = async {
+            loop {
+                let reply = self.command(name, request.clone()).await?;
+                match reply["error"]["code"].as_u64() {
+                    None => return Ok(reply[name].clone()),
+                    Some(100) => tokio::time::sleep(AGAIN).await,
+                    Some(_) => bail!("{name} {request}: {reply}"),
+                }
+            }
+        };
+        timeout(DEADLINE, trying)
+            .await
+            .with_context(|| format!("{name} {request} is not accepted"))?
+    }
+
     /// The next publication of any channel.
     pub(crate) async fn publication(&mut self) -> Result<Publication> {
         let awaited = async {
@@ -211,6 +232,22 @@ impl Client {
             other => bail!("the connection ended: {other:?}"),
         }
         Ok(())
+    }
+
+    /// Waits until the server has ended these subscriptions because of another log (2500).
+    pub(crate) async fn ended_all(&mut self, channels: &[&str]) -> Result<()> {
+        let awaited = async {
+            let is_ended = |ended: &[(String, u64)], channel: &str| {
+                ended.iter().any(|(name, code)| name == channel && *code == 2500)
+            };
+            while !channels.iter().all(|channel| is_ended(&self.ended, channel)) {
+                self.keep_next().await?;
+            }
+            Ok(())
+        };
+        timeout(DEADLINE, awaited)
+            .await
+            .with_context(|| format!("{channels:?} are not ended"))?
     }
 
     /// Publications that have come and were not asked for.

@@ -1,74 +1,21 @@
 //! Processes that are killed in the middle of a conversation: what was acknowledged is with everybody, once, whether they stayed or came
 //! back; and a message sent again with its key is stored once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use switchboard_testkit::{NatsCluster, wait_until};
-use tempfile::TempDir;
-use tokio::time::timeout;
+use switchboard_testkit::wait_until;
 
 use crate::client::{Client, DEADLINE};
+use crate::cluster::Cluster;
 use crate::process::Process;
 use crate::recovery::{Place, recover_up_to, recovered};
 
 const CHANNELS: usize = 24;
 const LAST: &str = "last";
-
-/// Separate processes over three nats-servers, each log on all of them.
-struct Cluster {
-    routers: Vec<Process>,
-    gateways: Vec<Process>,
-    nats: NatsCluster,
-    folder: TempDir,
-}
-
-const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
-
-impl Cluster {
-    /// Two of each.
-    async fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let nats = NatsCluster::start(3).await?;
-        let config = format!(
-            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nreplicas = 3\n[gateway]\ninsecure = true\n",
-            nats.urls()
-        );
-        std::fs::write(folder.path().join("switchboard.toml"), config)?;
-        let pair = |name| -> Result<Vec<Process>> {
-            (0..2)
-                .map(|_| Process::spawn(name, folder.path(), &ARGUMENTS))
-                .collect()
-        };
-        let mut routers = pair("switchboard-router-svc")?;
-        let mut gateways = pair("switchboard-gateway")?;
-        for process in routers.iter_mut().chain(&mut gateways) {
-            process.ready().await?;
-        }
-        Ok(Self {
-            routers,
-            gateways,
-            nats,
-            folder,
-        })
-    }
-
-    /// One more of these.
-    async fn join(&self, name: &'static str) -> Result<Process> {
-        Process::start(name, self.folder.path(), &ARGUMENTS).await
-    }
-
-    /// Whoever is left ends well.
-    async fn stop(self) -> Result<()> {
-        for process in self.gateways.into_iter().chain(self.routers) {
-            let status = process.terminate().await?;
-            ensure!(status.success(), "{status}");
-        }
-        Ok(())
-    }
-}
 
 /// So many that both routers own the shards of some.
 fn channels() -> Vec<String> {
@@ -84,19 +31,8 @@ fn keyed(channel: &str, data: &Value) -> Value {
 
 /// As an app does it: error 100 is temporary, and with the same key sending again is harmless.
 async fn send_until_acknowledged(client: &mut Client, channel: &str, data: &Value) -> Result<Value> {
-    let trying = async {
-        loop {
-            let reply = client.command("rpc", keyed(channel, data)).await?;
-            match reply["error"]["code"].as_u64() {
-                None => return Ok(reply["rpc"]["data"].clone()),
-                Some(100) => tokio::time::sleep(Duration::from_millis(50)).await,
-                Some(_) => bail!("message.send: {reply}"),
-            }
-        }
-    };
-    timeout(DEADLINE, trying)
-        .await
-        .with_context(|| format!("{channel} takes no message"))?
+    let answer = client.until_accepted("rpc", &keyed(channel, data)).await?;
+    Ok(answer["data"].clone())
 }
 
 type Received = BTreeMap<String, Vec<(u64, Value)>>;
@@ -348,6 +284,75 @@ async fn processes_are_restarted_one_after_the_other() -> Result<()> {
     }
     said.push(json!(LAST));
     all_take_messages(&mut publisher, &channels, &json!(LAST)).await?;
+    has_all(&mut stays, &channels, &said).await?;
+    cluster.stop().await
+}
+
+/// O5: routers come and go as planned, and nobody notices: every publish is answered with success, and nobody's subscription ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn planned_moves_are_noticed_by_nobody() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let channels = channels();
+    let mut stays = Client::connect(&cluster.gateways[1].websocket_url()).await?;
+    for channel in &channels {
+        stays.subscribe(channel).await?;
+    }
+    let mut publisher = Client::connect(&cluster.gateways[0].websocket_url()).await?;
+    let moved = Cell::new(false);
+    let publishing = async {
+        let mut said = Vec::new();
+        let mut longest = Duration::ZERO;
+        while !moved.get() {
+            let data = json!({ "number": said.len() });
+            for channel in &channels {
+                let begun = Instant::now();
+                publisher.publish(channel, data.clone()).await?;
+                longest = longest.max(begun.elapsed());
+            }
+            said.push(data);
+        }
+        for channel in &channels {
+            publisher.publish(channel, json!(LAST)).await?;
+        }
+        said.push(json!(LAST));
+        anyhow::Ok((said, longest))
+    };
+
+    let moving = async {
+        let shards = "switchboard_router_owned_shards";
+        let joined = cluster.join("switchboard-router-svc").await?;
+        let mut owned = 0;
+        wait_until(DEADLINE, async || {
+            owned = joined.metric(shards).await.unwrap_or_default();
+            owned > 0
+        })
+        .await
+        .context("the one that joined owns nothing")?;
+        cluster.routers.push(joined);
+        let leaves = cluster.routers.remove(0);
+        let status = leaves.terminate().await?;
+        ensure!(status.success(), "{status}");
+        let (mut all, mut prepared) = (0, 0);
+        wait_until(DEADLINE, async || {
+            (all, prepared) = (0, 0);
+            for router in &cluster.routers {
+                all += router.metric(shards).await.unwrap_or_default();
+                let line = "switchboard_router_prepared_claims_total";
+                prepared += router.metric(line).await.unwrap_or_default();
+            }
+            all == 6
+        })
+        .await
+        .with_context(|| format!("{all} of 6 shards have an owner"))?;
+        moved.set(true);
+        anyhow::Ok(prepared)
+    };
+    let ((said, longest), prepared) = tokio::try_join!(publishing, moving)?;
+    println!(
+        "{} rounds, {prepared} shards moved to who had read their logs, longest publish {longest:?}",
+        said.len()
+    );
+    ensure!(prepared > 0, "nobody had read ahead");
     has_all(&mut stays, &channels, &said).await?;
     cluster.stop().await
 }

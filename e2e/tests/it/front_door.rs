@@ -13,7 +13,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, DEADLINE};
-use crate::process::Process;
+use crate::process::{Process, host};
 use crate::tools;
 
 /// Within which every command is answered, by the protocol.
@@ -130,7 +130,7 @@ async fn a_flood_without_limits_disturbs_nobody() -> Result<()> {
 
 /// A new pair of certificate and key in `folder`; the certificate, as PEM.
 fn issue(folder: &Path) -> Result<String> {
-    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned(), host().to_string()])?;
     std::fs::write(folder.join("key.pem"), issued.signing_key.serialize_pem())?;
     std::fs::write(folder.join("certificate.pem"), issued.cert.pem())?;
     Ok(issued.cert.pem())
@@ -178,7 +178,7 @@ async fn javascript_sdk_over_tls() -> Result<()> {
         1,
     );
     let system = start(folder.path(), &config).await?;
-    let endpoint = format!("wss://localhost:{}/connection/websocket", system.gateway().port());
+    let endpoint = format!("wss://{}/connection/websocket", system.gateway());
     let certificate = folder.path().join("certificate.pem").display().to_string();
     let environment = [
         ("SWITCHBOARD_ENDPOINTS", endpoint.as_str()),

@@ -1,9 +1,10 @@
 //! The shipped binaries as processes of their own: what a newcomer and an operator start, and what a test may kill.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -22,7 +23,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the binary `name` in `folder` on free ports, and waits until it says that it is ready.
+    /// Starts the binary `name` in `folder`, and waits until it says that it is ready.
     pub(crate) async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let mut process = Self::spawn(name, folder, arguments)?;
         process.ready().await?;
@@ -31,13 +32,8 @@ impl Process {
 
     /// As [`Self::start`], and does not wait.
     pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        let [gateway, admin] = free_addresses()?;
-        let mut command = Command::new(binary(name)?);
-        command
-            .args(arguments)
-            .current_dir(folder)
-            .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
-            .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+        let (gateway, admin) = own_addresses();
+        let mut command = at(gateway, admin, name, folder, arguments)?;
         Ok(Self {
             child: Guarded::spawn(&mut command)?,
             name,
@@ -81,6 +77,21 @@ impl Process {
         format!("http://{}/", self.gateway)
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn printed(&self) -> Result<String> {
+        self.child.printed()
+    }
+
+    /// What it says about being ready.
+    pub(crate) async fn health(&self) -> Result<String> {
+        let response = reqwest::get(format!("http://{}/health/ready", self.admin)).await?;
+        Ok(response.text().await?)
+    }
+
     /// The value of the metric `line`; 0 where it is not there.
     pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
         let page = reqwest::get(format!("http://{}/metrics", self.admin))
@@ -95,6 +106,11 @@ impl Process {
 
     /// `kill -9`.
     pub(crate) fn kill(mut self) -> Result<()> {
+        self.kill_in_place()
+    }
+
+    /// `kill -9`, of one that is replaced later.
+    pub(crate) fn kill_in_place(&mut self) -> Result<()> {
         self.child
             .kill()
             .with_context(|| format!("{} cannot be killed", self.name))
@@ -127,6 +143,31 @@ impl Process {
     }
 }
 
+/// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
+pub(crate) async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
+    let (gateway, admin) = own_addresses();
+    let mut child = Guarded::spawn(&mut at(gateway, admin, name, folder, arguments)?)?;
+    let status = child.ended(DEADLINE).await?;
+    Ok((status.success(), child.printed()?))
+}
+
+/// The binary `name`, to run in `folder` on these addresses.
+fn at(
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    name: &str,
+    folder: &Path,
+    arguments: &[&str],
+) -> Result<Command> {
+    let mut command = Command::new(binary(name)?);
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
+        .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+    Ok(command)
+}
+
 /// Builds what is about to be started, once: `cargo test` alone does not, and a binary from before a
 /// change would be tested in its place. Nothing to do where `./test` has built already.
 fn build() -> Result<()> {
@@ -149,7 +190,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-fn binary(name: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     build()?;
     let test = std::env::current_exe()?;
     let folder = test
@@ -165,17 +206,17 @@ fn binary(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Ports that were free a moment ago; held together, so that they differ.
-fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
-    let listeners: Vec<TcpListener> = (0..COUNT)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<std::io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<std::io::Result<_>>()?;
-    addresses
-        .try_into()
-        .ok()
-        .context("as many addresses as listeners")
+/// An address of this machine that no other test process has: loopback has 2^24 of them, and the process's id picks one.
+pub(crate) fn host() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, middle, low)
+}
+
+/// For one process, of gateway and admin. The ports lie below those that the system gives away.
+fn own_addresses() -> (SocketAddr, SocketAddr) {
+    static STARTED: AtomicU16 = AtomicU16::new(0);
+    let host = host();
+    // Some thousand processes later the first is long gone.
+    let port = 10_000 + STARTED.fetch_add(1, Ordering::Relaxed) % 10_000 * 2;
+    ((host, port).into(), (host, port + 1).into())
 }

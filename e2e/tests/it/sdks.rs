@@ -20,6 +20,7 @@ async fn javascript(system: &System) -> Result<()> {
     let urls = system.websocket_urls().join(",");
     for encoding in ENCODINGS {
         tools::node("sdk.test.js", &environment(&urls, encoding)).await?;
+        tools::node("history.test.js", &environment(&urls, encoding)).await?;
     }
     tools::node("encodings.test.js", &[("SWITCHBOARD_ENDPOINTS", &urls)]).await
 }

@@ -19,6 +19,8 @@ publication_data_format = "any"
 [gateway]
 listen = "127.0.0.1:0"
 drain_spread = "100ms"
+limits.connections_per_address = 0
+limits.connect_rate = 0
 "#;
 
 /// Signs and verifies tokens.
@@ -135,7 +137,7 @@ impl System {
         let services = std::iter::repeat_n("gateway", gateways).chain(std::iter::repeat_n("router", routers));
         for service in services {
             let bus = format!(
-                "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {CLUSTER_SHARDS}\n[bus.nats]\nurls = {:?}\nreplicas = 3\n",
+                "[bus]\nbackend = \"nats\"\ncreate = true\nshards = {CLUSTER_SHARDS}\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n",
                 nats.urls()
             );
             let config = format!(
@@ -152,6 +154,23 @@ impl System {
         };
         system.ready().await?;
         Ok(system)
+    }
+
+    /// All services in one process, with these sections besides, which name the bus.
+    pub(crate) async fn one(sections: &str) -> Result<Self> {
+        let config = format!("{NODE}{}{sections}", Access::Insecure.config());
+        let system = Self {
+            nodes: vec![start(&config).await?],
+            _nats: None,
+            _data: None,
+        };
+        system.ready().await?;
+        Ok(system)
+    }
+
+    /// Where health and metrics of the first node are.
+    pub(crate) fn admin_url(&self) -> Result<String> {
+        Ok(self.nodes.first().context("no node")?.admin_url())
     }
 
     /// Where clients connect, one for each gateway.
@@ -194,5 +213,5 @@ impl System {
 
 async fn start(config: &str) -> Result<Switchboard> {
     let parsed = Config::from_toml(config).with_context(|| format!("configuration:\n{config}"))?;
-    Ok(Switchboard::start(parsed).await?)
+    Ok(Box::pin(Switchboard::start(parsed)).await?)
 }

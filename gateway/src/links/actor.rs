@@ -15,12 +15,12 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{
-    Channels, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
+    Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
 use super::{Asker, Publish, replies};
 use crate::metrics::LinkMetrics;
@@ -97,6 +97,8 @@ pub(super) struct LinkActor {
     pub(super) answer_timeout: Duration,
     pub(super) owner_beats: mpsc::Receiver<OwnerBeat>,
     pub(super) frames: Subscription,
+    /// Told to whoever asks the owner apart from the link.
+    pub(super) known: watch::Sender<Option<Known>>,
     pub(super) metrics: LinkMetrics,
     pub(super) ready: Readiness,
 }
@@ -176,6 +178,12 @@ impl LinkActor {
                     Err(error) => tracing::warn!(shard = %self.shard, %error, "frame to the owner lost"),
                 }
             }
+            let known = self.link.known();
+            self.known.send_if_modified(|last| {
+                let is_new = *last != known;
+                *last = known;
+                is_new
+            });
             if self.link.is_up() != was_up {
                 was_up = !was_up;
                 self.ready.changed(was_up);

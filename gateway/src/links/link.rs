@@ -203,6 +203,17 @@ pub(crate) struct PublishAsked<S> {
     pub(crate) deadline: Duration,
 }
 
+/// Whom to ask about a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The owner that is followed.
+    pub(crate) router: Incarnation,
+    /// Its (log ordinal, owner epoch), by which owners are told apart (O4).
+    pub(crate) rank: (u32, u64),
+    /// Sessions were told of this log's messages up to here.
+    pub(crate) told: Offset,
+}
+
 /// See the module.
 pub(crate) struct Link<S> {
     shard: ShardId,
@@ -220,6 +231,8 @@ pub(crate) struct Link<S> {
     heard: Duration,
     sent: Duration,
     place: Option<Place>,
+    /// The highest offset that a publish was answered with.
+    answered: Offset,
     channels: Channels<S>,
     /// Channels that the owner is to hold: announced, and not taken back.
     set: ChannelSet,
@@ -260,6 +273,7 @@ impl<S: Subscriber> Link<S> {
             heard: Duration::ZERO,
             sent: Duration::ZERO,
             place: None,
+            answered: Offset::ZERO,
             channels: Channels(HashMap::default()),
             set: ChannelSet::default(),
             dropped: Vec::new(),
@@ -279,6 +293,20 @@ impl<S: Subscriber> Link<S> {
     /// Whether the owner answered this opening.
     pub(crate) fn is_up(&self) -> bool {
         self.phase == Phase::Up
+    }
+
+    /// Whom to ask apart from the link; `None`: no owner is known.
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.owner.map(|owner| {
+            // What another log held says nothing about this owner's (L5).
+            let place = self.place.as_ref();
+            let place = place.filter(|place| place.log.ordinal == owner.ordinal);
+            Known {
+                router: owner.router,
+                rank: owner.rank(),
+                told: place.map_or(Offset::ZERO, |place| place.offset.max(self.answered)),
+            }
+        })
     }
 
     /// Channels with interest, for metrics.
@@ -687,6 +715,7 @@ impl<S: Subscriber> Link<S> {
 
     /// Another log: every position is void (L5).
     fn log_changed(&mut self, out: &mut impl Output<S>) {
+        self.answered = Offset::ZERO;
         for (name, channel) in &mut self.channels.0 {
             channel.head = Offset::from_u64(UNKNOWN);
             let behind = channel.behind.drain(..).inspect(|_| self.behind -= 1);
@@ -989,6 +1018,9 @@ impl<S: Subscriber> Link<S> {
         let Some(publish) = self.publishes.take(answer.series(), answer.number) else {
             return;
         };
+        if let Some(answer::Outcome::Offset(offset)) = answer.outcome {
+            self.answered = self.answered.max(Offset::from_u64(offset));
+        }
         let outcome = match answer.outcome {
             Some(answer::Outcome::Offset(offset)) => Ok(Stored {
                 offset: Offset::from_u64(offset),

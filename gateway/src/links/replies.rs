@@ -32,20 +32,27 @@ pub(super) fn subscribed(
             result.was_recovering = true;
             result.recovered = true;
             result.offset = since.get();
-            // One that does not decode is passed over, as it is when it is delivered.
-            result.publications = messages
-                .iter()
-                .filter_map(|delivered| {
-                    let (_, reply, of_this) = publication(delivered).ok()?;
-                    if of_this != PayloadKind::Json {
-                        kind = of_this;
-                    }
-                    reply.push?.r#pub
-                })
-                .collect();
+            (result.publications, kind) = publications(messages);
         }
     }
     (result, kind)
+}
+
+/// What a reply holds of these, and of which kind the payloads are: JSON where all are.
+pub(super) fn publications(messages: &[Delivered]) -> (Vec<Publication>, PayloadKind) {
+    let mut kind = PayloadKind::Json;
+    let publications = messages
+        .iter()
+        // One that does not decode is passed over, as it is when it is delivered.
+        .filter_map(|delivered| {
+            let (_, reply, of_this) = publication(delivered).ok()?;
+            if of_this != PayloadKind::Json {
+                kind = of_this;
+            }
+            reply.push?.r#pub
+        })
+        .collect();
+    (publications, kind)
 }
 
 /// The answer to `message.send`.

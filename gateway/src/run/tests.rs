@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod harness;
+mod history;
 mod life;
 mod limits;
 mod overrides;

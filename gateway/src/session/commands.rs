@@ -3,6 +3,7 @@
 //! A command is answered with an error where the client did something it may try otherwise, and
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
+mod history;
 mod permissions;
 mod server_side;
 mod tokens;
@@ -165,7 +166,8 @@ impl Commands {
                 self.sub_refresh(id, &command.sub_refresh.unwrap_or_default())
                     .await
             }
-            Method::Presence | Method::PresenceStats | Method::History => {
+            Method::History => self.history(id, command.history.unwrap_or_default()).await,
+            Method::Presence | Method::PresenceStats => {
                 self.refuse(id, ErrorCode::NotAvailable, "command is not available");
                 Ok(())
             }

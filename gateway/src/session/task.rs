@@ -22,6 +22,7 @@ use super::SessionHandle;
 use super::close::{End, close};
 use super::commands::{Commands, Violation};
 use super::encoding::{Encoding, Frame};
+use super::histories::Answering;
 use super::timers::{Due, OpenPing, Pings, Timers, Timing};
 use crate::gateway::Gateway;
 use crate::system_message::{SystemMessage, millis};
@@ -175,6 +176,7 @@ struct Chores {
     sleep: Pin<Box<Sleep>>,
     /// Ends when the gateway stops; `None` after that.
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    answering: Answering,
 }
 
 enum Chore {
@@ -200,6 +202,7 @@ impl Chores {
             sleep: Box::pin(tokio::time::sleep_until(timers.next())),
             timers,
             stop: Some(Box::pin(CancellationToken::cancelled_owned(gateway.stop.clone()))),
+            answering: Answering::default(),
             gateway,
             session,
         }
@@ -217,6 +220,8 @@ impl Chores {
             () = self.session.outgoing.changed() => Chore::Write,
             () = &mut self.sleep => Chore::Time,
             () = stop => Chore::Stop,
+            // Its answers are written like all that is queued.
+            () = self.answering.run(&self.gateway, &self.session) => Chore::Write,
         }
     }
 

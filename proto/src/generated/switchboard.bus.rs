@@ -47,6 +47,9 @@ pub struct Message {
     /// W3C trace context in binary: 16 bytes trace id, 8 bytes span id, 1 byte flags. Empty: none.
     #[prost(bytes = "bytes", tag = "10")]
     pub trace: ::prost::bytes::Bytes,
+    /// Where a server published: the name of its API key.
+    #[prost(string, tag = "12")]
+    pub api_key: ::prost::alloc::string::String,
     /// Present in a message that was derived from another channel's; `id` is that one's.
     #[prost(message, optional, tag = "11")]
     pub origin: ::core::option::Option<Origin>,
@@ -148,7 +151,7 @@ pub struct Record {
     /// Sequence of the newest state record before this one; 0: there is none (rule L6).
     #[prost(uint64, tag = "6")]
     pub state_at: u64,
-    #[prost(oneof = "record::Body", tags = "8, 9, 10")]
+    #[prost(oneof = "record::Body", tags = "8, 9, 10, 11")]
     pub body: ::core::option::Option<record::Body>,
 }
 /// Nested message and enum types in `Record`.
@@ -161,11 +164,23 @@ pub mod record {
         Batch(super::Batch),
         #[prost(message, tag = "10")]
         State(super::State),
+        #[prost(message, tag = "11")]
+        Closed(super::Closed),
     }
 }
 /// A take-over (rule O1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fence {}
+/// The end of a log whose epoch is over: nothing follows it, and nobody claims the shard here (rule L5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Closed {
+    /// The ordinal of the log that was prepared to take its place. The layout says which one is in force.
+    #[prost(uint32, tag = "1")]
+    pub next_ordinal: u32,
+    /// The number of shards is being changed to this one; 0: only this shard has a new log.
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {
     /// Gateway incarnations, 16 bytes each, that the entries refer to by index.
@@ -208,6 +223,9 @@ pub struct State {
     /// Records below this sequence may be purged: the two fields above tell what was in them.
     #[prost(uint64, tag = "5")]
     pub purged_before: u64,
+    /// Its writer takes no publishes, for the number of shards is being changed.
+    #[prost(bool, tag = "6")]
+    pub frozen: bool,
 }
 /// Entries derived from a source shard that are in this shard's log: all up to and with this one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -242,7 +260,8 @@ pub struct Removed {
     #[prost(uint64, tag = "2")]
     pub up_to: u64,
 }
-/// The properties of a cluster's log that no process may differ in (rule L7). Created once.
+/// The properties of a cluster's log that no process may differ in (rule L7). Created once, and from then on only
+/// followed by a whole new one: the newest is in force.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Layout {
     #[prost(uint32, tag = "1")]
@@ -252,6 +271,18 @@ pub struct Layout {
     pub hash: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub created_us: u64,
+    /// The ordinal of each shard's log in force; a shard without one has ordinal 1.
+    #[prost(uint32, repeated, tag = "4")]
+    pub ordinals: ::prost::alloc::vec::Vec<u32>,
+    /// Milliseconds for which idempotency keys are known; 0: 300,000, which every log had before this was written down.
+    #[prost(uint64, tag = "5")]
+    pub key_window_ms: u64,
+    /// The number of shards is being changed to this one, and publishes are refused meanwhile; 0: it is not.
+    #[prost(uint32, tag = "6")]
+    pub changing_to: u32,
+    /// Counts the layouts: the higher is the newer.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -278,6 +309,15 @@ impl Series {
             _ => None,
         }
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredPosition {
+    /// The log epoch that `up_to` is a place in (rule L5), as text.
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// The last record that the reader is done with.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
 }
 /// Gateway to owner.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -578,6 +618,11 @@ pub struct OwnerBeat {
     /// The owner gives the shard up and appends nothing any more.
     #[prost(bool, tag = "5")]
     pub released: bool,
+    /// Of the layout in force at the owner (rule L7). Who has another follows no owner.
+    #[prost(uint32, tag = "6")]
+    pub shards: u32,
+    #[prost(string, tag = "7")]
+    pub hash: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -613,7 +658,7 @@ impl RecoveredOutcome {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BetweenOwners {
-    #[prost(oneof = "between_owners::Item", tags = "1, 2")]
+    #[prost(oneof = "between_owners::Item", tags = "1, 2, 3")]
     pub item: ::core::option::Option<between_owners::Item>,
 }
 /// Nested message and enum types in `BetweenOwners`.
@@ -624,7 +669,18 @@ pub mod between_owners {
         Derive(super::Derive),
         #[prost(message, tag = "2")]
         Derivation(super::Derivation),
+        #[prost(message, tag = "3")]
+        Successor(super::Successor),
     }
+}
+/// From the router that is to own a shard next to the one that still does, a few times a second (rule O5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Successor {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// It has read the log up to its end, and waits to be handed the shard.
+    #[prost(bool, tag = "2")]
+    pub ready: bool,
 }
 /// From the source's owner to the target's. Without entries it only asks how far the target is (rule D2).
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -675,6 +731,70 @@ pub struct Derivation {
     /// Everything up to here is stored. Absent: nothing is.
     #[prost(message, optional, tag = "6")]
     pub applied: ::core::option::Option<DerivedAt>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryQuestion {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Newest first.
+    #[prost(bool, tag = "2")]
+    pub reverse: bool,
+    /// Only what lies behind this offset or, with `reverse`, before it; absent: everything.
+    #[prost(uint64, optional, tag = "3")]
+    pub since: ::core::option::Option<u64>,
+    /// Messages, at most. 0: none, only the head is wanted.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// Bytes of messages, about. The first is given whatever its size.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// The asker was told of everything up to here: an owner that has less does not answer (rule R6).
+    #[prost(uint64, tag = "6")]
+    pub at_least: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryAnswer {
+    #[prost(enumeration = "HistoryOutcome", tag = "1")]
+    pub outcome: i32,
+    /// The life of the log, as clients see it.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// No message of the channel is behind this offset.
+    #[prost(uint64, tag = "3")]
+    pub head: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub messages: ::prost::alloc::vec::Vec<Delivered>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HistoryOutcome {
+    Complete = 0,
+    /// It cannot be told now.
+    Unavailable = 1,
+    /// It would take more reading than a question is allowed.
+    TooFar = 2,
+}
+impl HistoryOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Complete => "HISTORY_OUTCOME_COMPLETE",
+            Self::Unavailable => "HISTORY_OUTCOME_UNAVAILABLE",
+            Self::TooFar => "HISTORY_OUTCOME_TOO_FAR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HISTORY_OUTCOME_COMPLETE" => Some(Self::Complete),
+            "HISTORY_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
+            "HISTORY_OUTCOME_TOO_FAR" => Some(Self::TooFar),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberBeat {
@@ -729,5 +849,173 @@ impl Role {
             "ROLE_NOTIFY" => Some(Self::Notify),
             _ => None,
         }
+    }
+}
+/// The sessions that are meant. None of these are the sessions of an unnamed user.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Target {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// Only this connection.
+    #[prost(string, tag = "2")]
+    pub client: ::prost::alloc::string::String,
+    /// Not these connections.
+    #[prost(string, repeated, tag = "3")]
+    pub except: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginSubscription {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub info: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "5")]
+    pub expire_at: i64,
+    /// Give the session what it missed since then.
+    #[prost(message, optional, tag = "6")]
+    pub since: ::core::option::Option<Left>,
+}
+/// Where a session left off.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Left {
+    #[prost(string, tag = "1")]
+    pub log_epoch: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSubscription {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessions {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// Of the client protocol.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewSessions {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "2")]
+    pub expire_at: i64,
+    /// JSON; empty: as it was.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub info: ::prost::bytes::Bytes,
+}
+/// Names and numbers of a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeGateway {}
+/// Subscriptions by channel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountChannels {
+    /// A glob; empty: all.
+    #[prost(string, tag = "1")]
+    pub pattern: ::prost::alloc::string::String,
+    /// Channels in the answer, at most.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Control {
+    /// Who asks, 16 bytes, and the asker's number for it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub gateway: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8")]
+    pub question: ::core::option::Option<control::Question>,
+}
+/// Nested message and enum types in `Control`.
+pub mod control {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Question {
+        #[prost(message, tag = "3")]
+        BeginSubscription(super::BeginSubscription),
+        #[prost(message, tag = "4")]
+        EndSubscription(super::EndSubscription),
+        #[prost(message, tag = "5")]
+        CloseSessions(super::CloseSessions),
+        #[prost(message, tag = "6")]
+        RenewSessions(super::RenewSessions),
+        #[prost(message, tag = "7")]
+        DescribeGateway(super::DescribeGateway),
+        #[prost(message, tag = "8")]
+        CountChannels(super::CountChannels),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Done {
+    /// Sessions that it concerned.
+    #[prost(uint32, tag = "1")]
+    pub sessions: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayDescription {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub clients: u32,
+    #[prost(uint32, tag = "4")]
+    pub users: u32,
+    #[prost(uint32, tag = "5")]
+    pub channels: u32,
+    #[prost(uint32, tag = "6")]
+    pub subscriptions: u32,
+    #[prost(uint64, tag = "7")]
+    pub uptime_seconds: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelCounts {
+    #[prost(btree_map = "string, uint32", tag = "1")]
+    pub clients: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u32,
+    >,
+    /// More channels match than were asked for; these are not all.
+    #[prost(bool, tag = "2")]
+    pub over_limit: bool,
+}
+/// One answer, or the part of one that fits into a frame.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ControlAnswer {
+    /// Who answers, 16 bytes, and the number of what was asked.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub gateway: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// Parts of this answer, and which this is, from 0.
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
+    #[prost(uint32, tag = "4")]
+    pub part: u32,
+    #[prost(oneof = "control_answer::Answer", tags = "5, 6, 7")]
+    pub answer: ::core::option::Option<control_answer::Answer>,
+}
+/// Nested message and enum types in `ControlAnswer`.
+pub mod control_answer {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "5")]
+        Done(super::Done),
+        #[prost(message, tag = "6")]
+        Description(super::GatewayDescription),
+        #[prost(message, tag = "7")]
+        Counts(super::ChannelCounts),
     }
 }

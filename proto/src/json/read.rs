@@ -108,6 +108,15 @@ pub(crate) fn payload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
     Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
 }
 
+/// Reads a field of the server API, where `null` says as much as an absent one.
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 fn payloads(command: &Command) -> impl Iterator<Item = &Bytes> {
     let subs = command.connect.iter().flat_map(|connect| connect.subs.values());
     [

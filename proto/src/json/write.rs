@@ -3,11 +3,23 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use bytes::Bytes;
+use serde::Serialize as _;
+use serde::ser::Error as _;
+use serde_json::value::RawValue;
+
 use crate::client::{
     ClientInfo, Command, Connect, ConnectRequest, ConnectResult, Disconnect, Error, FilterNode,
     HistoryRequest, HistoryResult, Publication, Push, Refresh, RefreshResult, Reply, StreamPosition,
     SubRefreshResult, Subscribe, SubscribeRequest, SubscribeResult, Unsubscribe,
 };
+
+/// Writes a payload field of the server API as the JSON that it is. Fails where it is none.
+pub(crate) fn as_it_stands<S: serde::Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serde_json::from_slice::<&RawValue>(payload)
+        .map_err(|_| S::Error::custom("a payload that is not JSON"))?
+        .serialize(serializer)
+}
 
 /// Appends a reply: a result, an error, a push, or, empty, a ping. One message without a newline;
 /// the caller joins several with one.

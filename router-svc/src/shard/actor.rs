@@ -3,22 +3,32 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use switchboard_bus::{Bus, BusError, Log, LogError, LogInfo, Pattern, RecordAt, Subject, Subscription};
-use switchboard_proto::bus::{BetweenOwners, Derivation, Derive, Down, OwnerBeat, Up, between_owners};
+use futures_util::{StreamExt as _, future};
+use switchboard_bus::{
+    Bus, BusError, BusMessage, Log, LogError, LogInfo, Pattern, ReaderName, RecordAt, Subject, Subscription,
+};
+use switchboard_proto::bus::{
+    BetweenOwners, Derivation, Derive, Down, HistoryAnswer, HistoryOutcome, HistoryQuestion, Layout,
+    OwnerBeat, Up, between_owners,
+};
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, Sequence, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Settled, append};
 use super::budget::WindowBudget;
 use super::claim::ClaimError;
+use super::history::Begun;
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
+use super::readers::ReaderAt;
+use super::successor::{Following, Signs};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
 
@@ -32,6 +42,10 @@ pub(crate) struct ShardSettings {
     pub(crate) frames: usize,
     /// How long a stop waits for the append in flight.
     pub(crate) release: Duration,
+    /// How long a planned move waits for its successor.
+    pub(crate) hand_over: Duration,
+    /// Bytes of the log that are read for one question of history, at most.
+    pub(crate) history_reading: usize,
 }
 
 /// Who owns which shard, and its rank, as far as this process has heard.
@@ -48,6 +62,21 @@ pub(crate) struct Shard {
     pub(crate) metrics: RouterMetrics,
     pub(crate) owners: watch::Receiver<Owners>,
     pub(crate) budget: Arc<WindowBudget>,
+    /// The layout in force, at most a second late.
+    pub(crate) layout: watch::Receiver<Arc<Layout>>,
+    /// Readers of the log that a purge waits for.
+    pub(crate) readers: Arc<[ReaderName]>,
+    /// What was read of the log before the claim.
+    pub(crate) following: Option<Following>,
+}
+
+/// How an actor is told to end. Cancelling is all that is done with these.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// Another router is to own the shard: hand it over once that one is ready (O5).
+    pub(crate) hand_over: CancellationToken,
+    /// At once.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Why an actor ended without being asked to.
@@ -59,6 +88,9 @@ pub(crate) enum ShardEnd {
     /// Another router's record is in the log.
     #[error("another router took the shard over")]
     Deposed,
+    /// The shard has another log. The one before may not even be there to say so.
+    #[error("the shard goes on in log {0}")]
+    Followed(u32),
     /// The log lost what it had acknowledged.
     #[error("the log lost acknowledged records: {0}")]
     LogLost(String),
@@ -86,6 +118,16 @@ type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Keys that were read back, and the place to go on from; or why they were not.
 type KeysPage = Result<(Vec<OlderKey>, Sequence), (String, Sequence)>;
+
+/// What others send to an owner.
+struct Inputs<'a> {
+    /// From gateways, over links.
+    frames: &'a mut Subscription,
+    /// From the owners of other shards.
+    between: &'a mut Subscription,
+    /// Questions about history.
+    asked: &'a mut Subscription,
+}
 
 /// What the owner wants done, collected during one turn of the loop.
 #[derive(Default)]
@@ -138,47 +180,66 @@ const FRAMES_A_TURN: usize = 256;
 /// Bytes of records in one page of a reading, about.
 const PAGE: usize = 4 * 1024 * 1024;
 
+/// Readings of the log for history at a time, and questions that wait for the actor; those above are told to try
+/// again.
+const HISTORY_READINGS: usize = 8;
+const HISTORY_QUESTIONS: usize = 1024;
+
+/// What a reading for history may take: its asker waits for 4 s (P4).
+const HISTORY_TIME: Duration = Duration::from_secs(3);
+
 /// Between two questions to the log's leader (O4).
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Takes the shard over and owns it until `stop`, then gives it up in order: the append in flight
-    /// is settled and answered first.
+    /// Takes the shard over and owns it until it is told of its `ending`, then gives it up in order: the
+    /// append in flight is settled and answered first.
     ///
     /// # Errors
     /// [`ShardEnd`] where it stops owning for another reason; the shard may be claimed again.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ShardEnd> {
+    pub(crate) async fn run(mut self, ending: Ending) -> Result<(), ShardEnd> {
         let (shard, router) = (self.shard, self.router);
         let up = Pattern::Exactly(Subject::LinkUp { shard, router });
         let mut frames = self.bus.subscribe(up, self.settings.frames).await?;
         let derive = Pattern::Exactly(Subject::Derive { shard, router });
         let mut between = self.bus.subscribe(derive, self.settings.frames).await?;
-        let taking = take_over(
-            self.log.as_ref(),
-            shard,
-            self.shards,
-            router,
-            self.settings.limits.memory,
-            time_us(),
-        );
-        let taken = tokio::select! {
+        let history = Pattern::Exactly(Subject::History { shard, router });
+        let mut asked = self.bus.subscribe(history, HISTORY_QUESTIONS).await?;
+        let taking = self.take_over();
+        let (log, taken, layout) = tokio::select! {
             taken = Box::pin(taking) => taken?,
-            () = stop.cancelled() => return Ok(()),
+            () = ending.stop.cancelled() => return Ok(()),
+            // Nobody reads ahead of one that owns nothing yet.
+            () = ending.hand_over.cancelled() => return Ok(()),
         };
+        self.log = log;
         let is = taken.is;
         tracing::info!(
             %shard,
+            ordinal = is.log_epoch.ordinal,
             owner_epoch = %is.owner_epoch,
             records = taken.records,
+            read_ahead = taken.read_ahead,
             took_ms = taken.took.as_millis(),
             "shard taken over"
         );
         self.metrics.claims.inc();
+        if taken.read_ahead > 0 {
+            self.metrics.prepared_claims.inc();
+        }
         self.metrics.owned_shards.inc();
         let mut used = 0;
-        let result = self.own(taken, &mut frames, &mut between, &mut used, &stop).await;
+        let inputs = Inputs {
+            frames: &mut frames,
+            between: &mut between,
+            asked: &mut asked,
+        };
+        let result = self.own(taken, &layout, inputs, &mut used, &ending).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
+        for reader in self.readers.iter() {
+            self.metrics.reader_lag(shard, reader, None);
+        }
         if result.as_ref().is_err_and(ShardEnd::is_deposed) {
             // There is an owner: nobody else should claim.
             return result;
@@ -189,22 +250,66 @@ impl Shard {
         result.and(released)
     }
 
+    /// Takes over the log that is in force now. The layout is read again when the fence is stored: who freezes it
+    /// later meets the fence.
+    async fn take_over(&mut self) -> Result<(Arc<dyn Log>, TakenOver, Layout), ClaimError> {
+        let layout = self.layout_in_force().await?;
+        let log = self.log.of(&layout);
+        let limits = self.settings.limits.memory;
+        let following = self.following.take();
+        let taken = take_over(
+            log.as_ref(),
+            self.shard,
+            self.shards,
+            self.router,
+            limits,
+            now_us(),
+            following,
+        )
+        .await?;
+        let now = self.layout_in_force().await?;
+        if now.ordinal(self.shard) != layout.ordinal(self.shard) {
+            return Err(ClaimError::Lost);
+        }
+        Ok((log, taken, now))
+    }
+
+    async fn layout_in_force(&self) -> Result<Layout, ClaimError> {
+        let layout = self.log.layout().await?.ok_or(LogError::Missing(self.shard))?;
+        if layout.shard_count() != Some(self.shards) {
+            return Err(ClaimError::OtherLayout {
+                found: layout.shards,
+                configured: self.shards.get(),
+            });
+        }
+        Ok(layout)
+    }
+
     async fn own(
         &self,
         taken: TakenOver,
-        frames: &mut Subscription,
-        between: &mut Subscription,
+        known: &Layout,
+        inputs: Inputs<'_>,
         used: &mut u64,
-        stop: &CancellationToken,
+        ending: &Ending,
     ) -> Result<(), ShardEnd> {
         let begun = Instant::now();
         let is = taken.is;
         let mut owner = Owner::new(is, self.settings.limits, taken.memory, taken.info);
+        let Inputs {
+            frames,
+            between,
+            asked,
+        } = inputs;
+        let mut histories = JoinSet::new();
         let mut owners = self.owners.clone();
         owners.mark_changed();
+        owner.freeze(known.is_frozen());
+        let mut layout = self.layout.clone();
         let mut appending: Pending<Settled> = None;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
+        let mut asking: Pending<Result<Vec<ReaderAt>, LogError>> = None;
         let mut purging: Pending<(Sequence, Result<(), LogError>)> = None;
         let (keys_from, keys_before) = taken.older_keys;
         let mut keys = self.keys_page(keys_from, keys_before);
@@ -213,7 +318,10 @@ impl Shard {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up: Option<Instant> = None;
+        let mut handing_over: Option<Instant> = None;
+        let mut signs = Signs::default();
         let mut is_told_full = false;
+        let mut told_holding = Vec::new();
         loop {
             let stopping = give_up.is_some();
             let mut turn = Turn::default();
@@ -236,9 +344,10 @@ impl Shard {
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
                     }
                 }
-                () = stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
+                () = ending.hand_over.cancelled(), if handing_over.is_none() => handing_over = Some(Instant::now()),
                 _ = beats.tick() => {
-                    owner.tick(begun.elapsed(), time_us());
+                    owner.tick(begun.elapsed(), now_us());
                     let now = owner.memory().window.bytes() as u64;
                     let allowed = self.budget.report(std::mem::replace(used, now), now);
                     owner.set_window_bytes(usize::try_from(allowed).unwrap_or(usize::MAX));
@@ -250,11 +359,25 @@ impl Shard {
                         is_told_full = !is_told_full;
                         self.tell_full(is_told_full, owner.upkeep().fill());
                     }
+                    self.tell_readers(&owner, &mut told_holding);
                 }
                 // What the leader says while a purge runs does not tell what that brings.
                 _ = look.tick(), if looking.is_none() && purging.is_none() => {
                     let (log, shard, appends) = (Arc::clone(&self.log), self.shard, owner.append_number());
                     looking = Some(Box::pin(async move { (appends, log.info(shard).await) }));
+                    if asking.is_none() && owner.upkeep().readers().is_asking() {
+                        asking = Some(self.ask_readers());
+                    }
+                }
+                told = pending(&mut asking) => {
+                    asking = None;
+                    match told {
+                        Ok(told) => owner.readers(&told),
+                        // What was told before still holds: positions only move forward.
+                        Err(error) => {
+                            tracing::warn!(shard = %self.shard, %error, "readers' positions not known, the purge waits");
+                        }
+                    }
                 }
                 (appends, info) = pending(&mut looking) => {
                     looking = None;
@@ -287,12 +410,28 @@ impl Shard {
                         owner.owner_beat(*shard, *router, *rank);
                     }
                 }
+                Ok(()) = layout.changed() => {
+                    let layout = Arc::clone(&layout.borrow_and_update());
+                    let ordinal = layout.ordinal(self.shard);
+                    if ordinal > is.log_epoch.ordinal {
+                        return Err(ShardEnd::Followed(ordinal));
+                    }
+                    // What was read at the take-over may be newer.
+                    if layout.revision > known.revision {
+                        owner.freeze(layout.is_frozen());
+                    }
+                }
                 frame = between.next(), if !stopping => {
                     let Some(frame) = frame else { return Err(BusError::Closed.into()) };
-                    self.between(&mut owner, frame.payload, &mut turn);
+                    self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     for _ in 1..FRAMES_A_TURN {
                         let Some(frame) = between.try_next() else { break };
-                        self.between(&mut owner, frame.payload, &mut turn);
+                        self.between(&mut owner, frame.payload, &mut turn, &mut signs);
+                    }
+                }
+                Some(ended) = histories.join_next(), if !histories.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(shard = %self.shard, %error, "reading for history ended badly");
                     }
                 }
                 frame = frames.next(), if !stopping => {
@@ -304,8 +443,24 @@ impl Shard {
                         self.up(&mut owner, frame.payload, now)?;
                     }
                 }
+                Some(question) = asked.next(), if !stopping => {
+                    self.history(question, &owner, &mut histories).await;
+                }
             }
-            owner.flush(begun.elapsed(), time_us(), &mut turn);
+            if let (Some(since), None) = (handing_over, give_up) {
+                let now = Instant::now();
+                let is_over = now.saturating_duration_since(since) >= self.settings.hand_over;
+                if is_over || signs.may_hand_over(since, now) {
+                    give_up = Some(now + self.settings.release);
+                }
+            }
+            // One a turn while there is more to do: links must not wait for questions, nor these for ever.
+            if give_up.is_none()
+                && let Some(question) = asked.try_next()
+            {
+                self.history(question, &owner, &mut histories).await;
+            }
+            owner.flush(begun.elapsed(), now_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
                 appending = Some(Box::pin(async move {
@@ -314,9 +469,9 @@ impl Shard {
             }
             if let Some((from, to)) = turn.read {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
-                reading = Some(Box::pin(
-                    async move { read_page(log.as_ref(), shard, from, to).await },
-                ));
+                reading = Some(Box::pin(async move {
+                    read_patiently(log.as_ref(), shard, from, to).await
+                }));
             }
             for (gateway, frame) in turn.down {
                 let shard = self.shard;
@@ -355,11 +510,53 @@ impl Shard {
         }
     }
 
-    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn) {
+    /// Answers at once, or begins a reading that does.
+    async fn history(&self, asked: BusMessage, owner: &Owner, readings: &mut JoinSet<()>) {
+        let Some(to) = asked.reply else { return };
+        let question = match format::decode::<HistoryQuestion>(asked.payload) {
+            Ok(question) => question,
+            Err(error) => {
+                self.metrics.bad_frames.inc();
+                tracing::warn!(shard = %self.shard, %error, "question from a gateway dropped");
+                return;
+            }
+        };
+        self.metrics.history_questions.inc();
+        let bus = Arc::clone(&self.bus);
+        match owner.history(question) {
+            Begun::Answered(answer) => answer_history(bus.as_ref(), &to, &answer).await,
+            Begun::NeedsLog(_) if readings.len() >= HISTORY_READINGS => {
+                let busy = HistoryAnswer {
+                    outcome: HistoryOutcome::Unavailable.into(),
+                    ..HistoryAnswer::default()
+                };
+                answer_history(bus.as_ref(), &to, &busy).await;
+            }
+            Begun::NeedsLog(unfinished) => {
+                self.metrics.history_readings.inc();
+                let (log, shard) = (Arc::clone(&self.log), self.shard);
+                let allowed = self.settings.history_reading;
+                let too_far = self.metrics.history_too_far.clone();
+                readings.spawn(async move {
+                    let reading = unfinished.finish(log.as_ref(), shard, allowed);
+                    // Without an answer the asker tries again, as long as it has time.
+                    if let Ok(answer) = tokio::time::timeout(HISTORY_TIME, reading).await {
+                        if answer.outcome() == HistoryOutcome::TooFar {
+                            too_far.inc();
+                        }
+                        answer_history(bus.as_ref(), &to, &answer).await;
+                    }
+                });
+            }
+        }
+    }
+
+    fn between(&self, owner: &mut Owner, payload: Bytes, turn: &mut Turn, signs: &mut Signs) {
         match format::decode::<BetweenOwners>(payload) {
             Ok(frame) => match frame.item {
                 Some(between_owners::Item::Derive(frame)) => owner.derive(frame, turn),
                 Some(between_owners::Item::Derivation(frame)) => owner.derivation(&frame),
+                Some(between_owners::Item::Successor(sign)) => signs.heard(sign.ready, Instant::now()),
                 None => {}
             },
             Err(error) => {
@@ -429,6 +626,48 @@ impl Shard {
         }
     }
 
+    /// Asks how far the readers are that a purge waits for.
+    fn ask_readers(&self) -> Pin<Box<dyn Future<Output = Result<Vec<ReaderAt>, LogError>> + Send>> {
+        let (log, shard, readers) = (Arc::clone(&self.log), self.shard, Arc::clone(&self.readers));
+        Box::pin(async move {
+            let asked = readers.iter().map(async |reader| {
+                let position = log.position(reader, shard).await?;
+                Ok(ReaderAt {
+                    reader: reader.clone(),
+                    position,
+                })
+            });
+            future::try_join_all(asked).await
+        })
+    }
+
+    /// How far behind readers are while a purge is wanted, and who keeps it from coming.
+    fn tell_readers(&self, owner: &Owner, told: &mut Vec<ReaderName>) {
+        let (readers, last) = (owner.upkeep().readers(), owner.upkeep().last());
+        for reader in self.readers.iter() {
+            let mut lags = readers.lags(last);
+            let lag = lags.find(|(name, _)| *name == reader).map(|(_, lag)| lag);
+            self.metrics.reader_lag(self.shard, reader, lag);
+        }
+        let holding: Vec<ReaderName> = readers.holding().map(|(reader, _)| reader.clone()).collect();
+        if holding == *told {
+            return;
+        }
+        for (reader, done) in readers.holding() {
+            tracing::warn!(
+                shard = %self.shard,
+                %reader,
+                behind_records = last.0.saturating_sub(done.0),
+                percent = owner.upkeep().fill(),
+                "log cannot be purged before this reader is done with it; is it running?"
+            );
+        }
+        if holding.is_empty() {
+            tracing::info!(shard = %self.shard, "no reader keeps the log from being purged any more");
+        }
+        *told = holding;
+    }
+
     fn tell_full(&self, is_full: bool, percent: u64) {
         if is_full {
             tracing::error!(
@@ -448,6 +687,8 @@ impl Shard {
             ordinal: is.log_epoch.ordinal,
             owner_epoch: is.owner_epoch.0,
             released,
+            shards: u32::from(self.shards.get()),
+            hash: SHARD_HASH.to_owned(),
         };
         let subject = Subject::OwnerBeat { shard: self.shard };
         match self.bus.publish(subject, format::encode(&beat)).await {
@@ -480,11 +721,41 @@ impl Shard {
     }
 }
 
+async fn answer_history(bus: &dyn Bus, to: &str, answer: &HistoryAnswer) {
+    if let Err(error) = bus.reply(to, format::encode(answer)).await {
+        // Whoever asked tries again.
+        tracing::debug!(%error, "answer about history lost");
+    }
+}
+
 /// The outcome of what is under way; pending where nothing is. Cancel safe.
 async fn pending<T>(future: &mut Pending<T>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+/// How long a page that cannot be read is tried again: while a stream elects another leader, clients that are
+/// in the middle of a recovery had better wait than begin anew.
+const READING: Duration = Duration::from_secs(3);
+
+/// As [`read_page`], again and again for a while where it fails.
+async fn read_patiently(
+    log: &dyn Log,
+    shard: ShardId,
+    from: Sequence,
+    to: Sequence,
+) -> Result<Vec<RecordAt>, String> {
+    let until = Instant::now() + READING;
+    loop {
+        match read_page(log, shard, from, to).await {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%shard, error, "log not read, trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            read => return read,
+        }
     }
 }
 
@@ -518,12 +789,4 @@ async fn read_page(
         }
     }
     Ok(page)
-}
-
-/// Unix microseconds. Nothing about order depends on it; how long messages and keys are kept does, so the clocks of
-/// routers should agree to within a small part of `router.key_window`.
-fn time_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

@@ -108,10 +108,10 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use switchboard_bus::{LogInfo, RecordStream};
-    use switchboard_proto::bus::Layout;
+    use switchboard_bus::LogInfo;
     use switchboard_proto::ids::LogEpoch;
 
+    use super::super::test_log::{Script, TestLog};
     use super::*;
 
     /// A log whose answers are written beforehand; what it holds is real.
@@ -125,8 +125,8 @@ mod tests {
     }
 
     impl Scripted {
-        fn new(answers: Vec<Result<(), AppendError>>, records: &[&'static str]) -> Self {
-            Self {
+        fn new(answers: Vec<Result<(), AppendError>>, records: &[&'static str]) -> TestLog<Self> {
+            TestLog(Self {
                 answers: Mutex::new(answers.into_iter().rev().collect()),
                 records: Mutex::new(
                     records
@@ -137,18 +137,13 @@ mod tests {
                 first: 1,
                 stores_unanswered: false,
                 tries: Mutex::new(0),
-            }
+            })
         }
     }
 
     #[async_trait]
-    impl Log for Scripted {
-        async fn append(
-            &self,
-            _: ShardId,
-            expected: Sequence,
-            record: Bytes,
-        ) -> Result<Sequence, AppendError> {
+    impl Script for Scripted {
+        async fn append(&self, expected: Sequence, record: Bytes) -> Result<Sequence, AppendError> {
             *self.tries.lock().unwrap() += 1;
             let mut records = self.records.lock().unwrap();
             let answer = self
@@ -164,7 +159,7 @@ mod tests {
             answer.map(|()| expected.next())
         }
 
-        async fn info(&self, _: ShardId) -> Result<LogInfo, LogError> {
+        async fn info(&self) -> Result<LogInfo, LogError> {
             let last = Sequence(self.records.lock().unwrap().len() as u64);
             let epoch = LogEpoch {
                 ordinal: 1,
@@ -179,7 +174,7 @@ mod tests {
             })
         }
 
-        async fn get(&self, _: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+        async fn get(&self, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
             let index = usize::try_from(sequence.0 - 1).unwrap();
             Ok(self
                 .records
@@ -188,26 +183,6 @@ mod tests {
                 .get(index)
                 .filter(|_| sequence.0 >= self.first)
                 .cloned())
-        }
-
-        async fn read(&self, shard: ShardId, _: Sequence) -> Result<RecordStream, LogError> {
-            Err(LogError::Missing(shard))
-        }
-
-        async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
-            Ok(())
-        }
-
-        async fn layout(&self) -> Result<Option<Layout>, LogError> {
-            Ok(None)
-        }
-
-        async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-            Ok(wanted.clone())
-        }
-
-        fn max_record(&self) -> usize {
-            usize::MAX
         }
     }
 
@@ -221,7 +196,7 @@ mod tests {
         })
     }
 
-    async fn append_ours(log: &Scripted) -> Settled {
+    async fn append_ours(log: &TestLog<Scripted>) -> Settled {
         append(
             log,
             ShardId::new(0).unwrap(),

@@ -7,6 +7,7 @@ use switchboard_proto::ids::{Incarnation, OwnerEpoch, Sequence, ShardCount, Shar
 
 use super::appender::{Settled, append};
 use super::owner::Ownership;
+use super::takeover::ReadError;
 
 /// Why a claim did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +24,23 @@ pub(crate) enum ClaimError {
     /// The last record is none that this release may follow.
     #[error("last record of the log is not readable")]
     Format(#[source] FormatError),
+    /// The log's epoch is over, and the layout names no other yet.
+    #[error(
+        "the log of this epoch is closed and no other is in force yet; if no `switchboard log` command is \
+         running, run the one that was interrupted again"
+    )]
+    Closed,
+    /// The layout is not the one that this process runs with.
+    #[error("the log has {found} shards now, and bus.shards is {configured} here")]
+    OtherLayout {
+        /// What the layout says.
+        found: u32,
+        /// What this process runs with.
+        configured: u16,
+    },
     /// The log was claimed, and its tail cannot be read.
     #[error("tail of the log is not readable: {0}")]
-    Tail(String),
+    Tail(#[from] ReadError),
 }
 
 /// A claim that succeeded.
@@ -49,24 +64,7 @@ pub(crate) async fn claim(
     time_us: u64,
 ) -> Result<Claimed, ClaimError> {
     let info = log.info(shard).await?;
-    let mut state_at = Sequence(0);
-    let last = log.get(shard, info.last).await?;
-    if last.is_none() && info.first <= info.last {
-        // A new leader of the stream may not have it yet. Without it the state record would be forgotten,
-        // and with it what was applied of other shards (L6).
-        return Err(ClaimError::Log(LogError::Unavailable(format!(
-            "the last record, {}, is not readable yet",
-            info.last
-        ))));
-    }
-    if let Some(last) = last {
-        // A newer release's log is not continued by an older one.
-        let last: Record = format::decode(last).map_err(ClaimError::Format)?;
-        state_at = match last.body {
-            Some(record::Body::State(_)) => info.last,
-            Some(record::Body::Fence(_) | record::Body::Batch(_)) | None => Sequence(last.state_at),
-        };
-    }
+    let state_at = newest_state(log, shard, &info).await?;
     let place = info.last.next();
     let fence = format::encode(&Record {
         owner_epoch: place.0,
@@ -92,5 +90,37 @@ pub(crate) async fn claim(
         // A fence at another place is void (L2); the next claim writes a valid one.
         Settled::Stored(_) | Settled::Deposed => Err(ClaimError::Lost),
         Settled::Refused(why) | Settled::LogLost(why) => Err(ClaimError::Refused(why)),
+    }
+}
+
+/// The newest state record of a log that stands like this; 0: there is none.
+///
+/// Cancel safe: it only reads.
+///
+/// # Errors
+/// [`ClaimError`], where nobody may write behind the last record, or it cannot be read.
+pub(super) async fn newest_state(
+    log: &dyn Log,
+    shard: ShardId,
+    info: &LogInfo,
+) -> Result<Sequence, ClaimError> {
+    let last = log.get(shard, info.last).await?;
+    if last.is_none() && info.first <= info.last {
+        // A new leader of the stream may not have it yet. Without it the state record would be forgotten,
+        // and with it what was applied of other shards (L6).
+        return Err(ClaimError::Log(LogError::Unavailable(format!(
+            "the last record, {}, is not readable yet",
+            info.last
+        ))));
+    }
+    let Some(last) = last else {
+        return Ok(Sequence(0));
+    };
+    // A newer release's log is not continued by an older one.
+    let last: Record = format::decode(last).map_err(ClaimError::Format)?;
+    match last.body {
+        Some(record::Body::State(_)) => Ok(info.last),
+        Some(record::Body::Closed(_)) => Err(ClaimError::Closed),
+        Some(record::Body::Fence(_) | record::Body::Batch(_)) | None => Ok(Sequence(last.state_at)),
     }
 }

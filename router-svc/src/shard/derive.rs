@@ -364,7 +364,7 @@ impl Deriver {
             let end = Offset::end_of(at.sequence);
             let entries_of_record = match scan.reading.record(at) {
                 Some(Body::Batch(entries)) => entries,
-                Some(Body::Fence | Body::State(_)) | None => Vec::new(),
+                Some(Body::Fence | Body::State(_) | Body::Closed) | None => Vec::new(),
             };
             for (index, entry) in entries_of_record.iter().enumerate() {
                 let offset = Offset::new(at.sequence, index);

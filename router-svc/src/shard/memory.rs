@@ -133,6 +133,7 @@ impl Memory {
                 })
                 .collect(),
             purged_before: self.removed.purged_before.0,
+            frozen: false,
         }
     }
 
@@ -151,6 +152,7 @@ impl Memory {
 /// Builds a [`Memory`] out of a log's tail.
 pub(crate) struct TailReader {
     reading: Reading,
+    is_closed: bool,
     memory: Memory,
     names: HashMap<String, Arc<str>>,
 }
@@ -161,6 +163,7 @@ impl TailReader {
         let from = Offset::end_of(Sequence(from.0.saturating_sub(1)));
         Self {
             reading: Reading::default(),
+            is_closed: false,
             memory: Memory::new(limits, from),
             names: HashMap::default(),
         }
@@ -181,6 +184,7 @@ impl TailReader {
                 self.memory.fences.push_back(at.sequence);
             }
             Body::State(state) => self.memory.load(state),
+            Body::Closed => self.is_closed = true,
             Body::Batch(entries) => {
                 self.memory.apply(head.applied);
                 let names = &mut self.names;
@@ -203,6 +207,11 @@ impl TailReader {
             self.memory.removed.purged_before = first;
         }
         self.memory
+    }
+
+    /// The log's epoch is over: whatever stands behind its end, nobody owns the shard here (L5).
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// Records that could not be decoded.

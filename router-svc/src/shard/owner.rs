@@ -21,8 +21,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, Derivation, Derive, Down, Entry, Message, Open, Publish, Record, Refusal, Series,
-    Unknown, Up, answer, down_item, record, up_item,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record,
+    Refusal, Series, State, Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
@@ -33,11 +33,13 @@ use switchboard_proto::ids::{
 
 use super::applying::{Applying, SourceOwner, Verdict};
 use super::derive::{Deriver, Place};
+use super::history::{self, Begun};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
 use super::memory::{Entering, Memory, MemoryLimits};
 use super::publishers::Known;
 use super::questions::{PageLimits, Question, Questions};
+use super::readers::ReaderAt;
 use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
@@ -151,7 +153,8 @@ struct Attached {
 
 enum InFlight {
     Batch(Vec<Queued>, u64),
-    State(Sequence),
+    /// With what is to be purged behind it, and whether it says that nothing waits any more.
+    State(Sequence, bool),
 }
 
 /// When we were asked for something beyond our position. Only what the log is asked afterwards tells
@@ -183,6 +186,10 @@ pub(crate) struct Owner {
     /// Keyed publishes that came before the keys were known.
     unkeyed: VecDeque<(Incarnation, u64, Publish)>,
     queue_bytes: usize,
+    /// The number of shards is being changed: no publish is taken.
+    is_frozen: bool,
+    /// The state record that says so and that nothing waits any more; 0: none does.
+    frozen_at: Sequence,
     keys_known: bool,
     attached: HashMap<KeyName, Vec<Attached>>,
     /// How often in a row the log's leader said that the log is shorter than it was.
@@ -221,6 +228,8 @@ impl Owner {
             queue: VecDeque::new(),
             unkeyed: VecDeque::new(),
             queue_bytes: 0,
+            is_frozen: false,
+            frozen_at: Sequence(0),
             keys_known: false,
             attached: HashMap::default(),
             short_looks: 0,
@@ -288,6 +297,17 @@ impl Owner {
     /// The share of the window's memory that this shard may take now (R9).
     pub(crate) fn set_window_bytes(&mut self, bytes: usize) {
         self.memory.window.set_bytes_limit(bytes);
+    }
+
+    /// The number of shards is being changed, or not any more. While it is, publishes are refused for the time
+    /// being, and what was taken before is stored and derived; a state record says when that is done.
+    pub(crate) fn freeze(&mut self, is_frozen: bool) {
+        if self.is_frozen && !is_frozen {
+            // What the last record says holds no more.
+            self.upkeep.want_state();
+        }
+        self.is_frozen = is_frozen;
+        self.frozen_at = Sequence(0);
     }
 
     // ---- gateways
@@ -447,6 +467,11 @@ impl Owner {
             }
             stays
         });
+    }
+
+    /// Begins to answer what was said in a channel.
+    pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
+        history::begin(question, &self.memory.window, self.is.log_epoch, self.position())
     }
 
     /// Answers a recovery, at once or later.
@@ -615,6 +640,9 @@ impl Owner {
         }
         if self.queue_bytes + encoded.len() > self.limits.queue_bytes {
             return Err(ErrorCode::TooManyRequests);
+        }
+        if self.is_frozen {
+            return Err(ErrorCode::Internal);
         }
         if self.upkeep.is_full() {
             // Room is kept for fences and state records, so that a full log can be taken over (L3).
@@ -824,9 +852,12 @@ impl Owner {
             Some(InFlight::Batch(batch, time_us)) => {
                 self.batch_stored(sequence, previous, batch, time_us, now, out)
             }
-            Some(InFlight::State(purge)) => {
+            Some(InFlight::State(purge, is_frozen)) => {
                 self.memory.state_at = sequence;
                 self.upkeep.state_stored(purge);
+                if is_frozen && self.is_frozen {
+                    self.frozen_at = sequence;
+                }
                 if purge > Sequence(1) {
                     out.purge(purge);
                 }
@@ -919,7 +950,11 @@ impl Owner {
     pub(crate) fn refused(&mut self) {
         let batch = match self.in_flight.take() {
             Some(InFlight::Batch(batch, _)) => batch,
-            Some(InFlight::State(_)) => return self.upkeep.state_refused(),
+            Some(InFlight::State(..)) => {
+                // Not again before something else was stored.
+                self.frozen_at = self.last;
+                return self.upkeep.state_refused();
+            }
             None => return,
         };
         for queued in batch {
@@ -993,6 +1028,12 @@ impl Owner {
         }
     }
 
+    /// How far the readers are that a purge waits for, which [`Readers::is_asking`](super::readers::Readers::is_asking)
+    /// asked for (L4).
+    pub(crate) fn readers(&mut self, told: &[ReaderAt]) {
+        self.upkeep.readers_mut().told(told, self.is.log_epoch);
+    }
+
     /// What the log's leader says of it. `appends` is [`Owner::append_number`] when it was asked.
     ///
     /// # Errors
@@ -1061,10 +1102,16 @@ impl Owner {
             self.read(out);
         }
         if self.in_flight.is_none() {
-            if let Some(purge) = self.upkeep.state_due(&mut self.memory.removed) {
+            let is_drained = self.is_drained();
+            let due = self.upkeep.state_due(&mut self.memory.removed);
+            let due = due.or_else(|| (is_drained && self.frozen_at != self.last).then_some(Sequence(0)));
+            if let Some(purge) = due {
                 let derived_up_to = self.deriver.derived_up_to(position);
-                let state = self.memory.state(derived_up_to);
-                self.in_flight = Some(InFlight::State(purge));
+                let state = State {
+                    frozen: is_drained,
+                    ..self.memory.state(derived_up_to)
+                };
+                self.in_flight = Some(InFlight::State(purge, is_drained));
                 let record = self.encode(record::Body::State(state), time_us);
                 out.append(self.last, record);
             } else if !self.queue.is_empty() {
@@ -1075,6 +1122,15 @@ impl Owner {
                 out.append(self.last, record);
             }
         }
+    }
+
+    /// No publish is taken, and of those that were nothing waits for this log or another any more.
+    fn is_drained(&mut self) -> bool {
+        let position = self.position();
+        self.is_frozen
+            && self.queue.is_empty()
+            && self.unkeyed.is_empty()
+            && self.deriver.derived_up_to(position) == position
     }
 
     fn read(&mut self, out: &mut impl Output) {

@@ -22,6 +22,8 @@ pub(crate) enum Body {
     Fence,
     Batch(Vec<Entry>),
     State(State),
+    /// The log's end: its epoch is over.
+    Closed,
 }
 
 /// Reads a shard's records in order. A record at another place than the one it was written for, or of
@@ -68,6 +70,7 @@ impl Reading {
         };
         match record.body? {
             record::Body::Fence(_) => Some(Body::Fence),
+            record::Body::Closed(_) => Some(Body::Closed),
             record::Body::State(state) => {
                 self.head.state_at = at.sequence;
                 self.head.applied.clone_from(&state.applied);

@@ -1,10 +1,12 @@
 //! Keeping the log usable: state records, its fill mark, and purging (L3, L4, L6). No I/O and no clock.
 //!
 //! A log is kept as long as there is room: while no database holds its messages, what is purged is gone.
-//! Above a part of its size the oldest records go, after it was noted what was in them.
+//! Above a part of its size the oldest records go, after it was noted what was in them and no durable reader needs
+//! them.
 //!
 //! Invariants, tested in `owner/tests`:
-//! * Nothing is purged that the window, a key, a derivation or a state record still needs.
+//! * Nothing is purged that the window, a key, a derivation or a state record still needs, nor before every configured
+//!   reader is known to be done with it.
 //! * What was removed is stored in a state record before it is purged.
 //! * Over the fill mark publishes are refused, and fences and state records still fit.
 
@@ -14,6 +16,7 @@ use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::ids::{Offset, Sequence};
 
 use super::memory::Removed;
+use super::readers::Readers;
 use super::records::{Body, Reading};
 
 /// What upkeep keeps to.
@@ -32,6 +35,8 @@ pub(crate) struct UpkeepLimits {
     /// Percent of the log's size above which the oldest records are purged, down to `purge_to`.
     pub(crate) purge_above: u64,
     pub(crate) purge_to: u64,
+    /// Whether durable readers are configured, for which a purge waits.
+    pub(crate) readers: bool,
 }
 
 /// A purge in the making.
@@ -66,6 +71,7 @@ pub(crate) struct Upkeep {
     /// What a purge in the making will remove.
     noted: Option<Removed>,
     reading: Reading,
+    readers: Readers,
     purges: u64,
 }
 
@@ -85,6 +91,7 @@ impl Upkeep {
             purge: Purge::None,
             noted: None,
             reading: Reading::default(),
+            readers: Readers::new(limits.readers),
             purges: 0,
         }
     }
@@ -111,6 +118,19 @@ impl Upkeep {
         self.purges
     }
 
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
+    pub(crate) fn readers_mut(&mut self) -> &mut Readers {
+        &mut self.readers
+    }
+
+    /// The last record of the log, as its leader said when it was last asked.
+    pub(crate) fn last(&self) -> Sequence {
+        self.last
+    }
+
     /// How the log stands, as its leader says.
     pub(crate) fn info(&mut self, info: LogInfo) {
         self.first = info.first;
@@ -123,6 +143,11 @@ impl Upkeep {
             Purge::Settling(more) => self.purge = Purge::Settling(more - 1),
             Purge::None | Purge::Noting(..) | Purge::Due(_) => {}
         }
+    }
+
+    /// A state record is due for a reason of the owner's.
+    pub(crate) fn want_state(&mut self) {
+        self.records_since = self.limits.state_records;
     }
 
     /// A record of this size is appended.
@@ -163,10 +188,34 @@ impl Upkeep {
             self.keys_from = self.keys_from.map(|from| from.max(*next));
             self.times.pop_front();
         }
-        if self.purge != Purge::None || self.fill() < self.limits.purge_above {
+        let begins = match self.purge {
+            Purge::None => self.purge_wanted(window_start, derived_up_to),
+            Purge::Noting(..) | Purge::Due(_) | Purge::Settling(_) => None,
+        };
+        let Some((before, worth)) = begins else {
+            self.readers.rest();
             return;
+        };
+        let Some(before) = self.readers.allow(before, worth) else {
+            return;
+        };
+        if state_at < before {
+            // The last state record stays, and so would all that follows it: a new one first.
+            self.records_since = self.limits.state_records;
+        } else {
+            self.reading = Reading::default();
+            self.noted = None;
+            self.purge = Purge::Noting(self.first, before);
         }
-        let Some(keys_from) = self.keys_from else { return };
+    }
+
+    /// Where the log is to be purged to make room: below which record, as far as this owner is concerned, and
+    /// above which it is worth a state record.
+    fn purge_wanted(&self, window_start: Offset, derived_up_to: Offset) -> Option<(Sequence, Sequence)> {
+        if self.fill() < self.limits.purge_above {
+            return None;
+        }
+        let keys_from = self.keys_from?;
         let floor = [
             window_start.sequence().next(),
             derived_up_to.sequence(),
@@ -180,17 +229,8 @@ impl Upkeep {
         let records = self.last.0.saturating_sub(self.first.0);
         let stay = records * self.limits.purge_to / self.fill().max(1);
         let before = floor.min(Sequence(self.last.0.saturating_sub(stay)));
-        if before.0 <= self.first.0 + records / WORTH {
-            return;
-        }
-        if state_at < before {
-            // The last state record stays, and so would all that follows it: a new one first.
-            self.records_since = self.limits.state_records;
-        } else {
-            self.reading = Reading::default();
-            self.noted = None;
-            self.purge = Purge::Noting(self.first, before);
-        }
+        let worth = Sequence(self.first.0 + records / WORTH);
+        (before > worth).then_some((before, worth))
     }
 
     /// What has to be read now, both ends included.

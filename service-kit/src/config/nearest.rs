@@ -3,7 +3,11 @@
 /// The known path that `wrong` most likely stands for: the same key in another section, or the one
 /// with the fewest typing slips, if they are few.
 pub(super) fn nearest(wrong: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
-    let slips_allowed = (last_part(wrong).len() / 3).max(2);
+    // Two slips make any word of four letters into any other.
+    let slips_allowed = match last_part(wrong).len() {
+        0..5 => 1,
+        length => (length / 3).max(2),
+    };
     known
         .into_iter()
         .filter_map(|path| {
@@ -77,5 +81,10 @@ mod tests {
         );
         assert_eq!(nearest("gatway", known()).as_deref(), Some("gateway"));
         assert_eq!(nearest("gateway.colour", known()), None);
+        assert_eq!(
+            nearest("bus", ["tls", "buss"].map(str::to_owned)).as_deref(),
+            Some("buss")
+        );
+        assert_eq!(nearest("bus", ["tls".to_owned()]), None);
     }
 }

@@ -20,6 +20,8 @@ pub enum Source {
         /// The line, from 1.
         line: usize,
     },
+    /// In what holds where no configuration file is given.
+    WithoutAFile,
     /// In this environment variable.
     Environment(String),
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Source {
         match self {
             Self::Default => f.write_str("default"),
             Self::File { name, line } => write!(f, "{name} line {line}"),
+            Self::WithoutAFile => f.write_str("as no configuration file is given"),
             Self::Environment(name) => write!(f, "environment {name}"),
         }
     }
@@ -42,7 +45,8 @@ pub(super) fn variable_name(path: &str) -> String {
 /// A parsed file, with the line of each key.
 #[derive(Debug, Default)]
 pub(super) struct FileText {
-    name: String,
+    /// `None`: the text stands in the program, in place of a file.
+    name: Option<String>,
     pub(super) table: toml::Table,
     lines: BTreeMap<String, usize>,
 }
@@ -62,7 +66,16 @@ impl FileText {
             .map_err(|error| Faults::from(syntax_fault(&name, text, &error)))?;
         let mut lines = BTreeMap::new();
         note_lines(spanned.get_ref(), "", text, &mut lines);
-        Ok(Self { name, table, lines })
+        Ok(Self {
+            name: Some(name),
+            table,
+            lines,
+        })
+    }
+
+    /// As of no file.
+    pub(super) fn unnamed(self) -> Self {
+        Self { name: None, ..self }
     }
 
     /// What stands at a dotted path.
@@ -75,9 +88,12 @@ impl FileText {
     /// Where the value at a dotted path stands.
     pub(super) fn source(&self, path: &str) -> Option<Source> {
         let line = *self.lines.get(path)?;
-        Some(Source::File {
-            name: self.name.clone(),
-            line,
+        Some(match &self.name {
+            Some(name) => Source::File {
+                name: name.clone(),
+                line,
+            },
+            None => Source::WithoutAFile,
         })
     }
 }

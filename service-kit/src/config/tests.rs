@@ -24,6 +24,22 @@ fn faults(document: Document) -> Vec<String> {
 }
 
 #[test]
+fn a_variable_with_too_few_underscores_is_told_and_those_of_others_are_not_ours() {
+    let variables = [
+        ("SWITCHBOARD_CLOCK_LIMIT", "8"),
+        ("SWITCHBOARD_CLOCK_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let mut document = with_environment("", &variables);
+    document.section("clock").integer("limit", 7, 1..=9, "");
+    assert_eq!(
+        faults(document),
+        [
+            "SWITCHBOARD_CLOCK_LIMIT: has one underscore where two are needed; name it SWITCHBOARD__CLOCK__LIMIT"
+        ]
+    );
+}
+
+#[test]
 fn defaults_file_and_environment_in_this_order() {
     let text = "[clock]\ntick = \"2s\"\nlimit = 7\n";
     let mut document = with_environment(text, &[("SWITCHBOARD__CLOCK__LIMIT", "8"), ("HOME", "/root")]);

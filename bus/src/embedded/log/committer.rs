@@ -13,9 +13,10 @@ use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{Sequence, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::shard::{Extent, Writer, damaged, joined, split, unavailable};
-use super::store::Store;
+use super::shard::{Extent, LogName, Writer, damaged, joined, split, unavailable};
+use super::store::{Store, Writers, shards_of};
 use crate::log::{AppendError, LogError};
+use crate::position::{Advance, CommitError, ReaderName, ReaderPosition};
 
 /// Bytes of records after which a batch is committed without looking for more.
 const BATCH_BYTES: usize = 8 << 20;
@@ -30,34 +31,58 @@ const PURGE_RECORDS: u64 = 512;
 pub(super) enum Command {
     /// [`crate::Log::append`].
     Append {
-        shard: ShardId,
+        log: LogName,
         expected: Sequence,
         record: Bytes,
         answer: oneshot::Sender<Result<Sequence, AppendError>>,
     },
     /// [`crate::Log::purge`].
     Purge {
-        shard: ShardId,
+        log: LogName,
         before: Sequence,
         answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::commit`] of a position that was checked against the log.
+    Commit {
+        reader: ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+        answer: oneshot::Sender<Result<ReaderPosition, CommitError>>,
     },
     /// [`crate::Log::create`].
     Create {
         wanted: Layout,
         answer: oneshot::Sender<Result<Layout, LogError>>,
     },
+    /// [`crate::Log::create_log`].
+    CreateLogs {
+        layout: Layout,
+        shards: Vec<ShardId>,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::change_layout`].
+    ChangeLayout {
+        from: Layout,
+        to: Layout,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
+    /// [`crate::Log::remove`].
+    Remove {
+        log: LogName,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
 }
 
 /// The thread's state.
 pub(super) struct Committer {
     store: Arc<Store>,
-    writers: Vec<Writer>,
+    writers: Writers,
     purges: VecDeque<Purge>,
     failed: bool,
 }
 
 struct Purge {
-    shard: ShardId,
+    log: LogName,
     before: u64,
     answer: oneshot::Sender<Result<(), LogError>>,
 }
@@ -67,8 +92,11 @@ struct Batch {
     writes: WriteBatch,
     bytes: usize,
     /// Where the logs in it begin and end once it is committed.
-    staged: BTreeMap<ShardId, Extent>,
+    staged: BTreeMap<LogName, Extent>,
     appends: Vec<Answer>,
+    /// Readers' positions once it is committed.
+    positions: BTreeMap<(ReaderName, ShardId), ReaderPosition>,
+    commits: Vec<CommitAnswer>,
     /// The purge that is complete with it.
     purge: Option<oneshot::Sender<Result<(), LogError>>>,
 }
@@ -79,8 +107,14 @@ struct Answer {
     outcome: Result<Sequence, AppendError>,
 }
 
+/// Likewise for a commit of a reader's position.
+struct CommitAnswer {
+    to: oneshot::Sender<Result<ReaderPosition, CommitError>>,
+    outcome: Result<ReaderPosition, CommitError>,
+}
+
 impl Committer {
-    pub(super) fn new(store: Arc<Store>, writers: Vec<Writer>) -> Self {
+    pub(super) fn new(store: Arc<Store>, writers: Writers) -> Self {
         Self {
             store,
             writers,
@@ -105,6 +139,8 @@ impl Committer {
                 bytes: 0,
                 staged: BTreeMap::new(),
                 appends: Vec::new(),
+                positions: BTreeMap::new(),
+                commits: Vec::new(),
                 purge: None,
             };
             let mut next = first;
@@ -123,12 +159,12 @@ impl Committer {
     fn take(&mut self, command: Command, batch: &mut Batch) {
         match command {
             Command::Append {
-                shard,
+                log,
                 expected,
                 record,
                 answer,
             } => {
-                let outcome = self.append(shard, expected, &record, batch);
+                let outcome = self.append(log, expected, &record, batch);
                 batch.appends.push(Answer { to: answer, outcome });
             }
             // Purges wait in memory, so not more of them than commands may.
@@ -136,32 +172,56 @@ impl Committer {
                 let busy = LogError::Unavailable("too many purges at once".to_owned());
                 answer.send(Err(busy)).ok();
             }
-            Command::Purge {
-                shard,
-                before,
-                answer,
-            } => self.purges.push_back(Purge {
-                shard,
+            Command::Purge { log, before, answer } => self.purges.push_back(Purge {
+                log,
                 before: before.0,
                 answer,
             }),
+            Command::Commit {
+                reader,
+                shard,
+                position,
+                answer,
+            } => {
+                let outcome = self.move_position(reader, shard, position, batch);
+                batch.commits.push(CommitAnswer { to: answer, outcome });
+            }
             Command::Create { wanted, answer } => {
                 answer.send(self.create(&wanted)).ok();
+            }
+            Command::CreateLogs {
+                layout,
+                shards,
+                answer,
+            } => {
+                answer.send(self.create_logs(&layout, shards)).ok();
+            }
+            Command::ChangeLayout { from, to, answer } => {
+                answer.send(self.change_layout(&from, &to)).ok();
+            }
+            Command::Remove { log, answer } => {
+                let removed = if batch.staged.contains_key(&log) {
+                    Err(LogError::Unavailable("the log is being written".to_owned()))
+                } else {
+                    self.writers.remove(&log);
+                    self.store.remove(log)
+                };
+                answer.send(removed).ok();
             }
         }
     }
 
     fn append(
         &self,
-        shard: ShardId,
+        log: LogName,
         expected: Sequence,
         record: &[u8],
         batch: &mut Batch,
     ) -> Result<Sequence, AppendError> {
-        let Some(writer) = self.writer(shard) else {
-            return Err(AppendError::Unknown(LogError::Missing(shard).to_string()));
+        let Some(writer) = self.writers.get(&log) else {
+            return Err(AppendError::Unknown(LogError::Missing(log.shard).to_string()));
         };
-        let mut extent = self.extent(shard, writer, batch);
+        let mut extent = Self::extent(log, writer, batch);
         if extent.last != expected.0 {
             return Err(AppendError::WrongLast { expected });
         }
@@ -181,16 +241,51 @@ impl Committer {
         batch
             .writes
             .insert(&writer.records, sequence.0.to_be_bytes(), value);
-        batch.staged.insert(shard, extent);
+        batch.staged.insert(log, extent);
         Ok(sequence)
+    }
+
+    /// The position that is in force once the batch is committed.
+    fn move_position(
+        &self,
+        reader: ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+        batch: &mut Batch,
+    ) -> Result<ReaderPosition, CommitError> {
+        let key = (reader, shard);
+        let staged = batch.positions.get(&key).copied();
+        let stored = staged.or_else(|| self.store.position(&key.0, shard));
+        if let Advance::Stays(stored) = position.advance(shard, stored)? {
+            return Ok(stored);
+        }
+        self.store
+            .put_position(&mut batch.writes, &key.0, shard, position);
+        batch.positions.insert(key, position);
+        Ok(position)
     }
 
     fn create(&mut self, wanted: &Layout) -> Result<Layout, LogError> {
         if let Some(layout) = self.store.layout() {
             return Ok(layout);
         }
-        self.writers = self.store.create(wanted)?;
+        self.create_logs(wanted, shards_of(wanted)?.iter().collect())?;
+        self.store.put_layout(wanted)?;
         Ok(wanted.clone())
+    }
+
+    fn create_logs(&mut self, layout: &Layout, shards: Vec<ShardId>) -> Result<(), LogError> {
+        let opened = self.store.create_logs(layout, shards)?;
+        self.writers.extend(opened);
+        Ok(())
+    }
+
+    fn change_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        match self.store.layout() {
+            Some(layout) if layout == *to => Ok(()),
+            Some(layout) if layout == *from => self.store.put_layout(to),
+            Some(_) | None => Err(LogError::LayoutChanged),
+        }
     }
 
     /// Adds the removal of some records of the purge whose turn it is.
@@ -209,11 +304,12 @@ impl Committer {
 
     /// Whether the purge is complete with this batch.
     fn stage_purge(&self, purge: &Purge, batch: &mut Batch) -> Result<bool, LogError> {
-        let writer = self.writer(purge.shard).ok_or(LogError::Missing(purge.shard))?;
+        let missing = || LogError::Missing(purge.log.shard);
+        let writer = self.writers.get(&purge.log).ok_or_else(missing)?;
         // The last record is never purged (rule L4): `end` is the first that stays, and the last
         // that is committed at most. Records of this batch cannot be read back yet.
         let end = purge.before.min(writer.committed.borrow().last);
-        let mut extent = self.extent(purge.shard, writer, batch);
+        let mut extent = Self::extent(purge.log, writer, batch);
         if end <= extent.first {
             return Ok(true);
         }
@@ -226,22 +322,23 @@ impl Committer {
         }
         extent.bytes_before = split(value)?.0;
         extent.first = upto;
-        self.store.put_start(&mut batch.writes, purge.shard, &extent);
+        self.store.put_start(&mut batch.writes, purge.log, &extent);
         // Announced before it is carried out: a reader who finds records gone can tell why.
         writer.committed.send_modify(|committed| {
             committed.first = extent.first;
             committed.bytes_before = extent.bytes_before;
         });
-        batch.staged.insert(purge.shard, extent);
+        batch.staged.insert(purge.log, extent);
         Ok(upto == end)
     }
 
     fn commit(&mut self, batch: Batch) {
         let outcome = batch.writes.commit();
         if outcome.is_ok() {
+            self.store.moved(batch.positions);
             // Readers first: who is told of a record finds it.
-            for (shard, extent) in batch.staged {
-                if let Some(writer) = self.writer(shard) {
+            for (log, extent) in batch.staged {
+                if let Some(writer) = self.writers.get(&log) {
                     writer.committed.send_replace(extent);
                 }
             }
@@ -264,6 +361,13 @@ impl Committer {
             };
             to.send(outcome).ok();
         }
+        for CommitAnswer { to, outcome } in batch.commits {
+            let outcome = match &failure {
+                Some(failure) => outcome.and(Err(LogError::Unavailable(failure.to_string()).into())),
+                None => outcome,
+            };
+            to.send(outcome).ok();
+        }
         if let Some(answer) = batch.purge {
             answer.send(failure.map_or(Ok(()), Err)).ok();
         } else if failure.is_some() {
@@ -275,12 +379,8 @@ impl Committer {
         }
     }
 
-    fn writer(&self, shard: ShardId) -> Option<&Writer> {
-        self.writers.get(usize::from(shard.get()))
-    }
-
-    fn extent(&self, shard: ShardId, writer: &Writer, batch: &Batch) -> Extent {
-        let staged = batch.staged.get(&shard).copied();
+    fn extent(log: LogName, writer: &Writer, batch: &Batch) -> Extent {
+        let staged = batch.staged.get(&log).copied();
         staged.unwrap_or_else(|| *writer.committed.borrow())
     }
 }

@@ -1,27 +1,34 @@
 //! One shard's log: what readers and the committing thread know of it, and how a record is stored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fjall::{Keyspace, Slice};
+use switchboard_proto::bus::Layout;
 use switchboard_proto::ids::{LogEpoch, ShardId};
 use tokio::sync::watch;
 
 use crate::log::LogError;
 
-/// The shards' logs, by number. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shards(Arc<[Arc<Shard>]>);
+/// Which log: a shard's may be followed by another with a higher ordinal (rule L5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LogName {
+    pub(super) ordinal: u32,
+    pub(super) shard: ShardId,
+}
 
-impl Shards {
-    pub(super) fn new(shards: Vec<Arc<Shard>>) -> Self {
-        Self(shards.into())
-    }
-
-    pub(super) fn get(&self, shard: ShardId) -> Option<Arc<Shard>> {
-        self.0.get(usize::from(shard.get())).cloned()
+impl LogName {
+    pub(super) fn of(layout: &Layout, shard: ShardId) -> Self {
+        Self {
+            ordinal: layout.ordinal(shard),
+            shard,
+        }
     }
 }
+
+/// The logs that are open, by name.
+pub(super) type Shards = BTreeMap<LogName, Arc<Shard>>;
 
 /// One shard's log, as readers see it.
 pub(super) struct Shard {

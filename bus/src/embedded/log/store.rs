@@ -5,14 +5,16 @@
 //! | keyspace | key | value |
 //! | --- | --- | --- |
 //! | `meta` | `layout` | the layout record, behind its own format byte |
-//! | `meta` | `epoch/<shard>` | the log epoch, as text |
-//! | `meta` | `start/<shard>` | first sequence and the bytes of all records before it |
+//! | `meta` | `epoch/<log>` | the log epoch, as text |
+//! | `meta` | `reader/<name>/<shard>` | a reader's position, behind its own format byte |
+//! | `meta` | `start/<log>` | first sequence and the bytes of all records before it |
 //! | `log-<ordinal>-<shard>` | sequence | bytes of all records up to and with this one, the record |
 //!
 //! Numbers are 8 bytes, big endian. The running count of bytes makes a log's size known without
-//! reading it. A keyspace per shard keeps keys ascending, so that compaction hardly rewrites; its
+//! reading it. `<log>` is `<shard>` for the first log of a shard and `<ordinal>-<shard>` for a later one. A keyspace per log keeps keys ascending, so that compaction hardly rewrites; its
 //! name carries the ordinal, so that a log made anew shares nothing with the old one (rule L5).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,12 +24,14 @@ use parking_lot::RwLock;
 use switchboard_proto::bus::Layout;
 use switchboard_proto::format;
 use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
+use switchboard_proto::layout::FIRST_ORDINAL;
 use tokio::sync::watch;
 
 use super::EmbeddedDurability;
 use super::folder::{FORMAT_FILE, OpenError, has_format, note_format};
-use super::shard::{Extent, Shard, Shards, Writer, damaged, number, split, unavailable};
+use super::shard::{Extent, LogName, Shard, Shards, Writer, damaged, number, split, unavailable};
 use crate::log::LogError;
+use crate::position::{ReaderName, ReaderPosition, StoredReader};
 
 /// Memory for records of all shards that are in the journal but not yet in a table. A shard's part
 /// is flushed when it is full, and up to four parts of a shard may wait for the disk.
@@ -39,8 +43,14 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 /// Cache for blocks of tables. The newest records are in memtables and need none.
 const CACHE_BYTES: u64 = 16 << 20;
 
+/// What keys of readers' positions begin with.
+const READERS: &str = "reader/";
+
 /// Threads that flush and compact.
 const WORKERS: usize = 2;
+
+/// The committing thread's side of the logs that are open.
+pub(super) type Writers = BTreeMap<LogName, Writer>;
 
 /// An open folder.
 pub(super) struct Store {
@@ -49,6 +59,8 @@ pub(super) struct Store {
     durability: PersistMode,
     max_bytes: Option<u64>,
     layout: RwLock<Option<Layout>>,
+    /// What is committed of readers.
+    positions: RwLock<BTreeMap<(ReaderName, ShardId), ReaderPosition>>,
     shards: RwLock<Shards>,
 }
 
@@ -62,12 +74,12 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens or creates the folder. The writers are the committing thread's, by shard.
+    /// Opens or creates the folder, and the logs in force.
     pub(super) fn open(
         dir: &Path,
         durability: EmbeddedDurability,
         max_bytes: Option<u64>,
-    ) -> Result<(Self, Vec<Writer>), OpenError> {
+    ) -> Result<(Self, Writers), OpenError> {
         let failed = |error| OpenError::of(dir, error);
         std::fs::create_dir_all(dir).map_err(|source| OpenError::Unwritable {
             path: dir.to_owned(),
@@ -102,6 +114,7 @@ impl Store {
             },
             max_bytes,
             layout: RwLock::default(),
+            positions: RwLock::default(),
             shards: RwLock::default(),
         };
         let layout = store.get("layout").map_err(failed)?;
@@ -112,7 +125,7 @@ impl Store {
             note_format(dir).map_err(|source| OpenError::of_io(dir.to_owned(), source))?;
         }
         let Some(layout) = layout else {
-            return Ok((store, Vec::new()));
+            return Ok((store, Writers::new()));
         };
         let layout: Layout = match format::decode(layout.into()) {
             Ok(layout) => layout,
@@ -125,8 +138,12 @@ impl Store {
             Err(other) => return Err(broken(format!("layout record: {other}"))),
         };
         let writers = store
-            .open_shards(&layout)
+            .open_in_force(&layout)
             .map_err(|error| broken(error.to_string()))?;
+        let positions = store
+            .read_positions()
+            .map_err(|error| broken(error.to_string()))?;
+        *store.positions.write() = positions;
         *store.layout.write() = Some(layout);
         Ok((store, writers))
     }
@@ -143,8 +160,9 @@ impl Store {
         self.layout.read().clone()
     }
 
-    pub(super) fn shards(&self) -> Shards {
-        self.shards.read().clone()
+    /// The log of that name, if it is open.
+    pub(super) fn log(&self, name: LogName) -> Option<Arc<Shard>> {
+        self.shards.read().get(&name).cloned()
     }
 
     /// A batch that is as durable as configured once committed.
@@ -153,78 +171,158 @@ impl Store {
     }
 
     /// Notes in `batch` that a log now begins at `extent.first`.
-    pub(super) fn put_start(&self, batch: &mut WriteBatch, shard: ShardId, extent: &Extent) {
+    pub(super) fn put_start(&self, batch: &mut WriteBatch, log: LogName, extent: &Extent) {
         let mut value = BytesMut::with_capacity(16);
         value.put_u64(extent.first);
         value.put_u64(extent.bytes_before);
-        batch.insert(&self.meta, format!("start/{shard}"), value.freeze());
+        batch.insert(&self.meta, key("start", log), value.freeze());
     }
 
-    /// Creates the layout and all logs. The caller has seen that there is no layout. Logs without
-    /// a layout, left by a crash in here, are empty and taken as they are.
-    pub(super) fn create(&self, layout: &Layout) -> Result<Vec<Writer>, LogError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-        let count = shards_of(layout)?;
-        for shard in count.iter() {
-            let epoch = LogEpoch {
-                ordinal: 1,
-                random: rand::random(),
-            };
-            self.keyspace(shard, count, epoch).map_err(damaged)?;
-            batch.insert(&self.meta, format!("epoch/{shard}"), epoch.to_string());
+    /// The committed position of a reader, of whichever life of the log.
+    pub(super) fn position(&self, reader: &ReaderName, shard: ShardId) -> Option<ReaderPosition> {
+        self.positions.read().get(&(reader.clone(), shard)).copied()
+    }
+
+    /// All of them.
+    pub(super) fn positions(&self) -> Vec<StoredReader> {
+        let positions = self.positions.read();
+        let stored = positions.iter().map(|((reader, shard), position)| StoredReader {
+            reader: reader.clone(),
+            shard: *shard,
+            position: *position,
+        });
+        stored.collect()
+    }
+
+    /// Notes in `batch` how far a reader is.
+    pub(super) fn put_position(
+        &self,
+        batch: &mut WriteBatch,
+        reader: &ReaderName,
+        shard: ShardId,
+        position: ReaderPosition,
+    ) {
+        let key = format!("{READERS}{reader}/{shard}");
+        batch.insert(&self.meta, key, position.encode());
+    }
+
+    /// What was noted in a batch is committed.
+    pub(super) fn moved(&self, positions: BTreeMap<(ReaderName, ShardId), ReaderPosition>) {
+        self.positions.write().extend(positions);
+    }
+
+    fn read_positions(&self) -> Result<BTreeMap<(ReaderName, ShardId), ReaderPosition>, LogError> {
+        let mut positions = BTreeMap::new();
+        for guard in self.meta.prefix(READERS) {
+            let (key, value) = guard.into_inner().map_err(damaged)?;
+            let wrong = || LogError::Damaged(format!("a reader's key: {}", String::from_utf8_lossy(&key)));
+            let name = std::str::from_utf8(&key).map_err(|_| wrong())?;
+            let name = name.strip_prefix(READERS).and_then(|name| name.split_once('/'));
+            let (reader, shard) = name.ok_or_else(wrong)?;
+            let reader = ReaderName::new(reader).ok_or_else(wrong)?;
+            let shard = shard.parse().ok().and_then(ShardId::new).ok_or_else(wrong)?;
+            positions.insert((reader, shard), ReaderPosition::decode(value.into())?);
         }
+        Ok(positions)
+    }
+
+    /// Brings a layout into force.
+    pub(super) fn put_layout(&self, layout: &Layout) -> Result<(), LogError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         batch.insert(&self.meta, "layout", format::encode(layout));
         batch.commit().map_err(unavailable)?;
-        let writers = self.open_shards(layout)?;
         *self.layout.write() = Some(layout.clone());
-        Ok(writers)
+        Ok(())
     }
 
-    fn open_shards(&self, layout: &Layout) -> Result<Vec<Writer>, LogError> {
-        let mut shards = Vec::new();
-        let mut writers = Vec::new();
-        let count = shards_of(layout)?;
-        for shard in count.iter() {
-            let epoch = self.epoch(shard)?;
-            let name = keyspace_name(shard, epoch);
-            if !self.database.keyspace_exists(&name) {
+    /// Creates those logs that do not exist, and opens those that are not open; returns their
+    /// writers. Keyspaces without a noted epoch, left by a crash in here, are empty and taken as they are.
+    pub(super) fn create_logs(&self, layout: &Layout, shards: Vec<ShardId>) -> Result<Writers, LogError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        let count = shards.len().max(usize::try_from(layout.shards).unwrap_or(1));
+        for shard in &shards {
+            let log = LogName::of(layout, *shard);
+            if self.get(&key("epoch", log)).map_err(damaged)?.is_some() {
+                continue;
+            }
+            let epoch = LogEpoch {
+                ordinal: log.ordinal,
+                random: rand::random(),
+            };
+            self.keyspace(log, count).map_err(damaged)?;
+            batch.insert(&self.meta, key("epoch", log), epoch.to_string());
+        }
+        batch.commit().map_err(unavailable)?;
+        self.open_logs(layout, shards)
+    }
+
+    fn open_in_force(&self, layout: &Layout) -> Result<Writers, LogError> {
+        self.open_logs(layout, shards_of(layout)?.iter().collect())
+    }
+
+    fn open_logs(&self, layout: &Layout, shards: Vec<ShardId>) -> Result<Writers, LogError> {
+        let mut opened = Shards::new();
+        let mut writers = Writers::new();
+        let count = shards.len().max(usize::try_from(layout.shards).unwrap_or(1));
+        for shard in shards {
+            let log = LogName::of(layout, shard);
+            if self.log(log).is_some() {
+                continue;
+            }
+            let epoch = self.epoch(log)?;
+            let name = keyspace_name(log);
+            if epoch.ordinal != log.ordinal || !self.database.keyspace_exists(&name) {
                 return Err(LogError::Damaged(format!("keyspace {name} is missing")));
             }
-            let records = self.keyspace(shard, count, epoch).map_err(damaged)?;
-            let (committed, extent) = watch::channel(self.extent(shard, &records)?);
-            writers.push(Writer {
+            let records = self.keyspace(log, count).map_err(damaged)?;
+            let (committed, extent) = watch::channel(self.extent(log, &records)?);
+            let writer = Writer {
                 records: records.clone(),
                 committed,
-            });
-            shards.push(Arc::new(Shard::new(epoch, records, extent)));
+            };
+            writers.insert(log, writer);
+            opened.insert(log, Arc::new(Shard::new(epoch, records, extent)));
         }
-        *self.shards.write() = Shards::new(shards);
+        self.shards.write().extend(opened);
         Ok(writers)
     }
 
-    /// Opens a shard's log, or makes it as one of `shards`.
-    fn keyspace(&self, shard: ShardId, shards: ShardCount, epoch: LogEpoch) -> fjall::Result<Keyspace> {
-        let memtable = (MEMTABLES_BYTES / u64::from(shards.get())).clamp(256 << 10, 16 << 20);
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable);
-        self.database.keyspace(&keyspace_name(shard, epoch), options)
+    /// Forgets a log and all its records. The caller drops its writer.
+    pub(super) fn remove(&self, log: LogName) -> Result<(), LogError> {
+        self.shards.write().remove(&log);
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.remove(&self.meta, key("epoch", log));
+        batch.remove(&self.meta, key("start", log));
+        batch.commit().map_err(unavailable)?;
+        let name = keyspace_name(log);
+        if self.database.keyspace_exists(&name) {
+            let options = KeyspaceCreateOptions::default;
+            let records = self.database.keyspace(&name, options).map_err(damaged)?;
+            self.database.delete_keyspace(records).map_err(damaged)?;
+        }
+        Ok(())
     }
 
-    fn epoch(&self, shard: ShardId) -> Result<LogEpoch, LogError> {
-        let wrong = || LogError::Damaged(format!("no log epoch is noted for shard {shard}"));
-        let text = self
-            .get(&format!("epoch/{shard}"))
-            .map_err(damaged)?
-            .ok_or_else(wrong)?;
+    /// Opens a log, or makes it as one of `shards`.
+    fn keyspace(&self, log: LogName, shards: usize) -> fjall::Result<Keyspace> {
+        let memtable = (MEMTABLES_BYTES / shards.max(1) as u64).clamp(256 << 10, 16 << 20);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable);
+        self.database.keyspace(&keyspace_name(log), options)
+    }
+
+    fn epoch(&self, log: LogName) -> Result<LogEpoch, LogError> {
+        let wrong = || LogError::Damaged(format!("no log epoch is noted for {}", keyspace_name(log)));
+        let text = self.get(&key("epoch", log)).map_err(damaged)?.ok_or_else(wrong)?;
         let text = std::str::from_utf8(&text).map_err(|_| wrong())?;
         text.parse().map_err(|_| wrong())
     }
 
-    fn extent(&self, shard: ShardId, records: &Keyspace) -> Result<Extent, LogError> {
+    fn extent(&self, log: LogName, records: &Keyspace) -> Result<Extent, LogError> {
         let mut extent = Extent::EMPTY;
-        if let Some(start) = self.get(&format!("start/{shard}")).map_err(damaged)? {
+        if let Some(start) = self.get(&key("start", log)).map_err(damaged)? {
             let (first, bytes_before) = start
                 .split_at_checked(8)
-                .ok_or_else(|| LogError::Damaged(format!("start of shard {shard}'s log")))?;
+                .ok_or_else(|| LogError::Damaged(format!("start of {}", keyspace_name(log))))?;
             extent.first = number(first)?;
             extent.bytes_before = number(bytes_before)?;
         }
@@ -235,20 +333,31 @@ impl Store {
         }
         if extent.first > extent.last + 1 {
             return Err(LogError::Damaged(format!(
-                "shard {shard}'s log begins at {} and ends at {}",
-                extent.first, extent.last
+                "{} begins at {} and ends at {}",
+                keyspace_name(log),
+                extent.first,
+                extent.last
             )));
         }
         Ok(extent)
     }
 }
 
-fn keyspace_name(shard: ShardId, epoch: LogEpoch) -> String {
-    format!("log-{}-{shard}", epoch.ordinal)
+fn keyspace_name(log: LogName) -> String {
+    format!("log-{}-{}", log.ordinal, log.shard)
 }
 
-fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
-    ShardCount::new(layout.shards)
+/// A key of `meta` about a log.
+fn key(what: &str, log: LogName) -> String {
+    match log.ordinal {
+        FIRST_ORDINAL => format!("{what}/{}", log.shard),
+        ordinal => format!("{what}/{ordinal}-{}", log.shard),
+    }
+}
+
+pub(super) fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
+    layout
+        .shard_count()
         .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))
 }
 
@@ -256,7 +365,7 @@ fn shards_of(layout: &Layout) -> Result<ShardCount, LogError> {
 mod tests {
     use super::*;
 
-    fn open(folder: &Path) -> Result<(Store, Vec<Writer>), OpenError> {
+    fn open(folder: &Path) -> Result<(Store, Writers), OpenError> {
         Store::open(folder, EmbeddedDurability::Memory, None)
     }
 
@@ -265,14 +374,20 @@ mod tests {
             shards: 2,
             hash: "none".to_owned(),
             created_us: 1,
+            ..Layout::default()
         }
+    }
+
+    fn both() -> Vec<ShardId> {
+        shards_of(&layout()).unwrap().iter().collect()
     }
 
     /// A folder whose `meta` holds `value` at `key`.
     fn folder_with(key: &str, value: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path()).unwrap();
-        store.create(&layout()).unwrap();
+        store.create_logs(&layout(), both()).unwrap();
+        store.put_layout(&layout()).unwrap();
         store.meta.insert(key, value).unwrap();
         folder
     }
@@ -305,6 +420,8 @@ mod tests {
             ("epoch/1", b"first"),
             ("start/0", &[9; 16]),
             ("start/0", &[9; 3]),
+            ("reader/persistence/0", &[9; 3]),
+            ("reader/persistence", b""),
         ] {
             let error = refusal(&folder_with(key, value));
             assert!(matches!(error, OpenError::Damaged { .. }), "{key}: {error}");
@@ -327,16 +444,11 @@ mod tests {
     fn creation_that_was_cut_off_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path()).unwrap();
-        let epoch = LogEpoch {
-            ordinal: 1,
-            random: 7,
-        };
-        store
-            .keyspace(ShardId::new(0).unwrap(), ShardCount::new(2).unwrap(), epoch)
-            .unwrap();
+        let log = LogName::of(&layout(), ShardId::new(0).unwrap());
+        store.keyspace(log, 2).unwrap();
         drop(store);
         let (store, writers) = open(folder.path()).unwrap();
         assert!(writers.is_empty() && store.layout().is_none());
-        assert_eq!(store.create(&layout()).unwrap().len(), 2);
+        assert_eq!(store.create_logs(&layout(), both()).unwrap().len(), 2);
     }
 }

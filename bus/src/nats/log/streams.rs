@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{
@@ -12,20 +12,20 @@ use async_nats::jetstream::stream::{
 };
 use switchboard_proto::bus::Layout;
 use switchboard_proto::format::{self, FormatError};
-use switchboard_proto::ids::{LogEpoch, ShardCount, ShardId};
+use switchboard_proto::ids::{LogEpoch, ShardId};
 use tokio::time::Instant;
 
 use super::{NatsDurability, NatsLog};
 use crate::log::LogError;
 use crate::nats::connection::chain;
 
-/// The life of the logs that this release creates and uses.
-pub(super) const ORDINAL: u32 = 1;
-
 /// Where a stream's metadata holds its log epoch.
 const EPOCH_KEY: &str = "switchboard-log-epoch";
 
-/// Bytes of the layout's stream: one small record.
+/// Layouts that are kept, the one in force among them: for whoever wants to know what was before.
+const LAYOUTS: u64 = 8;
+
+/// Bytes of the layout's stream: a few small records.
 const LAYOUT_BYTES: i64 = 64 << 10;
 
 /// How long creation is tried: longer than the elections of a cluster that has just begun.
@@ -89,7 +89,7 @@ impl NatsLog {
     fn log_config(&self, shard: ShardId, epoch: String) -> Config {
         Config {
             name: self.stream(shard),
-            subjects: vec![self.config.prefix.log_subject(ORDINAL, shard)],
+            subjects: vec![self.subject(shard)],
             description: Some(format!("Switchboard's log of shard {shard}")),
             max_bytes: i64::try_from(self.config.max_bytes).unwrap_or(i64::MAX),
             metadata: HashMap::from([(EPOCH_KEY.to_owned(), epoch)]),
@@ -101,14 +101,14 @@ impl NatsLog {
         Config {
             name: self.config.prefix.layout_stream(),
             subjects: vec![self.config.prefix.layout_subject()],
-            description: Some("Switchboard's layout of logs: one record, created once".to_owned()),
+            description: Some("Switchboard's layout of logs: the last record is in force".to_owned()),
             max_bytes: LAYOUT_BYTES,
             ..self.any_config()
         }
     }
 
     /// What all streams have: they refuse when full and forget nothing by themselves (rule L4).
-    fn any_config(&self) -> Config {
+    pub(super) fn any_config(&self) -> Config {
         Config {
             discard: DiscardPolicy::New,
             retention: RetentionPolicy::Limits,
@@ -125,7 +125,13 @@ impl NatsLog {
         }
     }
 
+    /// The layout in force.
     pub(super) async fn stored_layout(&self) -> Result<Option<Layout>, LogError> {
+        Ok(self.last_layout().await?.map(|(layout, _)| layout))
+    }
+
+    /// The layout in force and the sequence of its record.
+    async fn last_layout(&self) -> Result<Option<(Layout, u64)>, LogError> {
         let name = self.config.prefix.layout_stream();
         let stream = self.records.get_stream_no_info(&name).await;
         let stream = stream.map_err(|error| LogError::Unavailable(chain(&error)))?;
@@ -145,7 +151,7 @@ impl NatsLog {
             }
         };
         match format::decode(record.payload) {
-            Ok(layout) => Ok(Some(layout)),
+            Ok(layout) => Ok(Some((layout, record.sequence))),
             Err(error @ FormatError::Newer { .. }) => Err(LogError::Damaged(format!("layout: {error}"))),
             Err(error) => Err(LogError::Damaged(format!(
                 "layout record in stream {name}: {error}"
@@ -153,40 +159,111 @@ impl NatsLog {
         }
     }
 
-    /// [`crate::Log::create`]. Every step may be done again, and is until all of them are: a cluster
-    /// that has just begun is for some seconds without the leaders that must answer.
-    pub(super) async fn create_streams(&self, wanted: &Layout) -> Result<Layout, LogError> {
+    /// [`crate::Log::change_layout`].
+    pub(super) async fn store_layout(&self, from: &Layout, to: &Layout) -> Result<(), LogError> {
+        let sequence = match self.last_layout().await? {
+            Some((layout, _)) if layout == *to => return Ok(()),
+            Some((layout, sequence)) if layout == *from => sequence,
+            Some(_) | None => return Err(LogError::LayoutChanged),
+        };
+        let record = PublishMessage::build()
+            .payload(format::encode(to))
+            .expected_last_subject_sequence(sequence);
+        let stored = self.publish_layout(record).await;
+        // As at the creation: what can be read is in force.
+        match self.last_layout().await? {
+            Some((layout, _)) if layout == *to => {}
+            Some((layout, _)) if layout == *from => {
+                let reason = stored
+                    .err()
+                    .unwrap_or_else(|| "stored, but cannot be read".to_owned());
+                return Err(LogError::Unavailable(format!("layout record: {reason}")));
+            }
+            Some(_) | None => return Err(LogError::LayoutChanged),
+        }
+        // So that the stream never fills up. The next change does what this one does not get to.
+        let name = self.config.prefix.layout_stream();
+        if let Ok(stream) = self.management.get_stream_no_info(&name).await
+            && let Err(error) = stream.purge().keep(LAYOUTS).await
+        {
+            tracing::debug!(%error, "old layouts stay");
+        }
+        Ok(())
+    }
+
+    async fn publish_layout(&self, record: PublishMessage) -> Result<(), String> {
+        let subject = self.config.prefix.layout_subject();
+        let stored = match self.records.send_publish(subject, record).await {
+            Ok(sent) => sent.await,
+            Err(error) => Err(error),
+        };
+        stored.map(|_| ()).map_err(|error| chain(&error))
+    }
+
+    /// [`crate::Log::remove`].
+    pub(super) async fn remove_stream(&self, shard: ShardId) -> Result<(), LogError> {
+        let Err(error) = self.management.delete_stream(self.stream(shard)).await else {
+            return Ok(());
+        };
+        match error.kind() {
+            DeleteStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(())
+            }
+            _ => Err(LogError::Unavailable(chain(&error))),
+        }
+    }
+
+    /// [`crate::Log::create`]. Every step may be done again, and is until all of them are: a cluster that
+    /// has just begun is for some seconds without the leaders that must answer.
+    pub(super) async fn create_all(&self, wanted: &Layout) -> Result<Layout, LogError> {
         let deadline = Instant::now() + CREATION;
         loop {
-            match self.try_create_streams(wanted).await {
+            match self.try_create_all(wanted).await {
                 Ok(layout) => return Ok(layout),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(error)) if Instant::now() > deadline => return Err(error),
-                Err(Failure::Passing(_)) => tokio::time::sleep(PAUSE).await,
+                Err(failure) => failure.wait(deadline).await?,
             }
         }
     }
 
-    async fn try_create_streams(&self, wanted: &Layout) -> Result<Layout, Failure> {
+    async fn try_create_all(&self, wanted: &Layout) -> Result<Layout, Failure> {
         let layout = self.create_layout(wanted).await?;
-        let shards = ShardCount::new(layout.shards)
+        let shards = layout
+            .shard_count()
             .ok_or_else(|| LogError::Damaged(format!("layout of {} shards", layout.shards)))?;
+        let log = self.with(&layout);
         for shard in shards.iter() {
-            match self.stream_info(shard).await {
-                Ok(info) => self.compare(shard, &info.config)?,
-                Err(LogError::Missing(_)) => {
-                    let epoch = LogEpoch {
-                        ordinal: ORDINAL,
-                        random: rand::random(),
-                    };
-                    self.create_stream(self.log_config(shard, epoch.to_string()))
-                        .await?;
-                    self.check_stream(shard).await?;
-                }
-                Err(other) => return Err(other.into()),
+            log.try_create(shard).await?;
+        }
+        self.create_stream(self.positions_config()).await?;
+        Ok(layout)
+    }
+
+    /// [`crate::Log::create_log`].
+    pub(super) async fn create_one(&self, shard: ShardId) -> Result<(), LogError> {
+        let deadline = Instant::now() + CREATION;
+        loop {
+            match self.try_create(shard).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure.wait(deadline).await?,
             }
         }
-        Ok(layout)
+    }
+
+    async fn try_create(&self, shard: ShardId) -> Result<(), Failure> {
+        match self.stream_info(shard).await {
+            Ok(info) => self.compare(shard, &info.config)?,
+            Err(LogError::Missing(_)) => {
+                let epoch = LogEpoch {
+                    ordinal: self.layout.ordinal(shard),
+                    random: rand::random(),
+                };
+                self.create_stream(self.log_config(shard, epoch.to_string()))
+                    .await?;
+                self.check_stream(shard).await?;
+            }
+            Err(other) => return Err(other.into()),
+        }
+        Ok(())
     }
 
     /// The layout in force: the one that is there, or `wanted`, stored by the first to say so.
@@ -198,20 +275,15 @@ impl NatsLog {
         let record = PublishMessage::build()
             .payload(format::encode(wanted))
             .expected_last_subject_sequence(0);
-        let subject = self.config.prefix.layout_subject();
-        let stored = match self.records.send_publish(subject, record).await {
-            Ok(sent) => sent.await,
-            Err(error) => Err(error),
-        };
+        let stored = self.publish_layout(record).await;
         // Whatever the answer: what is in force is what can be read. A refusal may come before the
         // other's record is readable, an error although ours is stored.
         if let Some(layout) = self.stored_layout().await? {
             return Ok(layout);
         }
-        let reason = match stored {
-            Ok(_) => "stored, but cannot be read".to_owned(),
-            Err(error) => chain(&error),
-        };
+        let reason = stored
+            .err()
+            .unwrap_or_else(|| "stored, but cannot be read".to_owned());
         Err(LogError::Unavailable(format!("layout record: {reason}")).into())
     }
 
@@ -250,11 +322,27 @@ enum Failure {
     Final(LogError),
 }
 
+impl Failure {
+    /// Until the step may be tried again.
+    async fn wait(self, deadline: Instant) -> Result<(), LogError> {
+        match self {
+            Self::Final(error) => Err(error),
+            Self::Passing(error) if Instant::now() > deadline => Err(error),
+            Self::Passing(_) => {
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            }
+        }
+    }
+}
+
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::Passing(error),
-            LogError::Missing(_) | LogError::Damaged(_) | LogError::Hole { .. } => Self::Final(error),
+            LogError::Missing(_) | LogError::Damaged(_) | LogError::Hole { .. } | LogError::LayoutChanged => {
+                Self::Final(error)
+            }
         }
     }
 }

@@ -262,6 +262,7 @@ impl Rig {
             ordinal,
             owner_epoch,
             released,
+            ..OwnerBeat::default()
         };
         self.link.owner_beat(&beat, self.now, &mut self.seen)
     }

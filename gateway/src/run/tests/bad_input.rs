@@ -159,7 +159,11 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
         (r#""publish":{"channel":"dm:#b,a","data":1}"#.to_owned(), 107),
         (r#""presence":{"channel":"a"}"#.to_owned(), 108),
         (r#""presence_stats":{"channel":"a"}"#.to_owned(), 108),
-        (r#""history":{"channel":"a"}"#.to_owned(), 108),
+        (r#""history":{"channel":"a b"}"#.to_owned(), 107),
+        (
+            r#""history":{"channel":"a","limit":1,"reverse":true,"since":{"offset":0}}"#.to_owned(),
+            107,
+        ),
         (r#""rpc":{"method":"a"}"#.to_owned(), 108),
         (r#""sub_refresh":{"token":"a"}"#.to_owned(), 103),
     ];

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{Bus, Pattern, Subject, Subscription};
 use switchboard_proto::bus::{
-    Delivered, Delivery, Down, DownItem, InForce, Message, Opened, OwnerBeat, PayloadKind, Recover,
-    Recovered, RecoveredOutcome, Up, down_item, up_item,
+    Delivered, Delivery, Down, DownItem, HistoryAnswer, HistoryOutcome, HistoryQuestion, InForce, Message,
+    Opened, OwnerBeat, PayloadKind, Recover, Recovered, RecoveredOutcome, Up, down_item, up_item,
 };
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, SHARD_HASH, ShardCount, ShardId};
 
 use super::harness::{DEADLINE, Node, SHARDS};
 
@@ -20,6 +20,8 @@ pub(super) struct Owner {
     shard: ShardId,
     ordinal: u32,
     frames: Subscription,
+    /// Questions about history.
+    questions: Subscription,
     /// What came and was not asked for yet, with the number of its frame.
     items: VecDeque<(u64, up_item::Item)>,
     gateway: Incarnation,
@@ -35,12 +37,16 @@ impl Owner {
         let router = Incarnation::random();
         let up = Subject::LinkUp { shard, router };
         let frames = bus.subscribe(Pattern::Exactly(up), 4096).await.unwrap();
+        let history = Subject::History { shard, router };
+        let questions = bus.subscribe(Pattern::Exactly(history), 4096).await.unwrap();
         let beat = OwnerBeat {
             shard: shard.get().into(),
             router: router.to_bytes(),
             ordinal,
             owner_epoch: 1,
             released: false,
+            shards: SHARDS,
+            hash: SHARD_HASH.to_owned(),
         };
         bus.publish(Subject::OwnerBeat { shard }, format::encode(&beat))
             .await
@@ -50,6 +56,7 @@ impl Owner {
             shard,
             ordinal,
             frames,
+            questions,
             items: VecDeque::new(),
             gateway: router,
             open: 0,
@@ -140,6 +147,33 @@ impl Owner {
             more,
         };
         self.send(down_item::Item::Recovered(recovered)).await;
+    }
+
+    /// The next question about history, and where its answer goes.
+    pub(super) async fn history_asked(&mut self) -> (HistoryQuestion, String) {
+        let asked = tokio::time::timeout(DEADLINE, self.questions.next()).await;
+        let asked = asked.expect("a question in time").expect("a running bus");
+        (format::decode(asked.payload).unwrap(), asked.reply.unwrap())
+    }
+
+    /// Everything there is.
+    pub(super) async fn history(&self, to: &str, head: u64, messages: Vec<Delivered>) {
+        let answer = HistoryAnswer {
+            outcome: HistoryOutcome::Complete.into(),
+            log_epoch: self.log_epoch(),
+            head,
+            messages,
+        };
+        self.bus.reply(to, format::encode(&answer)).await.unwrap();
+    }
+
+    /// Nothing, for this reason.
+    pub(super) async fn no_history(&self, to: &str, outcome: HistoryOutcome) {
+        let answer = HistoryAnswer {
+            outcome: outcome.into(),
+            ..HistoryAnswer::default()
+        };
+        self.bus.reply(to, format::encode(&answer)).await.unwrap();
     }
 
     pub(super) async fn deliver(&mut self, after: u64, up_to: u64, messages: Vec<Delivered>) {

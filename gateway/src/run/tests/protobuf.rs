@@ -3,7 +3,7 @@
 
 use switchboard_proto::client::{
     Command, ConnectRequest, FilterNode, HistoryRequest, PingRequest, PresenceRequest, PresenceStatsRequest,
-    PublishRequest, RpcRequest, SendRequest, SubscribeRequest, UnsubscribeRequest,
+    PublishRequest, RpcRequest, SendRequest, StreamPosition, SubscribeRequest, UnsubscribeRequest,
 };
 use switchboard_proto::protobuf;
 use tokio_tungstenite::tungstenite::Message;
@@ -335,11 +335,13 @@ async fn commands_that_are_refused_leave_the_connection_as_it_is() {
             Command {
                 history: Some(HistoryRequest {
                     channel: channel(),
+                    reverse: true,
+                    since: Some(StreamPosition::default()),
                     ..HistoryRequest::default()
                 }),
                 ..none()
             },
-            108,
+            107,
         ),
         (rpc(0, "a"), 108),
     ]) {

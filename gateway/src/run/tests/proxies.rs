@@ -1,9 +1,6 @@
 //! Which address counts behind proxies. What is seen of it is the limit of connections by address.
 
-use std::io::Write;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
+use switchboard_testkit::Logged;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
@@ -153,31 +150,10 @@ async fn without_its_header_a_proxys_connection_is_closed() {
     }
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Logged {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The operator is told who it is and what to look at; a flood does not fill the log.
 #[tokio::test]
 async fn refusals_are_logged_with_the_clients_address_and_not_all_of_them() {
-    let logged = Logged::default();
-    let writer = logged.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let logged = Logged::on_this_thread();
     let node = Node::insecure(
         "[gateway.proxies]\ntrusted = [\"127.0.0.1\"]\n[gateway.limits]\nconnections_per_address = 1",
     )
@@ -187,7 +163,7 @@ async fn refusals_are_logged_with_the_clients_address_and_not_all_of_them() {
         let (status, _) = open(&node, b"", Some("secret, 192.0.2.1")).await;
         assert_eq!(status, 429);
     }
-    let text = String::from_utf8(logged.0.lock().clone()).unwrap();
+    let text = logged.text();
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("connection refused"))

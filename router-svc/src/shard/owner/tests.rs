@@ -59,6 +59,7 @@ const LIMITS: Limits = Limits {
         overfull: 97,
         purge_above: 75,
         purge_to: 50,
+        readers: false,
     },
     page: PageLimits {
         bytes: 128 * 1024,

@@ -4,13 +4,13 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use switchboard_bus::{AppendError, Log, LogError, RecordStream};
-use switchboard_proto::bus::Layout;
+use switchboard_bus::{AppendError, LogError, RecordStream};
 use tokio::time::Instant;
 
 use super::*;
 use crate::shard::claim::ClaimError;
 use crate::shard::takeover::{TakenOver, read_older_keys, take_over};
+use crate::shard::test_log::{Script, TestLog};
 
 /// What a reader of the log does.
 #[derive(Debug, Clone, Copy)]
@@ -39,19 +39,19 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(journal: Journal, readers: &[Reader]) -> Self {
-        Self {
+    fn new(journal: Journal, readers: &[Reader]) -> TestLog<Self> {
+        TestLog(Self {
             journal: Mutex::new(journal),
             readers: Mutex::new(readers.iter().rev().copied().collect()),
             begun: Mutex::new(Vec::new()),
             later: Mutex::new(Vec::new()),
-        }
+        })
     }
 }
 
 #[async_trait]
-impl Log for Scripted {
-    async fn append(&self, _: ShardId, expected: Sequence, record: Bytes) -> Result<Sequence, AppendError> {
+impl Script for Scripted {
+    async fn append(&self, expected: Sequence, record: Bytes) -> Result<Sequence, AppendError> {
         let mut journal = self.journal.lock().unwrap();
         if journal.last() != expected {
             return Err(AppendError::WrongLast { expected });
@@ -60,11 +60,11 @@ impl Log for Scripted {
         Ok(journal.last())
     }
 
-    async fn info(&self, _: ShardId) -> Result<LogInfo, LogError> {
+    async fn info(&self) -> Result<LogInfo, LogError> {
         Ok(self.journal.lock().unwrap().info())
     }
 
-    async fn get(&self, _: ShardId, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+    async fn get(&self, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
         let found = self.journal.lock().unwrap().get(sequence.0);
         Ok(found.map(|at| at.record))
     }
@@ -111,22 +111,6 @@ impl Log for Scripted {
             }
         })
     }
-
-    async fn purge(&self, _: ShardId, _: Sequence) -> Result<(), LogError> {
-        Ok(())
-    }
-
-    async fn layout(&self) -> Result<Option<Layout>, LogError> {
-        Ok(None)
-    }
-
-    async fn create(&self, wanted: &Layout) -> Result<Layout, LogError> {
-        Ok(wanted.clone())
-    }
-
-    fn max_record(&self) -> usize {
-        usize::MAX
-    }
 }
 
 /// A log with `count` messages in channel `a`, each in a record of its own from 3 on.
@@ -140,10 +124,19 @@ fn written(count: u64) -> Rig {
     rig
 }
 
-async fn taken(log: &Scripted, limits: MemoryLimits) -> Result<TakenOver, ClaimError> {
+async fn taken(log: &TestLog<Scripted>, limits: MemoryLimits) -> Result<TakenOver, ClaimError> {
     let one = ShardCount::new(1).unwrap();
     let shard = ShardId::new(0).unwrap();
-    take_over(log, shard, one, Incarnation::from_u128(77), limits, 1_000_000_000).await
+    take_over(
+        log,
+        shard,
+        one,
+        Incarnation::from_u128(77),
+        limits,
+        1_000_000_000,
+        None,
+    )
+    .await
 }
 
 fn kept(taken: &TakenOver) -> Vec<String> {

@@ -1,6 +1,9 @@
 //! L3, L4, L6: the fill mark, state records, and what may be purged.
 
+use switchboard_bus::{ReaderName, ReaderPosition};
+
 use super::*;
+use crate::shard::readers::ReaderAt;
 
 /// A rig of the only shard whose own entries for others are settled, with a log of `max_bytes`.
 fn with_room(max_bytes: u64, limits: Limits) -> Rig {
@@ -443,4 +446,143 @@ fn a_log_that_cannot_be_read_is_not_read_again_at_once() {
     new.settle();
     new.pass(Duration::from_millis(250));
     assert_eq!(new.owner.deriver().pending(), 0);
+}
+
+/// Waits for readers.
+fn with_readers() -> Limits {
+    let mut limits = small_window();
+    limits.upkeep.readers = true;
+    limits
+}
+
+/// A full log whose records nothing needs but, perhaps, readers.
+fn full_of_old(limits: Limits) -> Rig {
+    let mut rig = with_room(u64::MAX, limits);
+    say(&mut rig, 1, 200, in_a);
+    let mut next = 201;
+    outlive_keys(&mut rig, &mut next);
+    assert!(!rig.owner.upkeep().readers().is_asking(), "not before it matters");
+    fill_to(&mut rig, 80);
+    upkeep(&mut rig);
+    rig
+}
+
+fn reader(name: &str) -> ReaderName {
+    ReaderName::new(name).unwrap()
+}
+
+fn told(rig: &mut Rig, readers: &[(&str, Option<(LogEpoch, u64)>)]) {
+    let told: Vec<ReaderAt> = readers
+        .iter()
+        .map(|(name, position)| ReaderAt {
+            reader: reader(name),
+            position: position.map(|(epoch, up_to)| ReaderPosition {
+                epoch,
+                up_to: Sequence(up_to),
+            }),
+        })
+        .collect();
+    rig.owner.readers(&told);
+    upkeep(rig);
+}
+
+fn holding(rig: &Rig) -> Vec<String> {
+    let holding = rig.owner.upkeep().readers().holding();
+    holding.map(|(reader, _)| reader.to_string()).collect()
+}
+
+#[test]
+fn l4_readers_keep_what_they_are_not_done_with() {
+    let mut rig = full_of_old(with_readers());
+    assert!(rig.owner.upkeep().readers().is_asking());
+    assert_eq!(rig.log.first, 1, "nobody has told yet how far the readers are");
+    let end = rig.log.last().0;
+    for unknown in [
+        None,
+        Some((
+            LogEpoch {
+                ordinal: 1,
+                random: 8,
+            },
+            end,
+        )),
+        Some((
+            LogEpoch {
+                ordinal: 2,
+                random: 7,
+            },
+            end,
+        )),
+        Some((LOG, 0)),
+    ] {
+        told(&mut rig, &[("fast", Some((LOG, end))), ("slow", unknown)]);
+        assert_eq!(rig.log.first, 1, "{unknown:?}");
+        assert_eq!(holding(&rig), ["slow"], "{unknown:?}");
+    }
+    let lags: Vec<_> = rig
+        .owner
+        .upkeep()
+        .readers()
+        .lags(Sequence(end))
+        .map(|(reader, lag)| (reader.to_string(), lag))
+        .collect();
+    assert_eq!(lags, [("fast".to_owned(), 0), ("slow".to_owned(), end)]);
+    // It goes on, and what it is done with goes.
+    told(&mut rig, &[("fast", Some((LOG, end))), ("slow", Some((LOG, 70)))]);
+    assert_eq!(rig.log.first, 71);
+    assert_eq!(rig.owner.upkeep().purges(), 1);
+    assert_eq!(holding(&rig), Vec::<String>::new());
+    rig.look().unwrap();
+    rig.look().unwrap();
+    assert!(rig.owner.upkeep().fill() < 75);
+    upkeep(&mut rig);
+    assert!(!rig.owner.upkeep().readers().is_asking(), "there is room again");
+    // What was told is old, and keeps what it kept.
+    fill_to(&mut rig, 80);
+    upkeep(&mut rig);
+    assert_eq!((rig.log.first, holding(&rig)), (71, vec!["slow".to_owned()]));
+    // A reader may be ahead of the owner.
+    told(
+        &mut rig,
+        &[("fast", Some((LOG, end + 5))), ("slow", Some((LOG, end + 9)))],
+    );
+    assert!(rig.log.first > 100, "{}", rig.log.first);
+}
+
+#[test]
+fn l4_a_reader_that_is_done_does_not_free_what_else_is_needed() {
+    let mut limits = with_readers();
+    limits.memory.window.bytes = 1 << 20;
+    let mut rig = full_of_old(limits);
+    let end = rig.log.last().0;
+    told(&mut rig, &[("fast", Some((LOG, end)))]);
+    assert_eq!(rig.log.first, 1, "the window keeps it");
+    assert_eq!(
+        holding(&rig),
+        Vec::<String>::new(),
+        "and it is not the reader's fault"
+    );
+}
+
+#[test]
+fn l3_a_log_full_because_of_a_reader_refuses_and_forgets_nothing() {
+    let mut rig = full_of_old(with_readers());
+    told(&mut rig, &[("slow", Some((LOG, 3)))]);
+    fill_to(&mut rig, 92);
+    let end = rig.log.last().0;
+    rig.plain(A, 10_000, "a");
+    assert_eq!(rig.answers(A), [(10_000, Told::Refused(100))]);
+    for _ in 0..20 {
+        upkeep(&mut rig);
+        rig.look().unwrap();
+        rig.up(A, 1, Vec::new());
+    }
+    assert_eq!(rig.log.first, 1);
+    assert_eq!(holding(&rig), ["slow"]);
+    told(&mut rig, &[("slow", Some((LOG, end)))]);
+    rig.look().unwrap();
+    assert!(rig.log.first > 100, "{}", rig.log.first);
+    rig.plain(A, 10_001, "a");
+    rig.store_all();
+    assert!(matches!(rig.answers(A).as_slice(), [(_, Told::Stored(_))]));
 }

@@ -1,0 +1,65 @@
+//! Switchboard as an operator runs it: processes of their own over a NATS cluster.
+
+use anyhow::{Result, ensure};
+use switchboard_testkit::NatsCluster;
+use tempfile::TempDir;
+
+use crate::process::Process;
+
+/// Separate processes over three nats-servers, each log on all of them.
+pub(crate) struct Cluster {
+    pub(crate) routers: Vec<Process>,
+    pub(crate) gateways: Vec<Process>,
+    pub(crate) nats: NatsCluster,
+    folder: TempDir,
+}
+
+const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
+
+impl Cluster {
+    /// Two of each.
+    pub(crate) async fn start() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// As [`Self::start`], with `more` in everybody's configuration, behind what `[gateway]` has.
+    pub(crate) async fn start_with(more: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let nats = NatsCluster::start(3).await?;
+        let config = format!(
+            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n[gateway]\ninsecure = true\n{more}",
+            nats.urls()
+        );
+        std::fs::write(folder.path().join("switchboard.toml"), config)?;
+        let pair = |name| -> Result<Vec<Process>> {
+            (0..2)
+                .map(|_| Process::spawn(name, folder.path(), &ARGUMENTS))
+                .collect()
+        };
+        let mut routers = pair("switchboard-router-svc")?;
+        let mut gateways = pair("switchboard-gateway")?;
+        for process in routers.iter_mut().chain(&mut gateways) {
+            process.ready().await?;
+        }
+        Ok(Self {
+            routers,
+            gateways,
+            nats,
+            folder,
+        })
+    }
+
+    /// One more of these.
+    pub(crate) async fn join(&self, name: &'static str) -> Result<Process> {
+        Process::start(name, self.folder.path(), &ARGUMENTS).await
+    }
+
+    /// Whoever is left ends well.
+    pub(crate) async fn stop(self) -> Result<()> {
+        for process in self.gateways.into_iter().chain(self.routers) {
+            let status = process.terminate().await?;
+            ensure!(status.success(), "{status}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Asks the owner of a channel's shard what was said there: a request of its own, beside the link.
+
+use std::time::Duration;
+
+use switchboard_bus::{RequestError, Subject};
+use switchboard_proto::bus::{HistoryAnswer, HistoryOutcome, HistoryQuestion, PayloadKind};
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::{HistoryResult, StreamPosition};
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::format;
+use tokio::time::Instant;
+
+use super::{Links, replies};
+
+/// Until an owner that did not answer, or could not, is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is wanted of a channel's history.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HistoryQuery {
+    /// Only what is behind it or, with `reverse`, before it.
+    pub(crate) since: Option<StreamPosition>,
+    /// Newest first.
+    pub(crate) reverse: bool,
+    /// Publications, at most; 0: only the stream's top.
+    pub(crate) limit: u32,
+    /// Bytes of them, about.
+    pub(crate) bytes: usize,
+}
+
+impl Links {
+    /// What was said in `channel`, and of which kind the payloads are: JSON where all are. Holds all that was
+    /// acknowledged or delivered by this gateway before the call (R6). Answers within the time that commands have,
+    /// counted from `arrived` (P4).
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnrecoverablePosition`]: `since` is of another epoch. [`ErrorCode::LimitExceeded`]: too much of
+    /// the log would have to be read. [`ErrorCode::Internal`], temporary: it could not be told in time.
+    pub(crate) async fn history(
+        &self,
+        channel: &ChannelName,
+        query: &HistoryQuery,
+        arrived: Instant,
+    ) -> Result<(HistoryResult, PayloadKind), ErrorCode> {
+        let asking = self.ask_owner(channel, query);
+        let answer = tokio::time::timeout_at(arrived + self.answer_timeout, asking)
+            .await
+            .map_err(|_| ErrorCode::Internal)??;
+        let is_other_log =
+            |since: &StreamPosition| !since.epoch.is_empty() && since.epoch != answer.log_epoch;
+        if query.since.as_ref().is_some_and(is_other_log) {
+            return Err(ErrorCode::UnrecoverablePosition);
+        }
+        let (publications, kind) = replies::publications(&answer.messages);
+        let result = HistoryResult {
+            publications,
+            epoch: answer.log_epoch,
+            offset: answer.head,
+        };
+        Ok((result, kind))
+    }
+
+    /// Asks until there is an answer.
+    async fn ask_owner(
+        &self,
+        channel: &ChannelName,
+        query: &HistoryQuery,
+    ) -> Result<HistoryAnswer, ErrorCode> {
+        let shard = self.shard_of(channel);
+        let mut known = match self.known.get(usize::from(shard.get())) {
+            Some(known) => known.clone(),
+            None => return Err(ErrorCode::Internal),
+        };
+        // What this gateway's sessions were told before they asked.
+        let before = *known.borrow();
+        loop {
+            let Ok(owner) = known.wait_for(Option::is_some).await.map(|owner| *owner) else {
+                // Stopped: every session is being closed.
+                return Err(ErrorCode::Internal);
+            };
+            let Some(owner) = owner else { continue };
+            let question = HistoryQuestion {
+                channel: channel.as_str().to_owned(),
+                reverse: query.reverse,
+                since: query.since.as_ref().map(|since| since.offset),
+                limit: query.limit,
+                bytes: u64::try_from(query.bytes).unwrap_or(u64::MAX),
+                at_least: before
+                    .filter(|before| before.rank.0 == owner.rank.0)
+                    .map_or(0, |before| before.told.get()),
+            };
+            let subject = Subject::History {
+                shard,
+                router: owner.router,
+            };
+            let request = self
+                .bus
+                .request(subject, format::encode(&question), self.answer_timeout);
+            let asked = tokio::select! {
+                asked = request => asked,
+                // One that died does not answer any more.
+                _ = known.wait_for(|now| now.is_some_and(|now| now.rank != owner.rank)) => continue,
+            };
+            match asked.map(format::decode::<HistoryAnswer>) {
+                Ok(Ok(answer)) => match answer.outcome() {
+                    HistoryOutcome::Complete => return Ok(answer),
+                    HistoryOutcome::TooFar => return Err(ErrorCode::LimitExceeded),
+                    HistoryOutcome::Unavailable => {}
+                },
+                Ok(Err(error)) => {
+                    tracing::warn!(%shard, %error, "answer about history dropped");
+                    return Err(ErrorCode::Internal);
+                }
+                Err(RequestError::NoResponders | RequestError::TimedOut(_) | RequestError::Bus(_)) => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

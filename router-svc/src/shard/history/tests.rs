@@ -1,0 +1,290 @@
+//! Pages from a window and a log that begin where they like, against what was said.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use prost::Message as _;
+use switchboard_bus::{LogError, LogInfo, RecordStream};
+use switchboard_proto::bus::{Batch, Entry, Message, Record, record};
+use switchboard_proto::format;
+
+use super::super::test_log::{Script, TestLog};
+use super::super::window::{Kept, WindowLimits};
+use super::*;
+
+const EPOCH: LogEpoch = LogEpoch {
+    ordinal: 1,
+    random: 7,
+};
+const SHARD: u32 = 0;
+const MESSAGE: usize = 100;
+
+/// A log of batches, whose first records may be purged, and the window over its end.
+struct Written {
+    first: u64,
+    records: VecDeque<Bytes>,
+    window: Window,
+    /// All of channel `a` that is kept.
+    kept: Vec<u64>,
+}
+
+impl Written {
+    /// `batches`: how many messages each has in channel `a`, and in another behind them.
+    fn new(batches: &[(usize, usize)], purged: usize, window_from: usize) -> TestLog<Self> {
+        let limits = WindowLimits {
+            bytes: usize::MAX,
+            age_us: u64::MAX,
+            heads: 10,
+        };
+        let mut window = Window::new(limits, Offset::end_of(Sequence(window_from as u64)));
+        let mut records = VecDeque::new();
+        let mut kept = Vec::new();
+        for (number, (of_a, of_b)) in batches.iter().enumerate() {
+            let sequence = Sequence(number as u64 + 1);
+            let channels = std::iter::repeat_n("a", *of_a).chain(std::iter::repeat_n("b", *of_b));
+            let messages: Vec<(&str, Bytes)> = channels
+                .map(|channel| {
+                    let message = Message {
+                        channel: channel.to_owned(),
+                        payload: vec![b'x'; MESSAGE].into(),
+                        ..Message::default()
+                    };
+                    (channel, Bytes::from(message.encode_to_vec()))
+                })
+                .collect();
+            if number >= purged {
+                kept.extend((0..*of_a).map(|index| Offset::new(sequence, index).get()));
+            }
+            if number >= window_from {
+                let of_window = messages.iter().map(|(channel, message)| Kept {
+                    channel: (*channel).into(),
+                    message: message.clone(),
+                });
+                window.push(sequence, 0, of_window.collect());
+            }
+            let entries = messages.into_iter().map(|(_, message)| Entry {
+                message,
+                ..Entry::default()
+            });
+            records.push_back(format::encode(&Record {
+                owner_epoch: 1,
+                sequence: sequence.0,
+                body: Some(record::Body::Batch(Batch {
+                    entries: entries.collect(),
+                    ..Batch::default()
+                })),
+                ..Record::default()
+            }));
+        }
+        TestLog(Self {
+            first: purged as u64 + 1,
+            records,
+            window,
+            kept,
+        })
+    }
+
+    fn end(&self) -> Offset {
+        Offset::end_of(Sequence(self.records.len() as u64))
+    }
+}
+
+impl TestLog<Written> {
+    async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
+        match begin(question, &self.window, EPOCH, self.end()) {
+            Begun::Answered(answer) => answer,
+            Begun::NeedsLog(unfinished) => {
+                let shard = ShardId::new(SHARD).unwrap();
+                unfinished.finish(self, shard, allowed).await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Script for Written {
+    async fn info(&self) -> Result<LogInfo, LogError> {
+        Ok(LogInfo {
+            epoch: EPOCH,
+            first: Sequence(self.first),
+            last: Sequence(self.records.len() as u64),
+            bytes: 0,
+            max_bytes: None,
+        })
+    }
+
+    async fn read(&self, _: ShardId, from: Sequence) -> Result<RecordStream, LogError> {
+        let from = from.0.max(self.first);
+        let records: Vec<_> = (from..=self.records.len() as u64)
+            .map(|sequence| {
+                Ok(RecordAt {
+                    sequence: Sequence(sequence),
+                    record: self.records[sequence as usize - 1].clone(),
+                })
+            })
+            .collect();
+        Ok(futures_util::stream::iter(records)
+            .chain(futures_util::stream::pending())
+            .boxed())
+    }
+}
+
+fn question(reverse: bool, since: Option<u64>, limit: u32) -> HistoryQuestion {
+    HistoryQuestion {
+        channel: "a".to_owned(),
+        reverse,
+        since,
+        limit,
+        bytes: 1 << 20,
+        at_least: 0,
+    }
+}
+
+fn offsets(answer: &HistoryAnswer) -> Vec<u64> {
+    answer.messages.iter().map(|message| message.offset).collect()
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
+
+proptest! {
+    /// Whatever is in the window and what in the log: a page is what was said, as far as it is kept.
+    #[test]
+    fn a_page_is_what_was_said(
+        batches in prop::collection::vec((0usize..3, 0usize..3), 1..200),
+        purged in 0usize..200,
+        window_from in 0usize..200,
+        reverse: bool,
+        since in prop::option::of((0u64..220, 0usize..3)),
+        limit in 1u32..40,
+        allowed in prop::option::of(0usize..20_000),
+    ) {
+        let purged = purged.min(batches.len() - 1);
+        // The window is never purged.
+        let window_from = window_from.clamp(purged, batches.len());
+        let written = Written::new(&batches, purged, window_from);
+        let since = since.map(|(sequence, index)| Offset::new(Sequence(sequence), index).get());
+        let asked = question(reverse, since, limit);
+        let answer = now(written.ask(asked, allowed.unwrap_or(usize::MAX)));
+        let mut expected = written.kept.clone();
+        expected.retain(|offset| match (reverse, since) {
+            (_, None) => true,
+            (false, Some(since)) => *offset > since,
+            (true, Some(since)) => *offset < since,
+        });
+        if reverse {
+            expected.reverse();
+        }
+        expected.truncate(limit as usize);
+        let offsets = offsets(&answer);
+        if allowed.is_none() {
+            prop_assert_eq!(answer.outcome(), HistoryOutcome::Complete);
+            prop_assert_eq!(offsets, expected);
+        } else if answer.outcome() == HistoryOutcome::Complete {
+            prop_assert!(expected.starts_with(&offsets), "{:?} of {:?}", offsets, expected);
+            prop_assert!(!offsets.is_empty() || expected.is_empty());
+        } else {
+            prop_assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+            prop_assert!(offsets.is_empty());
+        }
+    }
+}
+
+#[test]
+fn only_the_head_is_told_where_nothing_else_is_wanted() {
+    let written = Written::new(&[(1, 0), (2, 1), (0, 1)], 0, 0);
+    let answer = now(written.ask(question(false, None, 0), usize::MAX));
+    assert_eq!(answer.head, Offset::new(Sequence(2), 1).get());
+    assert!(offsets(&answer).is_empty());
+    assert_eq!(answer.log_epoch, EPOCH.to_string());
+}
+
+#[test]
+fn bytes_end_a_page_and_its_first_message_is_always_there() {
+    let written = Written::new(&[(1, 0); 100], 0, 50);
+    for reverse in [false, true] {
+        let mut asked = question(reverse, None, 90);
+        asked.bytes = 1;
+        assert_eq!(now(written.ask(asked.clone(), usize::MAX)).messages.len(), 1);
+        asked.bytes = 60 * MESSAGE as u64;
+        let many = now(written.ask(asked, usize::MAX)).messages.len();
+        assert!((50..=60).contains(&many), "{many}");
+    }
+}
+
+/// What a reading of so many records may take, when each holds ten messages of another channel.
+fn records(count: usize) -> usize {
+    count * 10 * (MESSAGE + 30)
+}
+
+#[test]
+fn an_empty_page_is_refused_where_reading_takes_too_much() {
+    let written = Written::new(&[(0, 10); 200], 0, 200);
+    for reverse in [false, true] {
+        let answer = now(written.ask(question(reverse, None, 10), records(50)));
+        assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+        let answer = now(written.ask(question(reverse, None, 10), usize::MAX));
+        assert_eq!(answer.outcome(), HistoryOutcome::Complete);
+        assert!(offsets(&answer).is_empty());
+    }
+}
+
+/// Two messages at each end, and far more between them than one reading may take: page by page each is given once.
+#[test]
+fn a_page_ends_before_reading_takes_too_much() {
+    let mut batches = vec![(1, 0), (1, 0)];
+    batches.extend([(0, 10); 200]);
+    batches.extend([(1, 0), (1, 0)]);
+    for window_from in [0, 203, 204] {
+        let written = Written::new(&batches, 0, window_from);
+        let (oldest, newest) = (&written.kept[..2], &written.kept[2..]);
+        let answer = now(written.ask(question(false, None, 10), records(50)));
+        let is_in_window = window_from == 0;
+        let whole: Vec<u64> = written.kept.clone();
+        assert_eq!(offsets(&answer), if is_in_window { &whole[..] } else { oldest });
+        let answer = now(written.ask(question(true, None, 10), records(150)));
+        let mut backward = if is_in_window { whole } else { newest.to_vec() };
+        backward.reverse();
+        assert_eq!(offsets(&answer), backward);
+        if !is_in_window {
+            let since = Some(written.kept[2]);
+            let answer = now(written.ask(question(true, since, 10), records(150)));
+            assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
+        }
+    }
+}
+
+/// However much was said elsewhere since: a channel's newest message is found where the window knows it.
+#[test]
+fn reading_backward_begins_at_the_newest_message() {
+    let mut batches = vec![(1, 0)];
+    batches.extend([(0, 10); 200]);
+    let mut written = Written::new(&batches, 0, 0);
+    written.window.set_bytes_limit(0);
+    written.window.trim(0);
+    assert_eq!(written.window.start(), written.end());
+    let answer = now(written.ask(question(true, None, 10), records(1)));
+    assert_eq!(offsets(&answer), written.kept);
+}
+
+#[test]
+fn r6_an_owner_that_has_less_than_its_asker_was_told_does_not_answer() {
+    let written = Written::new(&[(1, 0); 3], 0, 0);
+    let mut asked = question(false, None, 10);
+    asked.at_least = written.end().get();
+    assert_eq!(
+        now(written.ask(asked.clone(), usize::MAX)).outcome(),
+        HistoryOutcome::Complete
+    );
+    asked.at_least = Offset::new(Sequence(4), 0).get();
+    assert_eq!(
+        now(written.ask(asked, usize::MAX)).outcome(),
+        HistoryOutcome::Unavailable
+    );
+}
