@@ -380,6 +380,7 @@ impl Member {
                 Encoding::Protobuf
             },
             timeout: SETTLE,
+            ..Options::default()
         };
         Client::connect(url, options).await
     }

@@ -5,6 +5,7 @@
 //! [`Place`] it holds. Applications have the SDKs, which do all that.
 
 mod encoding;
+mod tls;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,9 +22,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 pub use encoding::Encoding;
+pub use tls::{Tls, TlsError};
 
 /// A connection takes this much for reading; one of thousands must not take more.
 const READ_BUFFER: usize = 4 * 1024;
@@ -39,6 +41,9 @@ pub struct Options {
     pub encoding: Encoding,
     /// Within which a connection has to stand and a command to be answered.
     pub timeout: Duration,
+    /// Whose certificates are good for a `wss://` URL; `None`: those that this machine trusts, read anew for each
+    /// connection.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -48,6 +53,7 @@ impl Default for Options {
             name: "rust".to_owned(),
             encoding: Encoding::Protobuf,
             timeout: Duration::from_secs(5),
+            tls: None,
         }
     }
 }
@@ -90,6 +96,9 @@ pub enum ClientError {
     /// The connection could not be opened, or broke.
     #[error("connection: {0}")]
     Socket(String),
+    /// Without authorities no `wss://` connection can be opened.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server closed it.
     #[error("closed by the server with {code}: {reason}")]
     Closed {
@@ -141,7 +150,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens a connection to `url` (`ws://…/connection/websocket`) and connects.
+    /// Opens a connection to `url` (`ws://…/connection/websocket`, or `wss://` for TLS) and connects.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -152,7 +161,12 @@ impl Client {
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
         }
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
-        let opening = connect_async_with_config(request, Some(config), true);
+        let connector = match &options.tls {
+            Some(tls) => tls.connector(),
+            None if request.uri().scheme_str() == Some("wss") => Tls::of_this_machine()?.connector(),
+            None => Connector::Plain,
+        };
+        let opening = connect_async_tls_with_config(request, Some(config), true, Some(connector));
         let (opened, _) = timeout(options.timeout, opening)
             .await
             .map_err(|_| ClientError::TimedOut(options.timeout))?
