@@ -37,6 +37,7 @@ struct Families {
     commands: Family<CommandLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     tls_reloads: Family<ReloadLabel, Counter>,
+    policy_reloads: Family<ReloadLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,7 +81,7 @@ struct ReloadLabel {
     result: Reload,
 }
 
-/// How it went when the files of a certificate had changed.
+/// How it went when the files of a certificate, or the policy's, had changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Reload {
     /// It is in force.
@@ -260,6 +261,11 @@ impl GatewayMetrics {
                 "Times that the TLS certificate's files had changed, by whether it is in force",
                 families.tls_reloads.clone(),
             );
+            registry.register(
+                "policy_reloads",
+                "Times that [channels] or [namespaces] had changed in the configuration file, or it was faulty, by whether it is in force",
+                families.policy_reloads.clone(),
+            );
             registry.register("frames_in", "Frames from clients", gateway.frames_in.clone());
             registry.register(
                 "bytes_in",
@@ -301,6 +307,13 @@ impl GatewayMetrics {
     pub(crate) fn tls_reload(&self, result: Reload) {
         self.families
             .tls_reloads
+            .get_or_create(&ReloadLabel { result })
+            .inc();
+    }
+
+    pub(crate) fn policy_reload(&self, result: Reload) {
+        self.families
+            .policy_reloads
             .get_or_create(&ReloadLabel { result })
             .inc();
     }

@@ -26,6 +26,7 @@ use crate::gateway::Gateway;
 use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics};
+use crate::policy::reload;
 use crate::tls::Tls;
 use crate::{listener, upgrade};
 
@@ -144,6 +145,12 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     }
     let speaks_tls = tls.is_some();
     let gateway = Gateway::new(config, tokens, links, metrics, stop.clone());
+    if let Some(origin) = gateway.config.origin.clone() {
+        let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());
+        context
+            .tasks
+            .spawn("policy-reload", TaskKind::Essential, watching);
+    }
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
     let door = Door {
         gateway: Arc::clone(&gateway),

@@ -117,6 +117,57 @@ async fn javascript_sdk_is_told_when_a_gateway_stops() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_loses_what_a_changed_file_takes_away() -> Result<()> {
+    // Never by the clock, within a test: only SIGHUP reloads.
+    const GATEWAY: &str = "gateway.reload_interval = \"1h\"\ngateway.tokens.anonymous = \"everybody\"\n";
+    const SUBSCRIBE: &str = "allow_subscribe_for_client = true\nallow_subscribe_for_anonymous = true\n";
+    const PUBLISH: &str = "allow_publish_for_client = true\nallow_publish_for_anonymous = true\n";
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("switchboard.toml");
+    let before = format!("{GATEWAY}[namespaces.room]\n{SUBSCRIBE}[namespaces.hall]\n{SUBSCRIBE}{PUBLISH}");
+    std::fs::write(&config, before)?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let url = process.websocket_url();
+    let connected = folder.path().join("connected");
+    let ready = connected.display().to_string();
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", url.as_str()),
+        ("SWITCHBOARD_READY", ready.as_str()),
+    ];
+    let changing = async {
+        wait_until(CONNECTED, async || connected.exists()).await?;
+        // A file that is no good ends nothing, and the process least of all.
+        std::fs::write(&config, "[namespaces.room]\nnonsense = true\n")?;
+        process.hang_up()?;
+        let failed = "switchboard_gateway_policy_reloads_total{result=\"failed\"}";
+        wait_until(CONNECTED, async || {
+            process.metric(failed).await.is_ok_and(|failed| failed == 1)
+        })
+        .await?;
+        ensure!(
+            process.printed()?.contains("namespaces.room.nonsense"),
+            "the fault is not named"
+        );
+        let after = format!(
+            "{GATEWAY}gateway.ping_interval = \"9s\"\n[namespaces.room]\n[namespaces.hall]\n{SUBSCRIBE}"
+        );
+        std::fs::write(&config, after)?;
+        process.hang_up()
+    };
+    tokio::try_join!(tools::node("policy.test.js", &environment), changing)?;
+    let printed = process.printed()?;
+    for key in [
+        "gateway.ping_interval",
+        "namespaces.hall.allow_publish_for_client",
+    ] {
+        ensure!(printed.contains(key), "{key} is not named: {printed}");
+    }
+    let status = process.terminate().await?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
 /// The page ships the build of the very package that the tests above run.
 #[test]
 fn the_demo_page_ships_the_tested_sdk() -> Result<()> {

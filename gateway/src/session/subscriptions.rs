@@ -71,6 +71,15 @@ impl Subscriptions {
         self.channels.lock().contains_key(channel)
     }
 
+    /// All of them, and who asked for each.
+    pub(super) fn all(&self) -> Vec<(ChannelName, By)> {
+        let channels = self.channels.lock();
+        channels
+            .iter()
+            .map(|(channel, subscription)| (channel.clone(), subscription.by))
+            .collect()
+    }
+
     /// Whether the server subscribed the session to the channel.
     pub(super) fn is_the_servers(&self, channel: &str) -> bool {
         let channels = self.channels.lock();

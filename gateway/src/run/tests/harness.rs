@@ -34,7 +34,15 @@ impl Node {
     /// A gateway with the `[gateway]` section `keys`. No shard has an owner, so that nobody is given an inbox.
     pub(super) async fn start(keys: &str) -> Self {
         let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
-        let mut document = Document::parse(&text, []).unwrap();
+        Self::of(Document::parse(&text, []).unwrap()).await
+    }
+
+    /// As a configuration file says, and it is looked at.
+    pub(super) async fn of_file(file: &std::path::Path) -> Self {
+        Self::of(Document::load(Some(file), []).unwrap()).await
+    }
+
+    async fn of(mut document: Document) -> Self {
         let config = Config::read(&mut document);
         document.finish().unwrap();
         let context = Context::new();
