@@ -93,6 +93,15 @@ pub enum OpenError {
     /// NATS.
     #[error("cannot reach NATS (bus.nats.urls)")]
     Nats(#[from] ConnectError),
+    /// The servers take smaller messages only.
+    #[error(
+        "NATS takes messages of {found} bytes at most, and 1 MiB is needed: set max_payload of every server to 1MB or \
+         more"
+    )]
+    Payload {
+        /// Their `max_payload`.
+        found: usize,
+    },
     /// The log, or its layout, cannot be read, checked or created.
     #[error("cannot use the log")]
     Log(#[from] LogError),
@@ -248,7 +257,7 @@ impl BusConfig {
     }
 
     async fn open_nats_bus(&self, settings: &NatsSettings, service: &str) -> Result<Arc<NatsBus>, OpenError> {
-        let connection = NatsConnection::connect(&settings.connection(service)).await?;
+        let connection = connect(&settings.connection(service)).await?;
         // Each subscription's task ends when the subscription is dropped. Nothing else may end one: a
         // service that drains still needs the bus.
         Ok(NatsBus::new(
@@ -269,7 +278,7 @@ impl BusConfig {
             max_bytes: settings.max_bytes,
             durability: settings.durability,
         };
-        Ok(NatsLog::new(NatsConnection::connect(&connection).await?, config))
+        Ok(NatsLog::new(connect(&connection).await?, config))
     }
 
     /// The layout in force. Whoever differs from it must not start (rule L7).
@@ -419,6 +428,19 @@ fn read_nats(document: &mut Document) -> NatsSettings {
         max_bytes,
         durability,
     }
+}
+
+/// Bytes of a message that servers have to take, as they do by default: batches, frames and answers are larger than
+/// half of it. Where one is too large it is lost again each time that it is sent again.
+const PAYLOAD: usize = 1 << 20;
+
+async fn connect(config: &NatsConfig) -> Result<NatsConnection, OpenError> {
+    let connection = NatsConnection::connect(config).await?;
+    let found = connection.max_payload();
+    if found < PAYLOAD {
+        return Err(OpenError::Payload { found });
+    }
+    Ok(connection)
 }
 
 #[cfg(test)]

@@ -93,6 +93,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// What an operator should know, though it is no fault. A line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.tokens.warnings();
+        if !self.insecure && self.tokens.lets_nobody_in() {
+            warnings.push(
+                "no client can connect: no key is configured in [gateway.tokens], and gateway.insecure is off".to_owned(),
+            );
+        }
+        warnings
+    }
+
     /// Reads the section.
     pub fn read(document: &mut Document) -> Self {
         let mut gateway = document.section("gateway");
@@ -314,10 +325,15 @@ impl Config {
                 "raise it to twice gateway.publish_size at least",
             );
         }
+        let mut tokens = TokensConfig::read(document, answer_timeout);
+        if insecure {
+            // Tokens can be tried out where nobody needs one.
+            tokens.for_this_machine();
+        }
         Self {
             listen,
             insecure,
-            tokens: TokensConfig::read(document, answer_timeout),
+            tokens,
             policy: CurrentPolicy::new(Policy::read(
                 document,
                 Bounds {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use switchboard_registry::Announcer;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,8 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     pub(crate) tokens: Tokens,
     pub(crate) links: Links,
+    /// By which the other gateways know of sessions.
+    pub(crate) announcer: Announcer,
     pub(crate) metrics: GatewayMetrics,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
@@ -46,6 +49,7 @@ impl Gateway {
         config: Config,
         tokens: Tokens,
         links: Links,
+        announcer: Announcer,
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -57,6 +61,7 @@ impl Gateway {
             config,
             tokens,
             links,
+            announcer,
             metrics,
             stop,
             sessions: Arc::default(),

@@ -1,8 +1,8 @@
 //! What one address, one user and one connection may take of a gateway, so that none of them takes it
 //! from the others.
 //!
-//! Each gateway counts for itself. [`addresses`] holds connections and their rate by address, [`users`]
-//! connections by user; commands are counted where they are carried out (`session`).
+//! Each gateway counts for itself; a user's connections are then counted over all gateways (`session`). [`addresses`] holds
+//! connections and their rate by address, [`users`] connections by user; commands are counted where they are carried out (`session`).
 
 pub(crate) mod addresses;
 pub(crate) mod token_bucket;
@@ -82,7 +82,8 @@ impl LimitsConfig {
             "connections_per_user",
             100,
             0..=1_000_000,
-            "Connections of one user; a further one is closed with 3504. 0: no limit. Clients without a user are not counted.",
+            "Connections of one user, over all gateways where registry.backend is redis; a further one is closed with 3504. 0: no limit. \
+             Clients without a user are not counted.",
         );
         let command_rate = section.integer(
             "command_rate",

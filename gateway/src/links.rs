@@ -180,28 +180,14 @@ impl Links {
         }
     }
 
-    /// Ends the subscription, and tells the session `then`, behind everything of the channel (R2). None: the session
-    /// is going.
+    /// Room for the end of a subscription to `channel`, which its link must learn of: waits as long as it takes.
     ///
-    /// Not cancel safe, as above.
-    pub(crate) async fn unsubscribe(
-        &self,
-        session: &Arc<SessionHandle>,
-        then: Option<Reply>,
-        channel: ChannelName,
-    ) {
-        let shard = self.shard_of(&channel);
-        if let Some(link) = self.asks.get(usize::from(shard.get())) {
-            let session = Arc::clone(session);
-            // Waits as long as it takes, for the link must learn of it. Fails only once the link was
-            // stopped, and then every session is being closed.
-            let then = then.map(Box::new);
-            let ask = Ask::Unsubscribe {
-                session,
-                then,
-                channel,
-            };
-            link.send(ask).await.ok();
+    /// Cancel safe: nothing has happened. So a session takes a channel out of its own table only once it has room,
+    /// or one that ends meanwhile would stay in the link's for ever.
+    pub(crate) async fn room(&self, channel: &ChannelName) -> Room<'_> {
+        match self.asks.get(usize::from(self.shard_of(channel).get())) {
+            Some(link) => Room(link.reserve().await.ok()),
+            None => Room(None),
         }
     }
 
@@ -235,6 +221,23 @@ impl Links {
             // Stopped: every session is being closed.
             Ok(Err(_)) => true,
             Err(_) => false,
+        }
+    }
+}
+
+/// A place in a link's queue. None: the link was stopped, and every session is being closed.
+pub(crate) struct Room<'a>(Option<mpsc::Permit<'a, Ask>>);
+
+impl Room<'_> {
+    /// Ends the subscription, and tells the session `then`, behind everything of the channel (R2). None: the session
+    /// is going. `channel` is the one that the room is for.
+    pub(crate) fn unsubscribe(self, session: &Arc<SessionHandle>, then: Option<Reply>, channel: ChannelName) {
+        if let Self(Some(room)) = self {
+            room.send(Ask::Unsubscribe {
+                session: Arc::clone(session),
+                then: then.map(Box::new),
+                channel,
+            });
         }
     }
 }
@@ -293,5 +296,14 @@ impl Asker {
     fn answer_late(&self) {
         self.session
             .reply(&replies::error(self.id, ErrorCode::Internal.into()));
+    }
+}
+
+#[cfg(test)]
+impl Links {
+    /// Takes a place in the queue of the channel's link, until what it returns is dropped.
+    pub(crate) async fn occupy(&self, channel: &ChannelName) -> impl Sized + use<> {
+        let link = self.asks[usize::from(self.shard_of(channel).get())].clone();
+        link.reserve_owned().await.unwrap()
     }
 }

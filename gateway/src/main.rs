@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use axum::Router;
 use switchboard_bus::config::BusConfig;
 use switchboard_gateway::{Config, Deps, start};
+use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
@@ -19,11 +20,15 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document)),
-        |(bus, config), context| async move {
+        |document| {
+            let bus = BusConfig::read_shared(document);
+            (bus, RegistryConfig::read(document), Config::read(document))
+        },
+        |(bus, registry, config), context| async move {
             let deps = Deps {
                 bus: bus.open_bus(PROGRAM.name).await?,
                 shards: bus.shards,
+                registry: registry.open()?,
                 extra: Router::new(),
             };
             start(config, deps, context).await.map_err(StartFailure::from)

@@ -255,13 +255,13 @@ impl Policy {
             return Err(Why::Broadcast);
         }
         // Who is subscribed had a token, or is among the users.
-        let needs_subscription = action != Action::Subscribe && who.is_in;
-        if name.starts_with('$') && !is_broadcast && !needs_subscription {
+        let is_subscribed = action != Action::Subscribe && who.is_in;
+        if name.starts_with('$') && !is_broadcast && !is_subscribed {
             return Err(Why::PrivateChannel);
         }
         if let Some(mut users) = channel.users() {
             let is_among = !who.user.is_empty() && users.any(|user| user == who.user);
-            if !is_among && !needs_subscription {
+            if !is_among && !is_subscribed {
                 return Err(Why::NotAmongUsers);
             }
             if is_among && options.user_limited && action == Action::Subscribe {
@@ -271,12 +271,12 @@ impl Policy {
         options.permission(action).decide(action, who)
     }
 
-    /// The settings of the channel's namespace; `None`: it does not exist.
     /// Whether publications in the channel are stored.
     pub(crate) fn is_durable(&self, channel: &ChannelName) -> bool {
         self.options(channel).is_none_or(|options| options.durable)
     }
 
+    /// The settings of the channel's namespace; `None`: it does not exist.
     fn options(&self, channel: &ChannelName) -> Option<&Options> {
         match channel.namespace() {
             None => Some(&self.without_namespace),

@@ -14,12 +14,14 @@ use switchboard_bus::Bus;
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_registry::config::OpenRegistry;
+use switchboard_registry::{Announcer, AnnouncerSettings};
 use switchboard_service_kit::admin;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 
-use crate::auth::{Anonymous, Tokens};
+use crate::auth::Tokens;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::gateway::Gateway;
@@ -36,6 +38,8 @@ pub struct Deps {
     pub bus: Arc<dyn Bus>,
     /// Shards of the layout.
     pub shards: ShardCount,
+    /// Who is connected to which gateway.
+    pub registry: OpenRegistry,
     /// Other pages on the same address, such as the demo.
     pub extra: Router,
 }
@@ -84,7 +88,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )
     .await?;
 
-    // Links are stopped by themselves, after the sessions that use them.
+    // Links, and what announces sessions, are stopped by themselves, after the sessions that use them.
     let link_context = Context {
         tasks: context.tasks.separate(),
         ..context.clone()
@@ -110,7 +114,9 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )
     .await?;
 
-    config.tokens.warn();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let tokens = Tokens::start(
         &config.tokens,
         config.channel_name_length,
@@ -119,10 +125,6 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     )?;
     if config.insecure {
         tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
-    } else if !tokens.has_keys() && tokens.anonymous() != Anonymous::Everybody {
-        tracing::warn!(
-            "no client can connect: no key is configured in [gateway.tokens], and gateway.insecure is off"
-        );
     }
     let metrics = GatewayMetrics::register(&context.metrics);
     let (counted, delivered) = (metrics.clone(), link_metrics.clone());
@@ -144,7 +146,12 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         context.tasks.spawn("tls-reload", TaskKind::Essential, watching);
     }
     let speaks_tls = tls.is_some();
-    let gateway = Gateway::new(config, tokens, links, metrics, stop.clone());
+    let settings = AnnouncerSettings {
+        lease: deps.registry.lease,
+        capacity: config.max_connections,
+    };
+    let announcer = Announcer::start(deps.registry.registry, incarnation, settings, &link_context);
+    let gateway = Gateway::new(config, tokens, links, announcer, metrics, stop.clone());
     if let Some(origin) = gateway.config.origin.clone() {
         let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());
         context

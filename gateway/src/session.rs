@@ -187,9 +187,20 @@ impl SessionHandle {
         }
     }
 
-    /// It has room for a page of what it missed, besides what comes live.
+    /// It has room for a page of what it missed, besides what comes live. Pages follow the reply to `connect`.
     pub(crate) fn has_room(&self) -> bool {
-        self.outgoing.has_room()
+        !self.connecting.is_waiting() && self.outgoing.has_room()
+    }
+
+    /// It has room for the answer to a subscribe. The reply to `connect` waits for all of its own, and makes room itself.
+    pub(crate) fn has_answer_room(&self) -> bool {
+        self.connecting.is_waiting() || self.outgoing.has_room()
+    }
+
+    /// The reply to `connect`, if that is waited for, has room for a page of what was missed: all its pages are one
+    /// frame, and together take no more than what waits for the client otherwise.
+    pub(crate) fn takes_in_answer(&self, bytes: usize) -> bool {
+        self.connecting.takes(bytes, self.outgoing.room())
     }
 
     /// The link takes up subscribe command `id`, and the client is answered. `payload`: of which kind the

@@ -18,13 +18,16 @@ use switchboard_loadgen::plan::{Credentials, Cuts, Pace};
                   order, or not recovered."
 )]
 pub(crate) struct Arguments {
-    /// Where to connect; several are used in turn.
+    /// Where to connect; several are used in turn, and who comes back takes the next.
     #[arg(
         long,
         global = true,
         default_value = "ws://127.0.0.1:8000/connection/websocket"
     )]
     url: Vec<String>,
+    /// PEM file with the certificates that are trusted behind wss://, instead of those that this machine trusts.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// A connection token for all connections.
     #[arg(long, global = true, conflicts_with = "secret_file")]
     token: Option<String>,
@@ -197,6 +200,7 @@ impl Arguments {
         };
         let plan = Plan {
             urls: self.url.clone(),
+            ca_file: self.ca_file.clone(),
             credentials,
             json: self.json_protocol,
             channel_prefix: self.channel_prefix.clone(),

@@ -10,8 +10,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
+use switchboard_client::{Tls, TlsError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{Senders, Violations};
 use crate::member::{Counters, Load, Member, Shared};
@@ -25,6 +27,15 @@ const OPENING: usize = 50;
 
 /// Files that a process needs besides its connections.
 const OTHER_FILES: u64 = 64;
+
+/// Whom to trust behind `wss://`: read once, not for each connection.
+fn trusted(plan: &Plan) -> Result<Option<Tls>, TlsError> {
+    match &plan.ca_file {
+        Some(file) => Tls::with_ca_file(file).map(Some),
+        None if plan.urls.iter().any(|url| url.starts_with("wss:")) => Tls::of_this_machine().map(Some),
+        None => Ok(None),
+    }
+}
 
 /// Which of the connections this process has: every `of`th from `index` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +100,9 @@ pub(crate) struct Generator {
     shared: Arc<Shared>,
     share: Share,
     members: Vec<Member>,
+    /// As long as there is no load.
+    resting: JoinSet<anyhow::Result<Member>>,
+    load_is_near: CancellationToken,
     skipped: u64,
 }
 
@@ -109,6 +123,7 @@ impl Generator {
             );
         }
         let shared = Arc::new(Shared {
+            tls: trusted(&plan)?,
             plan,
             run,
             counters: Counters::default(),
@@ -117,15 +132,21 @@ impl Generator {
             delivered: Times::default(),
             back: Times::default(),
         });
-        let opened: Vec<anyhow::Result<Member>> = stream::iter(numbers)
+        let load_is_near = CancellationToken::new();
+        let mut resting = JoinSet::new();
+        let mut opening = stream::iter(numbers)
             .map(|number| Member::open(Arc::clone(&shared), number))
-            .buffer_unordered(OPENING)
-            .collect()
-            .await;
+            .buffer_unordered(OPENING);
+        while let Some(member) = opening.next().await {
+            resting.spawn(member?.rest(load_is_near.clone()));
+        }
+        drop(opening);
         Ok(Self {
-            members: opened.into_iter().collect::<anyhow::Result<_>>()?,
             shared,
             share,
+            members: Vec::new(),
+            resting,
+            load_is_near,
             skipped: 0,
         })
     }
@@ -163,6 +184,10 @@ impl Generator {
             measure,
             end: measure + plan.duration,
         };
+        self.load_is_near.cancel();
+        while let Some(rested) = self.resting.join_next().await {
+            self.members.push(rested.context("a connection's task ended")??);
+        }
         let pacer = self.pacer(load);
         let mut talking = JoinSet::new();
         for mut member in std::mem::take(&mut self.members) {
@@ -193,29 +218,26 @@ impl Generator {
             .filter(|member| member.talks())
             .map(Member::listen_to_pacer)
             .collect();
+        if talkers.is_empty() {
+            return None;
+        }
         let all = match self.shared.plan.talkers {
             0 => self.shared.plan.listeners,
             talkers => talkers,
         };
-        let (between, end) = match self.shared.plan.pace {
-            Pace::Open(rate) => (
-                Duration::from_secs_f64(all as f64 / rate / talkers.len() as f64),
-                load.end,
-            ),
-            Pace::Once => {
-                let time = self.shared.plan.warm_up / 2;
-                let between = time / u32::try_from(talkers.len()).unwrap_or(u32::MAX).max(1);
-                // Half a step more or less, so that as many are told as there are.
-                let steps = between * u32::try_from(talkers.len()).unwrap_or(u32::MAX);
-                (between, load.begin + steps.saturating_sub(between / 2))
-            }
+        let count = talkers.len() as f64;
+        let between = match self.shared.plan.pace {
+            Pace::Open(rate) => Duration::from_secs_f64(all as f64 / rate / count),
+            Pace::Once => self.shared.plan.warm_up.div_f64(2.0 * count),
             Pace::Closed(_) => return None,
         };
-        if talkers.is_empty() {
-            return None;
-        }
         // Processes do not talk all at the same moment.
         let begin = load.begin + between.mul_f64(self.share.index as f64 / self.share.of as f64);
+        let end = match self.shared.plan.pace {
+            // Half a step less, so that each is told once.
+            Pace::Once => begin + between.mul_f64(count - 0.5),
+            Pace::Open(_) | Pace::Closed(_) => load.end,
+        };
         let tell = move || pacer::tell(talkers, begin.into_std(), end.into_std(), between);
         Some(tokio::task::spawn_blocking(tell))
     }

@@ -12,6 +12,7 @@
 //! | `processes` | several processes as one |
 //! | `member` | one connection |
 //! | `pacer` | when something is due |
+//! | `server` | what the server's processes use |
 //! | [`checker`], [`numbers`] | the verdict |
 //! | [`report`], [`times`], [`summary`] | what is told |
 

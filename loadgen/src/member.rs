@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
-use switchboard_client::{Client, ClientError, Encoding, Event, Options, Place};
+use switchboard_client::{Client, ClientError, Encoding, Event, Options, Place, Tls};
 use switchboard_proto::client::{Reply, SubscribeResult};
 use switchboard_proto::time::now_us;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{Receiver, Senders, Violations};
 use crate::message::Said;
@@ -24,6 +25,9 @@ use crate::times::Times;
 
 /// Until what is on its way when the load ends has to be there, and until who was cut has to be back.
 pub(crate) const SETTLE: Duration = Duration::from_secs(15);
+
+/// Who has everything and hears nothing for so long is done.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Between two tries to come back.
 const BACK_OFF: Duration = Duration::from_millis(200);
@@ -48,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     /// Names this run, so that channels are new.
     pub(crate) run: String,
+    pub(crate) tls: Option<Tls>,
     pub(crate) counters: Counters,
     /// From the intended time of a publish until it was sent: what the generator itself is late.
     pub(crate) late: Times,
@@ -86,6 +91,8 @@ pub(crate) struct Member {
     /// Publishes without an answer: which they are, and when they were meant.
     waiting: HashMap<u32, (u64, u64)>,
     said: u64,
+    /// Connections that it opened or tried to, but for the first.
+    tries: usize,
     load: Option<Load>,
 }
 
@@ -109,6 +116,7 @@ impl Member {
             acknowledged: Numbers::default(),
             waiting: HashMap::new(),
             said: 0,
+            tries: 0,
             load: None,
             shared,
         };
@@ -159,6 +167,20 @@ impl Member {
         let (told, due) = mpsc::channel(BACKLOG);
         self.due = Some(due);
         told
+    }
+
+    /// Answers pings until there is load: thousands of others may have to be opened first. It ends with an error where the
+    /// connection does.
+    pub(crate) async fn rest(mut self, load_is_near: CancellationToken) -> anyhow::Result<Self> {
+        loop {
+            let client = self.client.as_mut().context("no connection")?;
+            tokio::select! {
+                event = client.next() => {
+                    event.context("before the load")?;
+                }
+                () = load_is_near.cancelled() => return Ok(self),
+            }
+        }
     }
 
     /// Talks and listens until the load's end, and until all that it said is answered.
@@ -354,6 +376,7 @@ impl Member {
     }
 
     async fn try_back(&mut self) -> Result<Option<SubscribeResult>, ClientError> {
+        self.tries += 1;
         let mut client = self.connect().await?;
         let subscribed = match self.role.hears {
             true => Some(client.subscribe(&self.channel, "", Some(&self.place)).await?),
@@ -365,8 +388,8 @@ impl Member {
 
     async fn connect(&self) -> Result<Client, ClientError> {
         let plan = &self.shared.plan;
-        // Who comes back takes another, where there are several.
-        let turn = self.number as usize + usize::from(self.load.is_some());
+        // Who comes back takes another, where there are several, and yet another where that one is gone too.
+        let turn = self.number as usize + self.tries;
         let url = plan
             .urls
             .get(turn % plan.urls.len().max(1))
@@ -380,7 +403,7 @@ impl Member {
                 Encoding::Protobuf
             },
             timeout: SETTLE,
-            ..Options::default()
+            tls: self.shared.tls.clone(),
         };
         Client::connect(url, options).await
     }
@@ -388,9 +411,17 @@ impl Member {
     /// Listens until all that was acknowledged in its room has come, or the time is over.
     pub(crate) async fn settle(mut self, room: &Senders) -> Self {
         let listening = async {
-            while self.role.hears && !self.receiver.has(room) {
+            while self.role.hears {
+                let has_all = self.receiver.has(room);
                 let Some(client) = &mut self.client else { return };
-                let event = client.next().await;
+                let event = match has_all {
+                    false => client.next().await,
+                    // Who was cut in the end, and does not know it yet, comes back too.
+                    true => match timeout(QUIET, client.next()).await {
+                        Ok(event) => event,
+                        Err(_) => return,
+                    },
+                };
                 if self.take_all(event).await.is_err() {
                     return;
                 }

@@ -1,5 +1,6 @@
 //! What a run is to do: how many connections, who talks and who hears, how fast.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -10,8 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// What the report is called.
     pub scenario: String,
-    /// Where to connect, in turn.
+    /// Where to connect, in turn. Who is cut takes the next.
     pub urls: Vec<String>,
+    /// PEM file with the certificates that are trusted behind `wss://`.
+    pub ca_file: Option<PathBuf>,
     /// Who connects.
     pub credentials: Credentials,
     /// JSON instead of Protobuf.
@@ -95,6 +98,7 @@ impl Default for Plan {
         Self {
             scenario: "rooms".to_owned(),
             urls: vec!["ws://127.0.0.1:8000/connection/websocket".to_owned()],
+            ca_file: None,
             credentials: Credentials::None,
             json: false,
             channel_prefix: "room:".to_owned(),

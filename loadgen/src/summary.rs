@@ -18,7 +18,8 @@ enum Written {
 }
 
 /// A table in Markdown of these results. A result is compared with a floor where the name of its file is the floor's
-/// with `floor-` left out: `publish.json` with `floor-publish.json`.
+/// with `floor-` left out, or begins with that and a dash: `publish.json` and `publish-cluster.json` with
+/// `floor-publish.json`.
 ///
 /// # Errors
 /// A file that cannot be read, or holds something else.
@@ -90,10 +91,19 @@ fn table(results: &[(String, Written)]) -> String {
 
 /// The ratios of a result to its floor.
 fn compared(name: &str, report: &Report, results: &[(String, Written)]) -> String {
-    let floor = results.iter().find_map(|(other, result)| match result {
-        Written::Floor(floor) if other.strip_prefix("floor-") == Some(name) => Some(floor),
-        _ => None,
-    });
+    // The longest name counts: `fanout-saturated-cluster` is compared with `floor-fanout-saturated`, not `floor-fanout`.
+    let floor = results
+        .iter()
+        .filter_map(|(other, result)| match result {
+            Written::Floor(floor) => Some((other.strip_prefix("floor-")?, floor)),
+            Written::Report(_) => None,
+        })
+        .filter(|(base, _)| {
+            name.strip_prefix(base)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+        .max_by_key(|(base, _)| base.len())
+        .map(|(_, floor)| floor);
     let Some(floor) = floor else {
         return "–".to_owned();
     };
@@ -133,7 +143,7 @@ mod tests {
             file
         };
         let files = [
-            write("publish.json", serde_json::to_string(&report).unwrap()),
+            write("publish-cluster.json", serde_json::to_string(&report).unwrap()),
             write("floor-publish.json", serde_json::to_string(&floor).unwrap()),
         ];
         let text = markdown(&files).unwrap();

@@ -18,6 +18,7 @@ const PROGRAM: Program = Program {
         "namespaces",
         "persistence",
         "presence",
+        "registry",
         "router",
         "switchboard",
     ],

@@ -18,6 +18,7 @@ const PROGRAM: Program = Program {
         "namespaces",
         "notify",
         "persistence",
+        "registry",
         "router",
         "switchboard",
     ],

@@ -15,7 +15,7 @@ mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use read::{DecodeError, Fault, MAX_NESTING, commands, is_payload, nesting, replies};
 pub(crate) use read::{or_default, payload};
 pub(crate) use write::as_it_stands;
-pub use read::{DecodeError, Fault, MAX_NESTING, commands, is_payload, nesting, replies};
 pub use write::{write_command, write_reply};

@@ -12,6 +12,7 @@
 //! | [`codes`] | error, disconnect and unsubscribe codes |
 //! | [`api`] | the server API's messages, and with the feature `grpc` its service |
 //! | [`bus`] | messages, log records, link frames, member beats |
+//! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
 //! | [`channel`] | channel names, parsed once |
@@ -41,12 +42,7 @@ pub mod client {
 }
 
 /// The server API's messages (generated).
-#[allow(
-    clippy::all,
-    unreachable_pub,
-    missing_docs,
-    reason = "generated code"
-)]
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 pub mod api {
     include!("generated/centrifugal.centrifugo.api.rs");
 
@@ -59,4 +55,10 @@ pub mod api {
 #[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 pub mod bus {
     include!("generated/switchboard.bus.rs");
+}
+
+/// What the registry of sessions writes down (generated).
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+pub mod registry {
+    include!("generated/switchboard.registry.rs");
 }

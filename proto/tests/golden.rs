@@ -21,6 +21,7 @@ use switchboard_proto::bus::{
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
+use switchboard_proto::registry::{RegisteredSession, StoredSubscription};
 
 #[expect(
     clippy::disallowed_methods,
@@ -451,4 +452,21 @@ fn beats() {
         leaving: true,
     };
     golden("member-beat", &member);
+}
+
+#[test]
+fn registry() {
+    let session = RegisteredSession {
+        gateway: life(3),
+        lease: 2,
+        since_us: 1_790_000_000_000_000,
+        client_name: "js".to_owned(),
+        client_version: "5.1".to_owned(),
+    };
+    golden("registry-session", &session);
+    let subscription = StoredSubscription {
+        info: Bytes::from_static(br#"{"role":"guest"}"#),
+        data: Bytes::from_static(br#"{"topic":"rust"}"#),
+    };
+    golden("registry-subscription", &subscription);
 }

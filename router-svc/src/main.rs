@@ -20,6 +20,7 @@ const PROGRAM: Program = Program {
         "persistence",
         "presence",
         "notify",
+        "registry",
     ],
 };
 

@@ -47,6 +47,10 @@ macro_rules! shard_gauges {
                     $($name: self.$name.get_or_create_owned(label),)*
                 }
             }
+
+            fn forget(&self, label: &ShardLabel) {
+                $(self.$name.remove(label);)*
+            }
         }
 
         /// The gauges of one shard.
@@ -146,6 +150,11 @@ impl RouterMetrics {
 
     pub(crate) fn of(&self, shard: ShardId) -> ShardMetrics {
         self.shards.of(&ShardLabel { shard: shard.get() })
+    }
+
+    /// The shard is not owned here any more: what was last measured of it is no news.
+    pub(crate) fn forget(&self, shard: ShardId) {
+        self.shards.forget(&ShardLabel { shard: shard.get() });
     }
 
     /// How far behind a reader is; `None`: not of interest now.

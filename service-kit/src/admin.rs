@@ -4,6 +4,7 @@
 //! [`MAX_CONNECTIONS`] at a time; beyond that new ones wait in the kernel's queue. Each connection
 //! ends after [`CONNECTION_TIME`] whatever its peer does.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::config::Document;
@@ -53,7 +54,7 @@ impl AdminConfig {
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: end the process that has this address, or set {key} to another")]
+#[error("cannot listen on {address}: {}", remedy(key, source.kind()))]
 pub struct BindError {
     /// The configuration key.
     pub key: &'static str,
@@ -63,14 +64,39 @@ pub struct BindError {
     pub source: std::io::Error,
 }
 
+fn remedy(key: &str, kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address, set {key} to one that it has")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("ports below 1024 are for processes with the right to, set {key} to a higher one")
+        }
+        _ => format!("end the process that has this address, or set {key} to another"),
+    }
+}
+
+/// Connections that may wait to be accepted; Linux takes less where `net.core.somaxconn` is lower. With fewer, clients
+/// that all come back at one moment are not heard, and try again only a second later.
+const BACKLOG: u32 = 4096;
+
 /// Listens on `address`, which the configuration key `key` gave.
 ///
 /// # Errors
 /// [`BindError`].
 pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| BindError { key, address, source })
+    listen(address).map_err(|source| BindError { key, address, source })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart gets its address while connections of before still linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// `/health/live`: 200 while the process runs. `/health/ready`: 200 or 503, with the components as

@@ -108,7 +108,10 @@ pub fn main() -> ExitCode {
         Command::Migrate => run(&config.clone(), migrate(config)),
         Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::CheckConfig => {
-            println!("configuration is valid");
+            for warning in config.gateway.warnings() {
+                eprintln!("switchboard: {warning}");
+            }
+            tell!("configuration is valid");
             ExitCode::SUCCESS
         }
         Command::PrintConfig => print(&effective),
@@ -135,6 +138,15 @@ pub fn main() -> ExitCode {
 fn print(effective: &Effective) -> ExitCode {
     say(&format!("{effective}\n"))
 }
+
+/// Prints a line to standard output. That nobody reads it, such as `head` that has seen enough, is no reason to stop.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($line)*).ok();
+    }};
+}
+pub(crate) use tell;
 
 /// Prints to standard output. A reader that has seen enough, such as `head`, is no fault.
 fn say(text: &str) -> ExitCode {
@@ -169,7 +181,7 @@ fn ttl(text: &str) -> Result<Duration, &'static str> {
 fn token(config: &Config, request: TokenRequest<'_>) -> ExitCode {
     match config.gateway.tokens.issue(request) {
         Ok(token) => {
-            println!("{token}");
+            tell!("{token}");
             ExitCode::SUCCESS
         }
         Err(error @ IssueError::Info(_)) => {
@@ -209,7 +221,7 @@ fn run_quietly(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitC
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
     config.bus.create = true;
     let backends = config.bus.open("switchboard").await?;
-    println!(
+    tell!(
         "the layout of {} shards is in force, and each has its log",
         backends.shards.get()
     );
@@ -236,7 +248,7 @@ async fn serve(config: Config, token: Option<String>) -> anyhow::Result<ExitCode
         tracing::error!(%failure, "stopping after a failure");
         code = ExitCode::FAILURE;
     }
-    println!("stopping; a second signal ends it at once");
+    tell!("stopping; a second signal ends it at once");
     let stopped = tokio::select! {
         stopped = system.stop() => stopped,
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
@@ -264,23 +276,23 @@ fn token_command(config: &Config, file: Option<&Path>) -> Option<String> {
 }
 
 fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
-    println!("Switchboard {} is running", env!("CARGO_PKG_VERSION"));
+    tell!("Switchboard {} is running", env!("CARGO_PKG_VERSION"));
     if let (Some(demo), Some(websocket)) = (system.demo_url(), system.websocket_url()) {
-        println!("  demo page   {demo}");
-        println!("  WebSocket   {websocket}");
+        tell!("  demo page   {demo}");
+        tell!("  WebSocket   {websocket}");
     }
-    println!("  health      {}/health/ready", system.admin_url());
-    println!("  metrics     {}/metrics", system.admin_url());
+    tell!("  health      {}/health/ready", system.admin_url());
+    tell!("  metrics     {}/metrics", system.admin_url());
     if let Some(folder) = system.data_folder() {
-        println!("  data        {}", folder.display());
+        tell!("  data        {}", folder.display());
     }
     if let Some(token) = token {
-        println!("  a token     {token}");
+        tell!("  a token     {token}");
     }
     if insecure {
-        println!("  clients are let in without a token (gateway.insecure; accepted on loopback only)");
+        tell!("  clients are let in without a token (gateway.insecure; accepted on loopback only)");
     }
-    println!("Ctrl-C stops it.");
+    tell!("Ctrl-C stops it.");
 }
 
 #[cfg(test)]

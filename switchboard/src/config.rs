@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use switchboard_bus::config::{Backend, BusConfig};
+use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
 
@@ -38,6 +39,7 @@ pub struct Config {
     pub(crate) node: NodeConfig,
     pub(crate) services: Vec<Service>,
     pub(crate) bus: BusConfig,
+    pub(crate) registry: RegistryConfig,
     pub(crate) gateway: switchboard_gateway::Config,
     pub(crate) router: switchboard_router_svc::Config,
     pub(crate) persistence: switchboard_persistence_svc::Config,
@@ -65,12 +67,7 @@ impl Config {
             Some(file) => Document::load(Some(file), environment)?,
             None => Document::without_a_file(WITHOUT_A_FILE, environment)?,
         };
-        let (mut config, effective) = Self::read(document)?;
-        // Tokens can be tried out where nobody needs one.
-        if file.is_none() && config.gateway.insecure {
-            config.gateway.tokens.for_this_machine();
-        }
-        Ok((config, effective))
+        Self::read(document)
     }
 
     /// Reads TOML text and nothing else.
@@ -107,6 +104,7 @@ impl Config {
             node: NodeConfig::read(&mut document, ADMIN),
             services,
             bus: BusConfig::read(&mut document),
+            registry: RegistryConfig::read(&mut document),
             gateway: switchboard_gateway::Config::read(&mut document),
             router: switchboard_router_svc::Config::read(&mut document),
             persistence: switchboard_persistence_svc::Config::read(&mut document),
@@ -190,7 +188,8 @@ mod tests {
         let (_, effective) = Config::load(None, []).unwrap();
         let page = format!(
             "# Configuration\n\nEvery key of the file that `--config` names. A variable such as \
-             `SWITCHBOARD__GATEWAY__LISTEN` overrides its key. `switchboard print-config` prints what is in force. \
+             `SWITCHBOARD__GATEWAY__LISTEN` overrides its key; the texts of a list are separated by commas there. `switchboard \
+             print-config` prints what is in force. \
              `[namespaces.NAME]` takes the keys of `[channels]`, but for `allow_publish_to_broadcast`, for the channels \
              `NAME:…`; [channels.md](channels.md) says more. \
              Written by `WRITE_REFERENCE=1 cargo test -p switchboard reference_page`.\n\n{}",

@@ -46,6 +46,9 @@ pub enum StartError {
     /// See [`BindError`].
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The registry cannot be used as configured.
+    #[error(transparent)]
+    Registry(#[from] switchboard_registry::config::OpenError),
     /// See [`switchboard_gateway::StartError`].
     #[error(transparent)]
     Gateway(#[from] switchboard_gateway::StartError),
@@ -163,10 +166,11 @@ impl Switchboard {
             let deps = switchboard_gateway::Deps {
                 bus: Arc::clone(bus),
                 shards,
+                registry: config.registry.open()?,
                 extra: switchboard_console::router(),
             };
             let context = self.service();
-            let gateway = switchboard_gateway::start(config.gateway, deps, context).await?;
+            let gateway = Box::pin(switchboard_gateway::start(config.gateway, deps, context)).await?;
             self.gateway = Some(gateway.address);
             self.tls = gateway.tls;
         }

@@ -5,6 +5,8 @@
 
 mod logged;
 mod nats;
+mod program;
+mod redis;
 
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use anyhow::{Result, bail};
 
 pub use logged::Logged;
 pub use nats::{NatsCluster, NatsServer};
+pub use redis::{RedisCluster, RedisServer, RedisTls};
 
 /// Waits until `condition` holds, asking a hundred times a second. For tests: instead of a sleep
 /// that hopes.

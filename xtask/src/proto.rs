@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
     "switchboard/bus/control.proto",
+    "switchboard/registry/registry.proto",
     API,
 ];
 
@@ -124,13 +125,12 @@ mod tests {
             let file = file.unwrap();
             let committed = root.join("proto/src/generated").join(file.file_name());
             assert!(
-                std::fs::read(file.path()).unwrap()
-                    == std::fs::read(&committed).unwrap(),
+                std::fs::read(file.path()).unwrap() == std::fs::read(&committed).unwrap(),
                 "{} is out of date: cargo run -p xtask -- proto",
                 committed.display()
             );
             compared += 1;
         }
-        assert_eq!(compared, 4, "one file per package, and the descriptors");
+        assert_eq!(compared, 5, "one file per package, and the descriptors");
     }
 }

@@ -234,3 +234,21 @@ async fn nats_is_told_who_we_are() {
         );
     }
 }
+
+/// Batches and frames would be refused or lost, again and again, once there is something to do.
+#[tokio::test]
+async fn servers_that_take_small_messages_only_are_refused() {
+    let server = NatsServer::start_with("max_payload: 512KB").await.unwrap();
+    let config = nats_at(&server, "create = true", "durability = 'memory'");
+    for refused in [
+        config.open("test").await.err(),
+        config.open_bus("test").await.err(),
+        config.open_log("test").await.err(),
+    ] {
+        let refused = refused.unwrap();
+        assert!(
+            matches!(refused, OpenError::Payload { found: 524_288 }),
+            "{refused}"
+        );
+    }
+}

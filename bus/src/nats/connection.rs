@@ -172,6 +172,11 @@ impl NatsConnection {
         self.client.connection_state() == State::Connected
     }
 
+    /// Bytes of one message that the connected server takes, at most.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }

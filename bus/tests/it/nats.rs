@@ -254,6 +254,33 @@ async fn streams_that_differ_from_the_configuration_are_told() {
 }
 
 /// A wish that no waiting fulfils is refused at once, with the server's reason.
+/// A server allows a stream 1,000 consumers by default. Readers that were dropped must not fill them: the next
+/// one may be a take-over.
+#[tokio::test]
+async fn readers_that_are_gone_take_no_place() {
+    let server = NatsServer::start().await.unwrap();
+    let log = NatsLog::new(connect(vec![server.url()]).await, log_config(1, 1 << 24));
+    log.create(&layout(1)).await.unwrap();
+    let record = Bytes::from_static(b"record");
+    log.append(shard(0), Sequence(0), record).await.unwrap();
+    for reader in 0..1100 {
+        let mut records = log
+            .read(shard(0), Sequence(1))
+            .await
+            .unwrap_or_else(|error| panic!("reader {reader}: {error}"));
+        assert_eq!(records.next().await.unwrap().unwrap().sequence, Sequence(1));
+    }
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let mut stream = jetstream.get_stream("SB_LOG_1_0").await.unwrap();
+    soon("the end of all consumers", async {
+        while stream.info().await.unwrap().state.consumer_count > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn lone_server_cannot_replicate() {
     let server = NatsServer::start().await.unwrap();

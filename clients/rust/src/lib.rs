@@ -5,6 +5,7 @@
 //! [`Place`] it holds. Applications have the SDKs, which do all that.
 
 mod encoding;
+mod socket;
 mod tls;
 
 use std::collections::VecDeque;
@@ -15,20 +16,11 @@ use switchboard_proto::client::{
     Command, ConnectRequest, ConnectResult, Error, Publication, PublishRequest, Reply, SubscribeRequest,
     SubscribeResult,
 };
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 pub use encoding::Encoding;
 pub use tls::{Tls, TlsError};
-
-/// A connection takes this much for reading; one of thousands must not take more.
-const READ_BUFFER: usize = 4 * 1024;
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -41,8 +33,7 @@ pub struct Options {
     pub encoding: Encoding,
     /// Within which a connection has to stand and a command to be answered.
     pub timeout: Duration,
-    /// Whose certificates are good for a `wss://` URL; `None`: those that this machine trusts, read anew for each
-    /// connection.
+    /// Whom to trust behind `wss://`; `None`: whom this machine trusts, read anew for each connection.
     pub tls: Option<Tls>,
 }
 
@@ -96,7 +87,7 @@ pub enum ClientError {
     /// The connection could not be opened, or broke.
     #[error("connection: {0}")]
     Socket(String),
-    /// Without authorities no `wss://` connection can be opened.
+    /// There is nobody to trust behind `wss://`.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The server closed it.
@@ -137,7 +128,7 @@ impl From<Error> for ClientError {
 
 /// One connection. Dropping it cuts it without a word.
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: socket::Socket,
     options: Options,
     /// What a frame held behind what was taken of it, and what came while an answer was awaited. Bounded by what the
     /// server sends within [`Options::timeout`].
@@ -150,27 +141,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens a connection to `url` (`ws://…/connection/websocket`, or `wss://` for TLS) and connects.
+    /// Opens a connection to `url` (`ws://…/connection/websocket`, or `wss://…`) and connects.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, ClientError> {
-        let mut request = url.into_client_request().map_err(socket)?;
-        if let Some(name) = options.encoding.subprotocol() {
-            let name = HeaderValue::from_static(name);
-            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
-        }
-        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
-        let connector = match &options.tls {
-            Some(tls) => tls.connector(),
-            None if request.uri().scheme_str() == Some("wss") => Tls::of_this_machine()?.connector(),
-            None => Connector::Plain,
-        };
-        let opening = connect_async_tls_with_config(request, Some(config), true, Some(connector));
-        let (opened, _) = timeout(options.timeout, opening)
+        let opening = socket::open(url, options.encoding, options.tls.as_ref());
+        let opened = timeout(options.timeout, opening)
             .await
-            .map_err(|_| ClientError::TimedOut(options.timeout))?
-            .map_err(socket)?;
+            .map_err(|_| ClientError::TimedOut(options.timeout))??;
         let mut client = Self {
             socket: opened,
             arrived: VecDeque::new(),

@@ -7,7 +7,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
-use tokio_tungstenite::Connector;
+use tokio_rustls::TlsConnector;
 
 /// The authorities whose certificates are good. Read once, and cheap to clone: for many connections.
 #[derive(Clone)]
@@ -91,8 +91,8 @@ impl Tls {
         Ok(Self(Arc::new(config)))
     }
 
-    pub(crate) fn connector(&self) -> Connector {
-        Connector::Rustls(Arc::clone(&self.0))
+    pub(crate) fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(&self.0))
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use switchboard_testkit::{NatsServer, wait_until};
 
 use crate::client::{Client, DEADLINE};
-use crate::process::Process;
+use switchboard_e2e::process::Process;
 
 /// Without a file and without arguments: the page is there, two clients talk, SIGTERM ends it well.
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use switchboard_testkit::wait_until;
 use tokio::time::timeout;
 
-use crate::child::Guarded;
 use crate::client::{Client, DEADLINE};
-use crate::process::{Process, binary, host};
+use switchboard_e2e::child::Guarded;
+use switchboard_e2e::process::{Process, binary, host};
 
 /// Runs a command to its end.
 async fn run(arguments: &[&str]) -> Result<Output> {
@@ -107,13 +107,13 @@ async fn a_gateway_with_tls_is_believed_by_its_authority() -> Result<()> {
     let url = format!("wss://{}/connection/websocket", system.gateway());
     let [certificate, other] = [&certificate, &other].map(|path| path.display().to_string());
 
-    let first = publish(&url, &["--ca", &certificate, CHANNEL, "1"]).await?;
+    let first = publish(&url, &["--ca-file", &certificate, CHANNEL, "1"]).await?;
     let mut command = Command::new(binary("switchboard")?);
     command.args([
         "listen",
         "--url",
         &url,
-        "--ca",
+        "--ca-file",
         &certificate,
         CHANNEL,
         "--count",
@@ -122,7 +122,10 @@ async fn a_gateway_with_tls_is_believed_by_its_authority() -> Result<()> {
     let mut listener = Guarded::spawn(&mut command)?;
     // Another is said until one is heard: when it is subscribed is seen by that alone.
     wait_until(DEADLINE, async || {
-        publish(&url, &["--ca", &certificate, CHANNEL, "2"]).await.is_ok() && !listener.runs()
+        publish(&url, &["--ca-file", &certificate, CHANNEL, "2"])
+            .await
+            .is_ok()
+            && !listener.runs()
     })
     .await?;
     let line = heard(&listener, 1).await?.remove(0);
@@ -132,11 +135,11 @@ async fn a_gateway_with_tls_is_believed_by_its_authority() -> Result<()> {
     let key = folder.path().join("key.pem").display().to_string();
     let nothing = folder.path().join("nothing.pem").display().to_string();
     for (arguments, word) in [
-        (&["--ca", other.as_str()][..], "certificate"),
+        (&["--ca-file", other.as_str()][..], "certificate"),
         // Those of this machine do not vouch for it.
         (&[], "certificate"),
-        (&["--ca", &key], "no certificate in it"),
-        (&["--ca", &nothing], "nothing.pem"),
+        (&["--ca-file", &key], "no certificate in it"),
+        (&["--ca-file", &nothing], "nothing.pem"),
     ] {
         let output = run(&[&["publish", "--url", &url], arguments, &[CHANNEL, "3"]].concat()).await?;
         let said = String::from_utf8(output.stderr)?;

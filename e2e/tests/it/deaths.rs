@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use switchboard_testkit::wait_until;
 
 use crate::client::{Client, DEADLINE};
-use crate::cluster::Cluster;
-use crate::process::Process;
 use crate::recovery::{Place, recover_up_to, recovered};
+use switchboard_e2e::cluster::Cluster;
+use switchboard_e2e::process::Process;
 
 const CHANNELS: usize = 24;
 const LAST: &str = "last";

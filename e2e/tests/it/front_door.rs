@@ -12,8 +12,8 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, DEADLINE};
-use crate::process::{Process, host};
 use crate::tools;
+use switchboard_e2e::process::{Process, host};
 
 /// Within which every command is answered, by the protocol.
 const ANSWER: Duration = Duration::from_secs(4);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use switchboard_testkit::NatsServer;
 
 use crate::client::Client;
-use crate::process::Process;
+use switchboard_e2e::process::Process;
 
 const CHANNEL: &str = "room:history";
 const MESSAGES: usize = 400;

@@ -13,7 +13,7 @@ use switchboard_testkit::{NatsServer, wait_until};
 use tempfile::TempDir;
 
 use crate::client::{Client, DEADLINE};
-use crate::process::{Process, command};
+use switchboard_e2e::process::{Process, command};
 
 const CONVERSATION: &str = "dm:#alice,bob";
 const INBOX: &str = "#alice";

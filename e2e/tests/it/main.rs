@@ -6,13 +6,13 @@
 )]
 
 mod binaries;
-mod child;
 mod client;
-mod cluster;
+mod cluster_script;
 mod commands;
 mod deaths;
 mod delivery;
 mod demo_page;
+mod faults;
 mod front_door;
 mod history;
 mod inboxes;
@@ -20,10 +20,10 @@ mod load;
 mod log_life;
 mod memory;
 mod nats_permissions;
-mod process;
 mod protocol;
 mod readers;
 mod recovery;
+mod registry;
 mod sdks;
 mod slow;
 mod system;

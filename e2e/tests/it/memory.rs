@@ -12,7 +12,7 @@ use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::DEADLINE;
-use crate::process::Process;
+use switchboard_e2e::process::Process;
 
 /// Connections in each half.
 const HALF: usize = 20_000;

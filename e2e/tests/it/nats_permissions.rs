@@ -8,7 +8,7 @@ use switchboard_testkit::NatsServer;
 use tokio::sync::mpsc;
 
 use crate::client::{Client, DEADLINE};
-use crate::process::{Process, command};
+use switchboard_e2e::process::{Process, command};
 
 const PASSWORD: &str = "secret";
 const SERVICES: [&str; 5] = [

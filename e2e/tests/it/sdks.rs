@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use switchboard_testkit::wait_until;
 
-use crate::process::Process;
+use switchboard_e2e::process::Process;
+
 use crate::system::{Access, Pings, SECRET, System};
 use crate::tools;
 

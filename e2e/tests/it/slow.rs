@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use switchboard_testkit::wait_until;
 
 use crate::client::{Client, DEADLINE};
-use crate::cluster::Cluster;
 use crate::recovery::{Place, recover_up_to};
+use switchboard_e2e::cluster::Cluster;
 
 /// Large messages of a few channels: the number of each is in front.
 fn large(number: usize) -> Value {

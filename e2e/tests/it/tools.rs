@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::child::Guarded;
+use switchboard_e2e::child::Guarded;
 
 /// For a whole script.
 const DEADLINE: Duration = Duration::from_secs(300);

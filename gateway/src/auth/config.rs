@@ -181,20 +181,36 @@ impl TokensConfig {
         }
     }
 
-    /// What an operator should know.
-    pub(crate) fn warn(&self) {
+    /// Whether nobody can have a valid token, and nobody may come without one.
+    pub(crate) fn lets_nobody_in(&self) -> bool {
+        !self.connection.is_any() && self.anonymous != Anonymous::Everybody
+    }
+
+    /// What an operator should know, though it is no fault.
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let kinds = [
             ("gateway.tokens", Some(&self.connection)),
             ("gateway.tokens.subscription", self.subscription.as_ref()),
         ];
+        let mut warnings = Vec::new();
         for (section, keys) in kinds {
-            let is_short = |secret: &SecretString| secret.expose_secret().len() < SHORT_SECRET;
-            if keys.is_some_and(|keys| keys.secret.as_ref().is_some_and(is_short)) {
-                tracing::warn!(
-                    "{section}.hmac_secret has fewer than {SHORT_SECRET} bytes: whoever has a token can find it by trying"
-                );
+            let Some(keys) = keys else { continue };
+            for (key, secret) in [
+                ("hmac_secret", &keys.secret),
+                ("hmac_secret_previous", &keys.previous),
+            ] {
+                let is_short = |secret: &SecretString| {
+                    let secret = secret.expose_secret();
+                    secret.len() < SHORT_SECRET && secret != FOR_THIS_MACHINE
+                };
+                if secret.as_ref().is_some_and(is_short) {
+                    warnings.push(format!(
+                        "{section}.{key} has fewer than {SHORT_SECRET} bytes: whoever has a token can find it by trying"
+                    ));
+                }
             }
         }
+        warnings
     }
 }
 

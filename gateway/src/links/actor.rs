@@ -52,6 +52,14 @@ impl Subscriber for Arc<SessionHandle> {
     fn has_room(&self) -> bool {
         SessionHandle::has_room(self)
     }
+
+    fn has_answer_room(&self) -> bool {
+        SessionHandle::has_answer_room(self)
+    }
+
+    fn takes_in_answer(&self, bytes: usize) -> bool {
+        SessionHandle::takes_in_answer(self, bytes)
+    }
 }
 
 /// How many links are up; all of them: the gateway is ready.

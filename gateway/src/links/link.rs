@@ -43,6 +43,15 @@ pub(crate) trait Subscriber: Clone {
     fn id(&self) -> u64;
     /// It has room for another page of what it missed.
     fn has_room(&self) -> bool;
+    /// It has room for the answer to a subscribe, with a page of what it missed.
+    fn has_answer_room(&self) -> bool {
+        self.has_room()
+    }
+    /// The answer that it waits for takes a page of so many bytes, which are counted then. `false`: the page follows
+    /// the answer.
+    fn takes_in_answer(&self, _bytes: usize) -> bool {
+        true
+    }
 }
 
 /// What a subscriber is given with its answer.
@@ -912,12 +921,7 @@ impl<S: Subscriber> Link<S> {
         let Some(name) = self.questions.remove(&recovered.question) else {
             return;
         };
-        let bytes: usize = recovered
-            .messages
-            .iter()
-            .map(|message| message.message.len())
-            .sum();
-        self.unconfirmed += bytes;
+        self.unconfirmed += size(&recovered.messages);
         let (Some(place), Some(channel)) = (&self.place, self.channels.0.get_mut(&name)) else {
             return;
         };
@@ -948,7 +952,7 @@ impl<S: Subscriber> Link<S> {
                 channel.waiting.push(waiting);
                 continue;
             };
-            let (missed, has) = match answer.of(since.offset) {
+            let (missed, has, is_all) = match answer.of(since.offset) {
                 Part::Nothing => {
                     channel.waiting.push(waiting);
                     continue;
@@ -958,15 +962,22 @@ impl<S: Subscriber> Link<S> {
                     out.not_subscribed(&waiting.session, waiting.id, &name, ErrorCode::Internal);
                     continue;
                 }
-                Part::Lost => (Missed::Lost, place.offset),
+                Part::Lost => (Missed::Lost, place.offset, true),
                 // Its first page waits for room like those that follow (R7).
-                Part::Messages(messages, _) if !messages.is_empty() && !waiting.session.has_room() => {
+                Part::Messages(messages, _) if !messages.is_empty() && !waiting.session.has_answer_room() => {
                     channel.waiting.push(waiting);
                     continue;
                 }
-                Part::Messages(messages, _) => (Missed::All(since.offset, messages), answer.up_to),
+                // The reply to `connect` holds the pages of all its channels, in one frame.
+                Part::Messages(messages, _)
+                    if !messages.is_empty() && !waiting.session.takes_in_answer(size(messages)) =>
+                {
+                    (Missed::All(since.offset, &[]), since.offset, false)
+                }
+                Part::Messages(messages, is_all) => {
+                    (Missed::All(since.offset, messages), answer.up_to, is_all)
+                }
             };
-            let is_all = !answer.more || missed == Missed::Lost;
             self.waiting -= 1;
             let Waiting { session, id, .. } = waiting;
             if !out.subscribed(&session, id, &name, &place.log_epoch, place.offset, missed) {
@@ -1166,6 +1177,10 @@ impl<'a> PageOf<'a> {
             }
         }
     }
+}
+
+fn size(messages: &[Delivered]) -> usize {
+    messages.iter().map(|message| message.message.len()).sum()
 }
 
 fn refusal(code: ErrorCode) -> Refusal {

@@ -15,6 +15,7 @@ mod priorities;
 mod protobuf;
 mod proxies;
 mod recovery;
+mod registry;
 mod system_messages;
 mod tls;
 mod tokens;

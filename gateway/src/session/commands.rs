@@ -6,6 +6,7 @@
 mod history;
 mod permissions;
 mod policy_change;
+mod register;
 mod server_side;
 mod tokens;
 
@@ -73,6 +74,8 @@ pub(super) struct Commands {
     _user_slot: Option<UserSlot>,
     /// By which others find the session.
     _registration: Option<Registration>,
+    /// By which other gateways find it.
+    _registered: Option<switchboard_registry::Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
     failed: bool,
     /// There were commands other than pongs since it was last asked.
@@ -88,6 +91,7 @@ impl Commands {
             pace: Pace::new(&gateway.config.limits, now),
             _user_slot: None,
             _registration: None,
+            _registered: None,
             gateway,
             session,
             pings,
@@ -241,11 +245,12 @@ impl Commands {
         };
         let ttl = self.lease_connection(&identity);
         self.take_user_slot(&identity.user)?;
+        let kept = self.register(&identity.user, &request).await?;
         self.session.admit(identity);
         // Others find it from here on, and what they queue comes behind the reply.
         self.session.outgoing.hold();
         self._registration = Some(self.gateway.sessions.enter(&self.session));
-        let (subs, payload) = match self.server_side(id, &request).await? {
+        let (subs, payload) = match self.server_side(id, &request, kept).await? {
             Ok(subs) => subs,
             Err(code) => {
                 self.failed = true;
@@ -346,17 +351,28 @@ impl Commands {
             unsubscribe: Some(UnsubscribeResult {}),
             ..Reply::default()
         };
-        match self.session.subscriptions.give_up(channel) {
-            // The link answers, behind what it has already queued of this channel.
-            Some(channel) => {
-                self.session.leases.forget(channel.as_str());
-                self.gateway
-                    .links
-                    .unsubscribe(&self.session, Some(answer), channel)
-                    .await;
-            }
-            None => self.session.reply(&answer),
+        if self.give_up(channel, &answer).await {
+            return;
         }
+        self.session.reply(&answer);
+    }
+
+    /// Ends a subscription, and has the link tell the client `then`, behind what it has already queued of this
+    /// channel. `false`: there is none.
+    ///
+    /// Cancel safe.
+    async fn give_up(&self, channel: &str, then: &Reply) -> bool {
+        let Some(channel) = self.session.subscriptions.held(channel) else {
+            return false;
+        };
+        let room = self.gateway.links.room(&channel).await;
+        // It may have ended from our side meanwhile.
+        let Some(channel) = self.session.subscriptions.give_up(channel.as_str()) else {
+            return false;
+        };
+        self.session.leases.forget(channel.as_str());
+        room.unsubscribe(&self.session, Some(then.clone()), channel);
+        true
     }
 
     async fn publish(&self, id: u32, request: PublishRequest) -> Result<(), Violation> {

@@ -20,16 +20,44 @@ pub(super) struct Connecting {
 #[derive(Default)]
 struct State {
     expected: usize,
+    /// Bytes of the pages that the reply holds.
+    pages: usize,
+    /// The results are there, or one failed.
+    is_over: bool,
     results: BTreeMap<String, SubscribeResult>,
     /// Of a payload in the results that is not JSON.
     not_json: Option<PayloadKind>,
     failed: Option<ErrorCode>,
 }
 
+impl State {
+    fn is_waiting(&self) -> bool {
+        self.expected > 0 && !self.is_over
+    }
+}
+
 impl Connecting {
     /// So many results will come.
     pub(super) fn begin(&self, expected: usize) {
         self.state.lock().expected = expected;
+    }
+
+    /// The reply waits for results.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state.lock().is_waiting()
+    }
+
+    /// Whether the reply has room for a page of `bytes`, up to `limit` with the others; after the reply any has.
+    pub(super) fn takes(&self, bytes: usize, limit: usize) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_waiting() {
+            return true;
+        }
+        let takes = state.pages + bytes <= limit;
+        if takes {
+            state.pages += bytes;
+        }
+        takes
     }
 
     /// `payload`: of which kind the payloads in the result are.
@@ -58,9 +86,11 @@ impl Connecting {
             {
                 let mut state = self.state.lock();
                 if let Some(code) = state.failed {
+                    state.is_over = true;
                     return Err(code);
                 }
                 if state.results.len() >= state.expected {
+                    state.is_over = true;
                     let payload = state.not_json.unwrap_or(PayloadKind::Json);
                     return Ok((std::mem::take(&mut state.results), payload));
                 }

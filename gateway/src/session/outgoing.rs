@@ -177,9 +177,14 @@ impl Outgoing {
         self.release(last);
     }
 
-    /// Less than a quarter of the limit waits.
+    /// What may wait besides what comes live: a quarter of the limit.
+    pub(super) fn room(&self) -> usize {
+        self.limit / 4
+    }
+
+    /// Less than that waits.
     pub(super) fn has_room(&self) -> bool {
-        self.state.lock().bytes < self.limit / 4
+        self.state.lock().bytes < self.room()
     }
 
     /// The next frame, joined with those that leave after it up to `limit` bytes: one WebSocket message costs

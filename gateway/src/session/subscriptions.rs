@@ -80,6 +80,14 @@ impl Subscriptions {
             .collect()
     }
 
+    /// The channel, where the client asked for it and did not give it up.
+    pub(super) fn held(&self, channel: &str) -> Option<ChannelName> {
+        let channels = self.channels.lock();
+        channels
+            .get_key_value(channel)
+            .map(|(channel, _)| channel.clone())
+    }
+
     /// Whether the server subscribed the session to the channel.
     pub(super) fn is_the_servers(&self, channel: &str) -> bool {
         let channels = self.channels.lock();
@@ -87,7 +95,8 @@ impl Subscriptions {
         matches!(by, Some(By::Server { .. }))
     }
 
-    /// The client gives the channel up. The name, where the link has to be asked to end it.
+    /// The client gives the channel up. The name, where the link has to be asked to end it: nothing may come
+    /// between, or the session's end would not find the channel.
     pub(super) fn give_up(&self, channel: &str) -> Option<ChannelName> {
         let (channel, _) = self.channels.lock().remove_entry(channel)?;
         Some(channel)

@@ -66,7 +66,8 @@ pub(crate) async fn serve(
     // Neither waits for the other: a busy link must not keep a socket open.
     let forget = async {
         for channel in session.subscriptions.end() {
-            gateway.links.unsubscribe(&session, None, channel).await;
+            let room = gateway.links.room(&channel).await;
+            room.unsubscribe(&session, None, channel);
         }
     };
     tokio::join!(close(&gateway, &session, &mut socket, &end), forget);

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use async_nats::jetstream::{self, message::PublishMessage, stream};
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -30,7 +32,10 @@ pub async fn run(
     let client = async_nats::connect(url)
         .await
         .with_context(|| format!("connecting to {url}"))?;
-    let jetstream = jetstream::new(client);
+    // By default it takes fewer, and waits for an answer that nobody reads meanwhile.
+    let jetstream = ContextBuilder::new()
+        .max_ack_inflight(unanswered + 1)
+        .build(client);
     let config = stream::Config {
         name: STREAM.to_owned(),
         subjects: vec![STREAM.to_lowercase()],

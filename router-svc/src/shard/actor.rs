@@ -237,6 +237,7 @@ impl Shard {
         let result = self.own(taken, &layout, inputs, &mut used, &ending).await;
         self.budget.report(used, 0);
         self.metrics.owned_shards.dec();
+        self.metrics.forget(shard);
         for reader in self.readers.iter() {
             self.metrics.reader_lag(shard, reader, None);
         }

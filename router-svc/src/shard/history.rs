@@ -123,13 +123,12 @@ pub(crate) fn begin(question: HistoryQuestion, window: &Window, log: LogEpoch, p
     };
     let asked = &unfinished.asked;
     if asked.reverse {
-        let mut newest: Vec<_> = window
-            .of_channel(&asked.channel, start)
-            .take_while(|(offset, _)| *offset < asked.bound)
+        // Not all of a busy channel for each question: this is the owner's turn.
+        let newest = window
+            .before(&asked.channel, asked.bound)
+            .take(asked.limit)
             .map(|(offset, message)| (offset, message.clone()))
             .collect();
-        newest.reverse();
-        newest.truncate(asked.limit);
         unfinished.from_window = newest;
         let page = unfinished.fill(page);
         if page.is_full() || start == Offset::ZERO {

@@ -2,7 +2,7 @@
 //! everything, and the numbered frames on their way to it. No I/O and no clock.
 //!
 //! A link that shows a gap is not repaired here: nothing of it is answered any more, the gateway
-//! notices and opens anew (K1).
+//! is told and opens anew (K1).
 //!
 //! Invariants, tested in `owner/tests`:
 //! * A link is given every message behind its position, of the channels it is interested in, in order,
@@ -90,8 +90,8 @@ struct Link {
     unconfirmed_bytes: usize,
     channels: HashSet<Arc<str>>,
     set: ChannelSet,
-    /// Channels that were asked for since the last `InForce`.
-    asked: Vec<Arc<str>>,
+    /// Channels that were asked for since the last `InForce`, with the number of the frame that did.
+    asked: Vec<(u64, Arc<str>)>,
     heard: Duration,
     sent: Duration,
     /// Messages of the batch that is being delivered.
@@ -176,19 +176,18 @@ impl Links {
                 None => self.links.len() < self.limits.links,
             };
         }
-        match link {
-            Some(link)
-                if head.open == link.open
-                    && (head.number == link.up_number + 1
-                        || (!is_kept(Rule::K1) && head.number > link.up_number)) =>
-            {
-                link.up_number = head.number;
-                link.heard = now;
-                link.confirm(head.confirmed);
-                true
-            }
-            Some(_) | None => false,
+        let Some(link) = link.filter(|link| head.open == link.open && head.number > link.up_number) else {
+            return false;
+        };
+        if head.number != link.up_number + 1 && is_kept(Rule::K1) {
+            // The gateway hears our beats, so it would notice nothing before this link has fallen silent.
+            self.reset(head.gateway);
+            return false;
         }
+        link.up_number = head.number;
+        link.heard = now;
+        link.confirm(head.confirmed);
+        true
     }
 
     /// Begins the opening of an accepted frame. Where the channel set is known it is live at once.
@@ -365,7 +364,7 @@ impl Links {
             Some((known, _)) => Arc::clone(known),
             None => window.name(channel).unwrap_or_else(|| channel.into()),
         };
-        link.asked.push(Arc::clone(&channel));
+        link.asked.push((link.up_number, Arc::clone(&channel)));
         if link.channels.insert(Arc::clone(&channel)) {
             link.set.insert(&channel);
             self.interest.entry(channel).or_default().push(gateway);
@@ -408,17 +407,33 @@ impl Links {
         else {
             return;
         };
-        // As of now: while the list came, more may have been stored.
-        let heads = std::mem::take(&mut link.asked)
-            .iter()
-            .map(|channel| window.head(channel).get())
-            .collect();
+        // As of now: while the list came, more may have been stored. One for each frame that asked, since all of a
+        // long list would be larger than what the bus takes.
+        let mut answers: Vec<InForce> = Vec::new();
+        for (number, channel) in std::mem::take(&mut link.asked) {
+            let head = window.head(&channel).get();
+            match answers.last_mut() {
+                Some(last) if last.up_number == number => last.heads.push(head),
+                Some(_) | None => answers.push(InForce {
+                    up_number: number,
+                    heads: vec![head],
+                }),
+            }
+        }
+        if answers.last().is_none_or(|last| last.up_number < up_number) {
+            answers.push(InForce {
+                up_number,
+                heads: Vec::new(),
+            });
+        }
         // The subscriber starts at the gateway's position, which therefore has to be ours first: else it
         // would lack what was stored in between, before there was interest. What a lagging link is
         // still to be given includes the new channels.
         let given = link.lagging.unwrap_or(position);
         self.catch_up(gateway, given);
-        self.push(gateway, down_item::Item::InForce(InForce { up_number, heads }));
+        for answer in answers {
+            self.push(gateway, down_item::Item::InForce(answer));
+        }
     }
 
     /// Delivers a settled batch to whoever is interested. It follows `previous`; `position` is its end.

@@ -276,7 +276,11 @@ impl Removed {
 
     /// What was noted apart holds from now on.
     pub(crate) fn merge(&mut self, noted: Self) {
-        self.floor = self.floor.max(noted.floor);
+        if noted.floor > Offset::ZERO {
+            // Of the channels that it had no room for it knows only this bound. An older mark of one of them would
+            // hide it.
+            self.forget_up_to(noted.floor);
+        }
         for channel in noted.order {
             if let Some(mark) = noted.marks.get(&channel) {
                 self.note(&channel, *mark);
@@ -328,5 +332,46 @@ impl Removed {
         self.marks.clear();
         self.order.clear();
         self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> Offset {
+        Offset::new(Sequence(sequence), 0)
+    }
+
+    /// Room for two channels of one letter.
+    fn removed() -> Removed {
+        Removed::new(2 * (1 + MARK))
+    }
+
+    #[test]
+    fn r5_an_older_mark_does_not_hide_what_a_later_purge_removed() {
+        let mut removed = removed();
+        removed.note("b", at(1));
+        removed.note("a", at(2));
+        // More channels than there is room for: of `a` the later purge knows only a bound.
+        let mut noted = removed.nothing();
+        for (channel, sequence) in [("a", 10), ("b", 11), ("c", 12)] {
+            noted.note(channel, at(sequence));
+        }
+        removed.merge(noted);
+        for (channel, sequence) in [("a", 10), ("b", 11), ("c", 12)] {
+            assert!(removed.up_to(channel) >= at(sequence), "{channel}");
+        }
+    }
+
+    #[test]
+    fn marks_of_other_channels_stay_sharp_where_all_fit() {
+        let mut removed = removed();
+        removed.note("a", at(1));
+        let mut noted = removed.nothing();
+        noted.note("b", at(10));
+        removed.merge(noted);
+        assert_eq!((removed.up_to("a"), removed.up_to("b")), (at(1), at(10)));
+        assert_eq!(removed.up_to("c"), Offset::ZERO);
     }
 }

@@ -996,9 +996,9 @@ impl Owner {
         self.reading_rests = page.is_err();
         match self.reading.take() {
             Some(Reader::Questions) => {
-                let answers = self
-                    .questions
-                    .page(page, &self.memory.window, &self.memory.removed, position);
+                let answers =
+                    self.questions
+                        .page(page, &mut self.memory.window, &self.memory.removed, position);
                 for (question, answer) in answers {
                     self.links.push_to(
                         question.gateway,

@@ -67,6 +67,12 @@ impl Page {
         });
     }
 
+    /// The newest message in it.
+    fn newest(&self) -> Offset {
+        let newest = self.messages.last();
+        newest.map_or(Offset::ZERO, |newest| Offset::from_u64(newest.offset))
+    }
+
     /// Adds what the window holds behind `after`, and makes the answer.
     fn finish(mut self, question: &Question, after: Offset, window: &Window, position: Offset) -> Recovered {
         for (offset, message) in window.of_channel(&question.channel, after) {
@@ -204,7 +210,7 @@ impl Questions {
     pub(crate) fn page(
         &mut self,
         page: Result<&[RecordAt], ()>,
-        window: &Window,
+        window: &mut Window,
         removed: &Removed,
         position: Offset,
     ) -> Vec<Answered> {
@@ -238,6 +244,8 @@ impl Questions {
         }
         if scan.next > scan.to {
             for (question, page) in scan.asked.into_values().flatten() {
+                // Who asks again, because that took too long, is answered at once.
+                window.learn(&question.channel, page.newest().max(question.after));
                 let answer = page.finish(&question, window.start().max(question.after), window, position);
                 answers.push((question, answer));
             }

@@ -129,6 +129,20 @@ impl Window {
         self.trim(time_us);
     }
 
+    /// The log was read: no message of `channel` before [`Window::start`] is behind `newest`.
+    pub(crate) fn learn(&mut self, channel: &Arc<str>, newest: Offset) {
+        if self.channels.contains_key(channel) {
+            return;
+        }
+        let quiet = Channel {
+            head: newest,
+            kept: VecDeque::new(),
+            queued: true,
+        };
+        self.channels.insert(Arc::clone(channel), quiet);
+        self.quiet.push_back(Arc::clone(channel));
+    }
+
     /// Lets go of what is over the limits at `now_us` (Unix microseconds).
     pub(crate) fn trim(&mut self, now_us: u64) {
         while let Some(oldest) = self.batches.front() {
@@ -182,6 +196,15 @@ impl Window {
         let first = kept.map_or(0, |kept| kept.partition_point(|offset| *offset <= after));
         kept.into_iter()
             .flat_map(move |kept| kept.range(first..))
+            .filter_map(|offset| Some((*offset, &self.at(*offset)?.message)))
+    }
+
+    /// The messages of `channel` before `bound`, newest first. What is not asked for costs nothing.
+    pub(crate) fn before(&self, channel: &str, bound: Offset) -> impl Iterator<Item = (Offset, &Bytes)> {
+        let kept = self.channels.get(channel).map(|channel| &channel.kept);
+        let end = kept.map_or(0, |kept| kept.partition_point(|offset| *offset < bound));
+        kept.into_iter()
+            .flat_map(move |kept| kept.range(..end).rev())
             .filter_map(|offset| Some((*offset, &self.at(*offset)?.message)))
     }
 
@@ -257,6 +280,15 @@ mod tests {
         assert_eq!(of(&window, "a", Offset::ZERO), [at(5, 0), at(5, 2), at(8, 0)]);
         assert_eq!(of(&window, "a", at(5, 0)), [at(5, 2), at(8, 0)]);
         assert_eq!(of(&window, "a", Offset::end_of(Sequence(6))), [at(8, 0)]);
+        let before = |bound| {
+            window
+                .before("a", bound)
+                .map(|(offset, _)| offset)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(before(at(8, 0)), [at(5, 2), at(5, 0)]);
+        assert_eq!(before(at(5, 0)), []);
+        assert_eq!(window.before("c", at(9, 0)).count(), 0);
         assert_eq!(of(&window, "b", at(7, 0)), []);
         assert_eq!(of(&window, "c", Offset::ZERO), []);
         let since = |after| {

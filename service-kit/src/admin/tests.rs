@@ -120,3 +120,18 @@ async fn an_address_in_use_names_the_key() {
         )
     );
 }
+
+/// Nobody accepts here: what is heard is what may wait.
+#[tokio::test]
+async fn hundreds_that_come_at_one_moment_are_heard() {
+    let listener = bind("some.listen", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut open = Vec::new();
+    for number in 0..500 {
+        let opening = tokio::time::timeout(DEADLINE, TcpStream::connect(address));
+        let opened = opening
+            .await
+            .unwrap_or_else(|_| panic!("connection {number} is not heard"));
+        open.push(opened.unwrap());
+    }
+}

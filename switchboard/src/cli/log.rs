@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use switchboard_bus::Log;
 use switchboard_bus::config::{Backend, Backends};
 use switchboard_proto::ids::{MAX_SHARDS, ShardCount};
 
-use super::say;
+use super::{say, tell};
 use crate::config::Service;
 use crate::log_life::{self, Followed};
 use crate::{Config, Switchboard};
@@ -56,6 +56,15 @@ fn shard_count(text: &str) -> Result<ShardCount, String> {
 }
 
 pub(super) async fn run(config: Config, command: LogCommand) -> anyhow::Result<ExitCode> {
+    if let Backend::Embedded { path, .. } = &config.bus.backend
+        && !path.exists()
+    {
+        // Opening would make one.
+        bail!(
+            "no log is in {}: run this in the folder of the system, or with its --config",
+            path.display()
+        );
+    }
     let log = config.bus.open_log("switchboard").await?;
     match command {
         LogCommand::Status => status(&*log).await,
@@ -74,7 +83,7 @@ pub(super) async fn run(config: Config, command: LogCommand) -> anyhow::Result<E
         }
         LogCommand::ChangeShards { cancel: true, .. } => {
             log_life::cancel_change(&*log).await?;
-            println!("the change is given up, publishes are taken again");
+            tell!("the change is given up, publishes are taken again");
             Ok(ExitCode::SUCCESS)
         }
         LogCommand::ChangeShards { shards, patience, .. } => {
@@ -124,12 +133,12 @@ async fn status(log: &dyn Log) -> anyhow::Result<ExitCode> {
 
 async fn tell_old(log: &dyn Log, config: &Config, followed: Followed, remove: bool) -> anyhow::Result<()> {
     let Followed { shard, old, new } = followed;
-    println!("shard {shard}: log {new} is in force");
+    tell!("shard {shard}: log {new} is in force");
     if remove {
         log_life::remove_old(log, followed).await?;
-        println!("shard {shard}: log {old} is removed");
+        tell!("shard {shard}: log {old} is removed");
     } else {
-        println!(
+        tell!(
             "shard {shard}: log {old} is kept, {}",
             where_it_is(config, &shard.to_string(), old)
         );
@@ -170,16 +179,16 @@ async fn change_shards(
             Some(Switchboard::start_on(config.clone(), &backends).await?)
         }
     };
-    let changed = log_life::change_shards(&*log, count, patience, |step| println!("{step}")).await;
+    let changed = log_life::change_shards(&*log, count, patience, |step| tell!("{step}")).await;
     if let Some(owner) = owner {
         owner.stop().await;
     }
     let (before, after) = changed?;
-    println!(
+    tell!(
         "set bus.shards = {} and restart every process, routers first; until then they are not ready",
         after.shards
     );
-    println!(
+    tell!(
         "the {} logs of before are kept, {}",
         before.shards,
         where_it_is(&config, "<shard>", before.highest_ordinal())

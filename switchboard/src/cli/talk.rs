@@ -32,7 +32,7 @@ pub(super) struct As {
     url: Option<String>,
     /// PEM file of the certificate authorities to believe for wss://, instead of those that this machine trusts.
     #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
     /// The user, for whom a token is signed with gateway.tokens.hmac_secret; "" for an anonymous one.
     #[arg(long, default_value = "operator")]
     user: String,
@@ -214,7 +214,7 @@ async fn connect(config: &Config, who: &As) -> anyhow::Result<Client> {
         None if config.gateway.tls.is_some() => {
             bail!(
                 "the gateway of this configuration speaks TLS: name the host of its certificate with \
-                 --url wss://HOST:PORT/connection/websocket, and its authority with --ca if this machine does not trust it"
+                 --url wss://HOST:PORT/connection/websocket, and its authority with --ca-file if this machine does not trust it"
             )
         }
         None => url_of(config),
@@ -226,7 +226,7 @@ async fn connect(config: &Config, who: &As) -> anyhow::Result<Client> {
     let options = Options {
         token,
         name: "switchboard".to_owned(),
-        tls: who.ca.as_deref().map(Tls::with_ca_file).transpose()?,
+        tls: who.ca_file.as_deref().map(Tls::with_ca_file).transpose()?,
         ..Options::default()
     };
     Client::connect(&url, options).await.with_context(|| {

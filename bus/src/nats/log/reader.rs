@@ -1,16 +1,18 @@
 //! Reading a shard's stream in order: a pull consumer that asks for a bounded number of bytes.
 //!
-//! The consumer is nobody's but this reader's and goes away with it. Whatever is odd ends the
-//! stream with an error, and the caller reads again from its own position: that is the only repair
-//! (rule L8).
+//! The consumer is nobody's but this reader's and goes away with it, at once: a server allows a stream
+//! 1,000 consumers by default, and where those of readers that are gone fill them, no shard is taken over.
+//! Whatever is odd ends the stream with an error, and the caller reads again from its own position: that
+//! is the only repair (rule L8).
 
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::{StreamExt as _, stream};
 use switchboard_proto::ids::{Sequence, ShardId};
+use tokio::runtime::Handle;
 
 use super::NatsLog;
 use crate::log::{LogError, RecordAt, RecordStream};
@@ -26,15 +28,43 @@ const EXPIRES: Duration = Duration::from_secs(5);
 /// A reader that hears nothing for twice as long gives up.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// After which the server forgets the consumer of a reader that is gone.
+/// After which the server forgets the consumer of a reader that could not remove it: its process died.
 const FORGET: Duration = Duration::from_secs(30);
 
 struct Reader {
     messages: pull::Stream,
+    _consumer: OwnConsumer,
     /// The first record wanted.
     from: u64,
     /// The record delivered last, wanted or not; 0 before the first.
     last: u64,
+}
+
+/// A reader's consumer. Removed when dropped, without waiting for it.
+struct OwnConsumer {
+    consumers: Context,
+    stream: String,
+    name: String,
+}
+
+impl Drop for OwnConsumer {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and the server forgets the consumer by itself.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let consumers = self.consumers.clone();
+        let (stream, name) = (std::mem::take(&mut self.stream), std::mem::take(&mut self.name));
+        runtime.spawn(async move {
+            let removed = match consumers.get_stream_no_info(&stream).await {
+                Ok(stream) => stream.delete_consumer(&name).await.map_err(|error| chain(&error)),
+                Err(error) => Err(chain(&error)),
+            };
+            if let Err(error) = removed {
+                tracing::debug!(stream, error, "consumer of a reader not removed");
+            }
+        });
+    }
 }
 
 impl NatsLog {
@@ -63,6 +93,11 @@ impl NatsLog {
                 });
             }
         };
+        let own = OwnConsumer {
+            consumers: self.consumers.clone(),
+            stream,
+            name: consumer.cached_info().name.clone(),
+        };
         // A record over the byte limit would never come.
         let bytes = BATCH_BYTES.max(self.connection.client().max_payload() * 2);
         let messages = consumer
@@ -76,6 +111,7 @@ impl NatsLog {
             .map_err(|error| LogError::Unavailable(chain(&error)))?;
         let reader = Reader {
             messages,
+            _consumer: own,
             from,
             last: 0,
         };

@@ -80,7 +80,10 @@ impl<S> Channel<S> {
 impl<S: Subscriber> Channel<S> {
     /// From where on its subscribers have to be given something, the first of those that have room.
     pub(super) fn asks_from(&self) -> Option<Offset> {
-        let waiting = self.waiting.iter().filter(|waiting| waiting.session.has_room());
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.session.has_answer_room());
         let waiting = waiting.filter_map(|waiting| waiting.since.as_ref().map(|since| since.offset));
         let behind = self.behind.iter().filter(|placed| placed.session.has_room());
         waiting.chain(behind.map(|placed| placed.has)).min()

@@ -87,6 +87,9 @@ enum Given {
 /// A session that has always given up what it is told to have subscribed to.
 const GIVES_UP: u64 = 99;
 
+/// A session whose `connect` waits for its answer, which has no room for pages.
+const CONNECTS: u64 = 1_000_000;
+
 /// Sessions have room for a page, but for those that stand in `full`.
 #[derive(Clone)]
 struct Session {
@@ -101,6 +104,14 @@ impl Subscriber for Session {
 
     fn has_room(&self) -> bool {
         !self.full.borrow().contains(&self.id)
+    }
+
+    fn has_answer_room(&self) -> bool {
+        self.id == CONNECTS || self.has_room()
+    }
+
+    fn takes_in_answer(&self, bytes: usize) -> bool {
+        self.id != CONNECTS || bytes == 0
     }
 }
 

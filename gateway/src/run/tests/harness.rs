@@ -9,6 +9,7 @@ use switchboard_bus::SubjectPrefix;
 use switchboard_bus::embedded::EmbeddedBus;
 use switchboard_proto::client::{Command, ConnectRequest, Reply};
 use switchboard_proto::protobuf;
+use switchboard_registry::memory::MemoryRegistry;
 use switchboard_service_kit::config::Document;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -30,9 +31,22 @@ pub(super) struct Node {
     pub(super) gateway: Arc<Gateway>,
 }
 
+/// A registry of one gateway.
+pub(super) fn own_registry() -> OpenRegistry {
+    OpenRegistry {
+        registry: Arc::new(MemoryRegistry::new(100)),
+        lease: Duration::from_secs(15),
+    }
+}
+
 impl Node {
     /// A gateway with the `[gateway]` section `keys`. No shard has an owner, so that nobody is given an inbox.
     pub(super) async fn start(keys: &str) -> Self {
+        Self::start_beside(own_registry(), keys).await
+    }
+
+    /// As [`Node::start`], in a system with this registry.
+    pub(super) async fn start_beside(registry: OpenRegistry, keys: &str) -> Self {
         let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
         Self::of(Document::parse(&text, []).unwrap()).await
     }
@@ -50,6 +64,7 @@ impl Node {
         let deps = Deps {
             bus: Arc::clone(&bus),
             shards: ShardCount::new(SHARDS).unwrap(),
+            registry,
             extra: Router::new().route("/", axum::routing::get(async || "demo")),
         };
         let (running, gateway) = open(config, deps, context.clone()).await.unwrap();

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use futures_util::SinkExt as _;
+use switchboard_proto::bus::up_item;
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::codes::DisconnectCode;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::harness::{Client, DEADLINE, Node};
+use super::owner::Owner;
 
 #[tokio::test]
 async fn connect_says_who_and_how() {
@@ -273,4 +277,33 @@ async fn a_stop_does_not_wait_for_who_does_not_read_over_http() {
     }
     let stopped = node.context.tasks.stop(Duration::from_secs(5)).await;
     assert!(stopped.forced.is_empty(), "{stopped:?}");
+}
+
+/// The link would hold the session, and the owner the interest, for ever.
+#[tokio::test]
+async fn who_ends_while_an_unsubscribe_waits_for_a_full_link_is_forgotten() {
+    let node = Node::insecure("link_queue = 1").await;
+    let mut owner = Owner::of(&node, "a", 1, 0).await;
+    let mut client = node.connected().await;
+    client.send(r#"{"id":2,"subscribe":{"channel":"a"}}"#).await;
+    owner.in_force(0).await;
+    assert!(client.reply().await.starts_with(r#"{"id":2,"subscribe":"#));
+    let full = node
+        .gateway
+        .links
+        .occupy(&ChannelName::parse("a", 255).unwrap())
+        .await;
+    client.send(r#"{"id":3,"unsubscribe":{"channel":"a"}}"#).await;
+    node.until("switchboard_gateway_commands_total{command=\"unsubscribe\"}", 1)
+        .await;
+    for session in node.gateway.sessions.all() {
+        session.close(DisconnectCode::Slow);
+    }
+    assert_eq!(client.closed().await.0, 3008);
+    drop(full);
+    let (_, item) = owner.item().await;
+    assert!(
+        matches!(&item, up_item::Item::Interest(interest) if interest.remove == ["a"]),
+        "{item:?}"
+    );
 }

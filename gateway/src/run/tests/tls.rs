@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::super::*;
-use super::harness::{DEADLINE, Node};
+use super::harness::{DEADLINE, Node, own_registry};
 
 /// A folder with a certificate and its key.
 struct Files(TempDir);
@@ -259,6 +259,7 @@ async fn it_does_not_start_without_a_good_pair() {
                 switchboard_bus::SubjectPrefix::new("test").unwrap(),
             ),
             shards: ShardCount::new(1).unwrap(),
+            registry: own_registry(),
             extra: Router::new(),
         };
         let started = start(config, deps, Context::new()).await.map(drop);

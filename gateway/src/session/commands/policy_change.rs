@@ -7,7 +7,6 @@
 //! why, and where only the kind of the channel has changed they have one of the new kind.
 
 use switchboard_proto::channel::ChannelName;
-use switchboard_proto::client::{Push, Reply};
 use switchboard_proto::codes::{DisconnectCode, UnsubscribeCode};
 
 use super::Commands;
@@ -37,8 +36,14 @@ impl Commands {
         for (channel, by) in self.session.subscriptions.all() {
             match self.outcome(&policy, &channel, by) {
                 Outcome::Stays => {}
-                Outcome::Again => self.end(channel, UnsubscribeCode::InsufficientState).await,
-                Outcome::Over => self.end(channel, UnsubscribeCode::Server).await,
+                Outcome::Again => {
+                    self.end_subscription(channel.as_str(), UnsubscribeCode::InsufficientState)
+                        .await
+                }
+                Outcome::Over => {
+                    self.end_subscription(channel.as_str(), UnsubscribeCode::Server)
+                        .await
+                }
                 Outcome::Reconnect => self.session.close(DisconnectCode::InsufficientState),
             }
         }
@@ -64,25 +69,5 @@ impl Commands {
             (false, false, _) => Outcome::Over,
             (false, true, false) => Outcome::Reconnect,
         }
-    }
-
-    async fn end(&self, channel: ChannelName, code: UnsubscribeCode) {
-        let Some(channel) = self.session.subscriptions.give_up(channel.as_str()) else {
-            return;
-        };
-        self.session.leases.forget(channel.as_str());
-        let push = Push {
-            channel: channel.as_str().to_owned(),
-            unsubscribe: Some(code.into()),
-            ..Push::default()
-        };
-        let then = Reply {
-            push: Some(push),
-            ..Reply::default()
-        };
-        self.gateway
-            .links
-            .unsubscribe(&self.session, Some(then), channel)
-            .await;
     }
 }

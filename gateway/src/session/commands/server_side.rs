@@ -1,5 +1,5 @@
 //! The channels that the server subscribes a connection to, with its `connect`: the user's inbox, the
-//! broadcast where that is switched on, and what the token names.
+//! broadcast where that is switched on, what is kept for the user, and what the token names.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,22 @@ use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
 use switchboard_proto::client::{ConnectRequest, SubscribeResult};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 
+use switchboard_registry::KeptSubscription;
+
+use super::register::end_of;
 use super::{Commands, Violation, since};
 use crate::auth::Overrides;
 use crate::policy::{Action, Asking, BROADCAST};
-use crate::session::lease::{Lease, Promise};
+use crate::session::lease::{Expiry, Lease, Promise};
 use crate::session::subscriptions::By;
 
 /// What the connect reply says of them, and of which kind their payloads are.
 pub(super) type ServerSide = (BTreeMap<String, SubscribeResult>, PayloadKind);
 
-/// A channel, with what the token says of it.
+/// A channel, with what the token says of it, or what is kept.
 struct Given {
     channel: ChannelName,
+    expiry: Option<Expiry>,
     info: Bytes,
     data: Bytes,
     overrides: Overrides,
@@ -30,6 +34,7 @@ impl From<ChannelName> for Given {
     fn from(channel: ChannelName) -> Self {
         Self {
             channel,
+            expiry: None,
             info: Bytes::new(),
             data: Bytes::new(),
             overrides: Overrides::default(),
@@ -44,11 +49,13 @@ impl Commands {
         &self,
         id: u32,
         request: &ConnectRequest,
+        kept: Vec<KeptSubscription>,
     ) -> Result<Result<ServerSide, ErrorCode>, Violation> {
-        let channels = match self.given() {
+        let mut channels = match self.given() {
             Ok(channels) => channels,
             Err(code) => return Ok(Err(code)),
         };
+        self.add_kept(&mut channels, kept);
         if channels.is_empty() {
             return Ok(Ok((BTreeMap::new(), PayloadKind::Json)));
         }
@@ -62,6 +69,7 @@ impl Commands {
         for given in channels {
             let Given {
                 channel,
+                expiry,
                 info,
                 data,
                 overrides,
@@ -79,7 +87,7 @@ impl Commands {
             };
             let promise = Promise::new(overrides, asked);
             let lease = Lease {
-                expiry: None,
+                expiry,
                 info,
                 data,
                 promise,
@@ -121,11 +129,48 @@ impl Commands {
             given.retain(|other: &Given| other.channel != *channel);
             given.push(Given {
                 channel: channel.clone(),
+                expiry: None,
                 info: subscription.info.clone(),
                 data: subscription.data.clone(),
                 overrides: subscription.overrides,
             });
         }
         Ok(given)
+    }
+
+    /// Those that are kept for the user, as far as there is room: what the connection has without them counts first,
+    /// and none of them is a reason to refuse it.
+    fn add_kept(&self, given: &mut Vec<Given>, kept: Vec<KeptSubscription>) {
+        let config = &self.gateway.config;
+        for kept in kept {
+            let who = Asking {
+                user: self.session.user(),
+                is_in: true,
+            };
+            let why_not = if given.iter().any(|other| other.channel == kept.channel) {
+                "the connection has it already"
+            } else if given.len() >= config.channels_per_connection {
+                "the connection has as many channels as there may be; see gateway.channels_per_connection"
+            } else if config
+                .policy
+                .now()
+                .decide(Action::Subscribe, &kept.channel, who)
+                .outcome
+                .is_err()
+            {
+                "the channel's configuration does not allow it any more"
+            } else {
+                given.push(Given {
+                    expiry: Some(end_of(&kept)),
+                    channel: kept.channel,
+                    info: kept.info,
+                    data: kept.data,
+                    overrides: Overrides::default(),
+                });
+                continue;
+            };
+            let client = self.session.client();
+            tracing::debug!(%client, channel = %kept.channel, why_not, "kept subscription is not restored");
+        }
     }
 }

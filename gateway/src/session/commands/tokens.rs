@@ -172,9 +172,8 @@ impl Commands {
                 self.answer_sub_refresh(id, SubRefreshResult::default());
                 tracing::debug!(client = %self.session.client(), why = why(error), "subscription ended at its refresh");
                 let subscriptions = &self.session.subscriptions;
-                let own = named.filter(|channel| !subscriptions.is_the_servers(channel));
-                if let Some(channel) = own.and_then(|channel| subscriptions.give_up(channel)) {
-                    self.end_subscription(channel).await;
+                if let Some(channel) = named.filter(|channel| !subscriptions.is_the_servers(channel)) {
+                    self.end_subscription(channel, UnsubscribeCode::Expired).await;
                 }
                 return Ok(());
             }
@@ -211,28 +210,23 @@ impl Commands {
     /// Ends the subscriptions whose time is over. Waits while a link's queue is full.
     pub(in crate::session) async fn end_expired(&self) {
         for channel in self.session.leases.take_ended(Instant::now()) {
-            if let Some(channel) = self.session.subscriptions.give_up(channel.as_str()) {
-                self.end_subscription(channel).await;
-            }
+            self.end_subscription(channel.as_str(), UnsubscribeCode::Expired)
+                .await;
         }
     }
 
-    /// `channel` was taken out of the session's already.
-    async fn end_subscription(&self, channel: ChannelName) {
-        self.session.leases.forget(channel.as_str());
+    /// Waits while a link's queue is full.
+    pub(super) async fn end_subscription(&self, channel: &str, code: UnsubscribeCode) {
         let push = Push {
-            channel: channel.as_str().to_owned(),
-            unsubscribe: Some(UnsubscribeCode::Expired.into()),
+            channel: channel.to_owned(),
+            unsubscribe: Some(code.into()),
             ..Push::default()
         };
         let then = Reply {
             push: Some(push),
             ..Reply::default()
         };
-        self.gateway
-            .links
-            .unsubscribe(&self.session, Some(then), channel)
-            .await;
+        self.give_up(channel, &then).await;
     }
 
     fn answer_sub_refresh(&self, id: u32, result: SubRefreshResult) {

@@ -332,6 +332,27 @@ fn r7_the_first_page_waits_for_room_too() {
     assert_eq!(rig.told(), [not_subscribed(4, 10, ErrorCode::Internal)]);
 }
 
+/// The reply to `connect` is one frame, however many channels it names.
+#[test]
+fn r7_what_an_answer_does_not_take_follows_it() {
+    let mut rig = Rig::live();
+    rig.has_room(CONNECTS, false);
+    rig.recover(CONNECTS, 8, "a", 20);
+    let question = rig.question("a", 20);
+    rig.recovered(question, 50, &[21, 25], false);
+    assert_eq!(rig.told(), [caught_up(CONNECTS, 8, 50, 20, &[])]);
+    assert_eq!(rig.link.behind_count(), 1);
+    // Nothing overtakes what it missed.
+    rig.deliver(50, 60, &[(55, "a")]);
+    assert_eq!(rig.told(), [message(1, 55)]);
+    rig.has_room(CONNECTS, true);
+    rig.tick(Duration::from_millis(100));
+    let question = rig.question("a", 20);
+    rig.recovered(question, 60, &[21, 25, 55], false);
+    assert_eq!(rig.told(), [page(CONNECTS, &[21, 25, 55])]);
+    assert_eq!(rig.link.behind_count(), 0);
+}
+
 #[test]
 fn r7_pages_go_on_after_a_reset() {
     let mut rig = Rig::live();

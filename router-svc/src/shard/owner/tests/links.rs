@@ -1,6 +1,7 @@
 //! K1 to K6, R4, R8: how gateways are linked and what they are given.
 
 use super::*;
+use crate::shard::window::Window;
 
 fn with_openings(openings: usize) -> Rig {
     let mut limits = LIMITS;
@@ -64,6 +65,70 @@ fn k1_nothing_is_taken_behind_a_gap_until_the_link_opens_anew() {
     // The earlier opening is over for good.
     rig.up_numbers.clear();
     assert_eq!(rig.open(A, 1, &["a"]), []);
+}
+
+/// While the owner goes on with its beats the gateway sees no silence.
+#[test]
+fn k1_a_gap_is_told_at_once_and_once() {
+    let is_reset = |item: &down_item::Item| matches!(item, down_item::Item::Reset(_));
+    for channels in [&["a"][..], &[]] {
+        let mut rig = Rig::new();
+        rig.open(A, 1, channels);
+        // One that came before is no gap.
+        rig.up_numbers.insert((A, 1), 0);
+        rig.plain(A, 1, "a");
+        assert_eq!(rig.items(A), []);
+        rig.up_numbers.insert((A, 1), 5);
+        for number in 1..=2 {
+            rig.plain(A, number, "a");
+        }
+        let told = rig.items(A);
+        assert_eq!(told.iter().filter(|item| is_reset(item)).count(), 1, "{told:?}");
+        assert!(opened_at(&rig.open(A, 2, channels)).is_some());
+        rig.pass(SECOND * 3);
+        assert!(!rig.items(A).iter().any(is_reset));
+    }
+}
+
+/// A frame that the bus does not take is lost, and with it each opening that ends with it.
+#[test]
+fn k4_no_number_of_channels_makes_a_frame_too_large() {
+    let mut rig = Rig::new();
+    let written = Sequence(1 << 24);
+    rig.owner.last = written;
+    rig.owner.memory.window = Window::new(LIMITS.memory.window, Offset::end_of(written));
+    let names: Vec<String> = (0..200_000).map(|number| format!("room:{number}")).collect();
+    let channels: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut set = ChannelSet::default();
+    channels.iter().for_each(|channel| set.insert(channel));
+    let open = up_item::Item::Open(Open {
+        position: None,
+        channels: set.count,
+        channels_hash: set.hash,
+        sent_since: None,
+        credit: MUCH,
+    });
+    rig.up(A, 1, vec![open]);
+    // As many as a gateway's frame holds, about.
+    for some in channels.chunks(20_000) {
+        rig.up(A, 1, vec![add(some)]);
+    }
+    rig.up(A, 1, vec![up_item::Item::OpenEnd(OpenEnd {})]);
+    let frames = rig.frames(A);
+    for frame in &frames {
+        assert!(frame.encoded_len() < 1 << 20, "{}", frame.encoded_len());
+    }
+    let items = frames.into_iter().flat_map(|frame| frame.items);
+    let answers: Vec<switchboard_proto::bus::InForce> = items
+        .filter_map(|item| match item.item {
+            Some(down_item::Item::InForce(answer)) => Some(answer),
+            _ => None,
+        })
+        .collect();
+    let heads: usize = answers.iter().map(|answer| answer.heads.len()).sum();
+    assert_eq!(heads, channels.len());
+    assert!(answers.is_sorted_by_key(|answer| answer.up_number));
+    assert_eq!(answers.last().unwrap().up_number, 12);
 }
 
 #[test]

@@ -124,6 +124,34 @@ fn r6_only_the_asked_channel_is_given() {
     assert_eq!(answers[1].3, Vec::<String>::new());
 }
 
+/// After a take-over nothing is known of a channel that was quiet for long. A reading may take longer than who asked
+/// waits: it must not begin anew with every try.
+#[test]
+fn r5_a_quiet_channel_is_looked_for_once() {
+    let mut limits = LIMITS;
+    limits.memory.window.bytes = 3 * 160;
+    limits.upkeep.state_records = 10;
+    let mut rig = Rig::with(limits);
+    rig.open(A, 1, &[]);
+    rig.plain(A, 1, "b");
+    rig.store_all();
+    say(&mut rig, 2, 40);
+    let mut rig = rig.successor_from(rig.log.last().0);
+    rig.open(B, 1, &[]);
+    rig.recover(B, 1, "b", at(3, 0));
+    assert!(rig.settle() > 0, "it is not known");
+    let position = rig.recovered(B)[0].2;
+    for question in 2..4 {
+        rig.recover(B, question, "b", at(3, 0));
+        assert_eq!(rig.seen.read, None);
+        assert_eq!(rig.recovered(B), [(question, Complete, position, vec![], false)]);
+    }
+    // Who left off before that is given it.
+    rig.recover(B, 5, "b", end(2));
+    rig.settle();
+    assert_eq!(rig.recovered(B), [(5, Complete, position, texts(1, 1), false)]);
+}
+
 #[test]
 fn a_herd_costs_one_reading() {
     let mut rig = with_messages(10);

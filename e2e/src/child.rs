@@ -4,13 +4,22 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use switchboard_testkit::wait_until;
 
+static IS_SHOWN: AtomicBool = AtomicBool::new(true);
+
+/// Whether what processes printed is printed when they are dropped. A test's own output is shown only where it fails.
+pub fn show(is_shown: bool) {
+    IS_SHOWN.store(is_shown, Ordering::Relaxed);
+}
+
+/// See the module.
 #[derive(Debug)]
-pub(crate) struct Guarded {
+pub struct Guarded {
     child: Child,
     /// Both of its outputs.
     printed: File,
@@ -18,7 +27,7 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     /// Starts it, without an input.
-    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+    pub fn spawn(command: &mut Command) -> Result<Self> {
         let printed = tempfile::NamedTempFile::new()?;
         let child = command
             .stdin(Stdio::null())
@@ -33,12 +42,12 @@ impl Guarded {
         })
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has printed so far.
-    pub(crate) fn printed(&self) -> Result<String> {
+    pub fn printed(&self) -> Result<String> {
         // By a place of its own, so that all of it is shown at the end.
         let mut text = vec![0; usize::try_from(self.printed.metadata()?.len())?];
         let read = self.printed.read_at(&mut text, 0)?;
@@ -47,12 +56,12 @@ impl Guarded {
     }
 
     /// Whether it still runs.
-    pub(crate) fn runs(&mut self) -> bool {
+    pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self, deadline: Duration) -> Result<ExitStatus> {
+    pub async fn ended(&mut self, deadline: Duration) -> Result<ExitStatus> {
         wait_until(deadline, async || !self.runs())
             .await
             .context("the process still runs")?;
@@ -60,7 +69,7 @@ impl Guarded {
     }
 
     /// `kill -9`; returns when it is gone.
-    pub(crate) fn kill(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
@@ -72,6 +81,9 @@ impl Drop for Guarded {
         if self.runs() {
             // Nothing is left to tell it to.
             self.kill().ok();
+        }
+        if !IS_SHOWN.load(Ordering::Relaxed) {
+            return;
         }
         // Not inherited, because what the test itself prints is shown only where it fails.
         let mut printed = Vec::new();

@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use crate::process::Process;
 
 /// Separate processes over three nats-servers, each log on all of them.
-pub(crate) struct Cluster {
-    pub(crate) routers: Vec<Process>,
-    pub(crate) gateways: Vec<Process>,
-    pub(crate) nats: NatsCluster,
+pub struct Cluster {
+    pub routers: Vec<Process>,
+    pub gateways: Vec<Process>,
+    pub nats: NatsCluster,
     folder: TempDir,
 }
 
@@ -18,12 +18,12 @@ const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
 impl Cluster {
     /// Two of each.
-    pub(crate) async fn start() -> Result<Self> {
+    pub async fn start() -> Result<Self> {
         Self::start_with("").await
     }
 
     /// As [`Self::start`], with `more` in everybody's configuration, behind what `[gateway]` has.
-    pub(crate) async fn start_with(more: &str) -> Result<Self> {
+    pub async fn start_with(more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let nats = NatsCluster::start(3).await?;
         let config = format!(
@@ -50,12 +50,12 @@ impl Cluster {
     }
 
     /// One more of these.
-    pub(crate) async fn join(&self, name: &'static str) -> Result<Process> {
+    pub async fn join(&self, name: &'static str) -> Result<Process> {
         Process::start(name, self.folder.path(), &ARGUMENTS).await
     }
 
     /// Whoever is left ends well.
-    pub(crate) async fn stop(self) -> Result<()> {
+    pub async fn stop(self) -> Result<()> {
         for process in self.gateways.into_iter().chain(self.routers) {
             let status = process.terminate().await?;
             ensure!(status.success(), "{status}");

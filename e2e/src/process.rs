@@ -15,34 +15,40 @@ use crate::child::Guarded;
 /// Until a process serves, and until one that was asked to stop has ended.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Process {
+/// A process that a test started, with addresses of its own. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
     child: Guarded,
     name: &'static str,
+    folder: PathBuf,
+    arguments: Vec<String>,
     admin: SocketAddr,
     gateway: SocketAddr,
 }
 
 impl Process {
     /// Starts the binary `name` in `folder`, and waits until it says that it is ready.
-    pub(crate) async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
+    pub async fn start(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let mut process = Self::spawn(name, folder, arguments)?;
         process.ready().await?;
         Ok(process)
     }
 
     /// As [`Self::start`], and does not wait.
-    pub(crate) fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
+    pub fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let (gateway, admin) = own_addresses();
         let mut command = at(gateway, admin, name, folder, arguments)?;
         Ok(Self {
             child: Guarded::spawn(&mut command)?,
             name,
+            folder: folder.to_owned(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             admin,
             gateway,
         })
     }
 
-    pub(crate) async fn ready(&mut self) -> Result<()> {
+    pub async fn ready(&mut self) -> Result<()> {
         let url = format!("http://{}/health/ready", self.admin);
         let child = &mut self.child;
         let answered = async || {
@@ -60,40 +66,40 @@ impl Process {
         Ok(())
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Where clients connect.
-    pub(crate) fn gateway(&self) -> SocketAddr {
+    pub fn gateway(&self) -> SocketAddr {
         self.gateway
     }
 
-    pub(crate) fn websocket_url(&self) -> String {
+    pub fn websocket_url(&self) -> String {
         format!("ws://{}/connection/websocket", self.gateway)
     }
 
-    pub(crate) fn page_url(&self) -> String {
+    pub fn page_url(&self) -> String {
         format!("http://{}/", self.gateway)
     }
 
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         self.name
     }
 
     /// What it has printed so far.
-    pub(crate) fn printed(&self) -> Result<String> {
+    pub fn printed(&self) -> Result<String> {
         self.child.printed()
     }
 
     /// What it says about being ready.
-    pub(crate) async fn health(&self) -> Result<String> {
+    pub async fn health(&self) -> Result<String> {
         let response = reqwest::get(format!("http://{}/health/ready", self.admin)).await?;
         Ok(response.text().await?)
     }
 
     /// The value of the metric `line`; 0 where it is not there.
-    pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
+    pub async fn metric(&self, line: &str) -> Result<u64> {
         let page = reqwest::get(format!("http://{}/metrics", self.admin))
             .await?
             .text()
@@ -105,29 +111,38 @@ impl Process {
     }
 
     /// `kill -9`.
-    pub(crate) fn kill(mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.kill_in_place()
     }
 
     /// `kill -9`, of one that is replaced later.
-    pub(crate) fn kill_in_place(&mut self) -> Result<()> {
+    pub fn kill_in_place(&mut self) -> Result<()> {
         self.child
             .kill()
             .with_context(|| format!("{} cannot be killed", self.name))
     }
 
+    /// Starts it again on the same addresses, after [`Self::kill_in_place`] or [`Self::terminate_in_place`], and
+    /// does not wait.
+    pub fn respawn(&mut self) -> Result<()> {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let mut command = at(self.gateway, self.admin, self.name, &self.folder, &arguments)?;
+        self.child = Guarded::spawn(&mut command)?;
+        Ok(())
+    }
+
     /// SIGSTOP: it is there and does nothing.
-    pub(crate) fn pause(&self) -> Result<()> {
+    pub fn pause(&self) -> Result<()> {
         self.signal("-STOP")
     }
 
     /// SIGCONT: it goes on where it was.
-    pub(crate) fn resume(&self) -> Result<()> {
+    pub fn resume(&self) -> Result<()> {
         self.signal("-CONT")
     }
 
     /// SIGHUP: look at the files again.
-    pub(crate) fn hang_up(&self) -> Result<()> {
+    pub fn hang_up(&self) -> Result<()> {
         self.signal("-HUP")
     }
 
@@ -139,7 +154,12 @@ impl Process {
     }
 
     /// SIGTERM, as Kubernetes and service managers send it; how the process ended.
-    pub(crate) async fn terminate(mut self) -> Result<ExitStatus> {
+    pub async fn terminate(mut self) -> Result<ExitStatus> {
+        self.terminate_in_place().await
+    }
+
+    /// As [`Self::terminate`], of one that is started again later.
+    pub async fn terminate_in_place(&mut self) -> Result<ExitStatus> {
         self.signal("-TERM")?;
         self.child
             .ended(DEADLINE)
@@ -149,7 +169,7 @@ impl Process {
 }
 
 /// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
-pub(crate) async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
+pub async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
     let (gateway, admin) = own_addresses();
     let mut child = Guarded::spawn(&mut at(gateway, admin, name, folder, arguments)?)?;
     let status = child.ended(DEADLINE).await?;
@@ -195,13 +215,15 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     build()?;
-    let test = std::env::current_exe()?;
-    let folder = test
+    let own = std::env::current_exe()?;
+    // Tests lie in a folder of their own beside the binaries.
+    let folder = own
         .ancestors()
-        .nth(2)
-        .context("the test executable is not below target/")?;
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .context("this executable is not below target/")?;
     let binary = folder.join(name);
     ensure!(
         binary.exists(),
@@ -212,7 +234,7 @@ pub(crate) fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// An address of this machine that no other test process has: loopback has 2^24 of them, and the process's id picks one.
-pub(crate) fn host() -> Ipv4Addr {
+pub fn host() -> Ipv4Addr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, high, middle, low)
 }

@@ -1,0 +1,72 @@
+//! Faults under load: a cluster of processes over three nats-servers, clients that talk and listen, and, by a seed, processes that
+//! are killed, stopped and woken, restarted, cut off and slowed down. The verdict is told from each client's own record.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`schedule`] | what is done when, by the seed |
+//! | [`arena`] | the cluster, and how a fault is done to it |
+//! | [`proxy`] | the network between a process and NATS |
+//! | [`crowd`] | the clients, and what they were told |
+//! | [`verdict`] | whether that is as promised |
+//! | [`spoiler`] | a server that breaks promises, to show that the verdict notices |
+
+mod arena;
+mod crowd;
+mod proxy;
+mod schedule;
+mod spoiler;
+mod verdict;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+pub use self::schedule::{Act, Fault, Victim, Victims, schedule};
+pub use self::spoiler::Spoil;
+pub use self::verdict::Verdict;
+
+use self::arena::Arena;
+use self::crowd::Crowd;
+use self::spoiler::Spoiler;
+
+/// How long after the last fault everybody gets to have everything.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// Puts load on a new cluster for `length`, does to it what `seed` says, and tells how it went. What is done
+/// is printed as it is done.
+///
+/// # Errors
+/// The cluster does not start, or cannot be done to what is to be done. That a promise is broken is no error:
+/// see [`Verdict::is_as_promised`].
+pub async fn run(victims: Victims, seed: u64, length: Duration) -> Result<Verdict> {
+    let mut arena = Arena::start().await?;
+    let crowd = Crowd::gather(&arena.urls()).await?;
+    let begin = Instant::now();
+    let faults = schedule(victims, seed, length);
+    let count = faults.len();
+    arena.carry_out(&faults, begin).await?;
+    tokio::time::sleep_until(begin + length).await;
+    let verdict = crowd.dismiss(SETTLE).await.verdict(victims, seed, count);
+    arena.stop().await?;
+    Ok(verdict)
+}
+
+/// As [`run`], without faults, and with a server between that breaks a promise now and then.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_spoiled(spoil: Spoil, length: Duration) -> Result<Verdict> {
+    let arena = Arena::start().await?;
+    let spoiler = Spoiler::start(spoil, &arena.urls()).await?;
+    let crowd = Crowd::gather(&spoiler.urls()).await?;
+    tokio::time::sleep(length).await;
+    // What is lost never comes: there is nothing to wait for.
+    let verdict = crowd
+        .dismiss(Duration::from_secs(2))
+        .await
+        .verdict(Victims::Mixed, 0, 0);
+    drop(spoiler);
+    arena.stop().await?;
+    Ok(verdict)
+}

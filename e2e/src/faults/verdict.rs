@@ -1,0 +1,73 @@
+//! Whether what the clients were told is as promised.
+
+use std::fmt;
+use std::time::Duration;
+
+use switchboard_loadgen::checker::Violations;
+
+use super::schedule::Victims;
+
+/// How a run went.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// Whom faults were done to.
+    pub victims: Victims,
+    /// What they came from.
+    pub seed: u64,
+    /// How many there were.
+    pub faults: usize,
+    /// Messages that were acknowledged.
+    pub acknowledged: u64,
+    /// Messages that listeners received, each for itself.
+    pub received: u64,
+    /// Times that a client came back.
+    pub returned: u64,
+    /// What was not as promised.
+    pub violations: Violations,
+    /// The longest time in which no message of a room was acknowledged, though several clients tried.
+    pub silence: Duration,
+    /// The longest time from sending a command to its answer.
+    pub slowest: Duration,
+}
+
+impl Verdict {
+    /// How long a room may be without acknowledgements: a take-over, the clients' own time limit and back-off, an election of
+    /// NATS; three times what is promised, or measured of NATS.
+    pub fn allowed(&self) -> Duration {
+        match self.victims {
+            Victims::Routers => Duration::from_secs(10),
+            Victims::Gateways => Duration::from_secs(15),
+            Victims::Nats | Victims::Mixed => Duration::from_secs(30),
+        }
+    }
+
+    /// Nothing was lost, doubled, out of order or not recovered, and no room was silent for longer than allowed.
+    pub fn is_as_promised(&self) -> bool {
+        self.violations.is_empty() && self.silence <= self.allowed()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violations {
+            lost,
+            doubled,
+            disordered,
+            unrecovered,
+        } = self.violations;
+        write!(
+            f,
+            "{:?} seed {}: {} faults, {} acknowledged, {} received, {} came back; {lost} lost, {doubled} doubled, \
+             {disordered} out of order, {unrecovered} not recovered; longest silence {:.1} s (allowed {:.0} s), slowest answer {:.1} s",
+            self.victims,
+            self.seed,
+            self.faults,
+            self.acknowledged,
+            self.received,
+            self.returned,
+            self.silence.as_secs_f64(),
+            self.allowed().as_secs_f64(),
+            self.slowest.as_secs_f64(),
+        )
+    }
+}
