@@ -126,6 +126,13 @@ pub enum Subject {
     },
     /// Processes say that they live.
     MemberBeat,
+    /// From one gateway to all gateways, itself among them: what the server API asks about their sessions.
+    Control,
+    /// Their answers.
+    ControlAnswer {
+        /// Who asked.
+        gateway: Incarnation,
+    },
 }
 
 impl Subject {
@@ -139,6 +146,8 @@ impl Subject {
             Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
+            Self::Control => format!("{prefix}.control"),
+            Self::ControlAnswer { gateway } => format!("{prefix}.answer.{gateway}"),
         }
     }
 }
@@ -199,6 +208,11 @@ mod tests {
             format!("sb.history.7.{hex}")
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
+        assert_eq!(Subject::Control.to_text(&prefix), "sb.control");
+        assert_eq!(
+            Subject::ControlAnswer { gateway: life }.to_text(&prefix),
+            format!("sb.answer.{hex}")
+        );
     }
 
     #[test]

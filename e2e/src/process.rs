@@ -22,8 +22,7 @@ pub struct Process {
     name: &'static str,
     folder: PathBuf,
     arguments: Vec<String>,
-    admin: SocketAddr,
-    gateway: SocketAddr,
+    addresses: Addresses,
 }
 
 impl Process {
@@ -36,20 +35,19 @@ impl Process {
 
     /// As [`Self::start`], and does not wait.
     pub fn spawn(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        let (gateway, admin) = own_addresses();
-        let mut command = at(gateway, admin, name, folder, arguments)?;
+        let addresses = Addresses::own();
+        let mut command = at(addresses, name, folder, arguments)?;
         Ok(Self {
             child: Guarded::spawn(&mut command)?,
             name,
             folder: folder.to_owned(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            admin,
-            gateway,
+            addresses,
         })
     }
 
     pub async fn ready(&mut self) -> Result<()> {
-        let url = format!("http://{}/health/ready", self.admin);
+        let url = format!("http://{}/health/ready", self.addresses.admin);
         let child = &mut self.child;
         let answered = async || {
             !child.runs()
@@ -72,15 +70,20 @@ impl Process {
 
     /// Where clients connect.
     pub fn gateway(&self) -> SocketAddr {
-        self.gateway
+        self.addresses.gateway
+    }
+
+    /// Where backends ask, if they can.
+    pub fn api_url(&self) -> String {
+        format!("http://{}/api", self.addresses.api)
     }
 
     pub fn websocket_url(&self) -> String {
-        format!("ws://{}/connection/websocket", self.gateway)
+        format!("ws://{}/connection/websocket", self.addresses.gateway)
     }
 
     pub fn page_url(&self) -> String {
-        format!("http://{}/", self.gateway)
+        format!("http://{}/", self.addresses.gateway)
     }
 
     pub fn name(&self) -> &'static str {
@@ -94,13 +97,13 @@ impl Process {
 
     /// What it says about being ready.
     pub async fn health(&self) -> Result<String> {
-        let response = reqwest::get(format!("http://{}/health/ready", self.admin)).await?;
+        let response = reqwest::get(format!("http://{}/health/ready", self.addresses.admin)).await?;
         Ok(response.text().await?)
     }
 
     /// The value of the metric `line`; 0 where it is not there.
     pub async fn metric(&self, line: &str) -> Result<u64> {
-        let page = reqwest::get(format!("http://{}/metrics", self.admin))
+        let page = reqwest::get(format!("http://{}/metrics", self.addresses.admin))
             .await?
             .text()
             .await?;
@@ -126,7 +129,7 @@ impl Process {
     /// does not wait.
     pub fn respawn(&mut self) -> Result<()> {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let mut command = at(self.gateway, self.admin, self.name, &self.folder, &arguments)?;
+        let mut command = at(self.addresses, self.name, &self.folder, &arguments)?;
         self.child = Guarded::spawn(&mut command)?;
         Ok(())
     }
@@ -170,26 +173,21 @@ impl Process {
 
 /// Runs the binary `name` in `folder` to its end: whether it succeeded, and what it printed.
 pub async fn command(name: &'static str, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
-    let (gateway, admin) = own_addresses();
-    let mut child = Guarded::spawn(&mut at(gateway, admin, name, folder, arguments)?)?;
+    let addresses = Addresses::own();
+    let mut child = Guarded::spawn(&mut at(addresses, name, folder, arguments)?)?;
     let status = child.ended(DEADLINE).await?;
     Ok((status.success(), child.printed()?))
 }
 
 /// The binary `name`, to run in `folder` on these addresses.
-fn at(
-    gateway: SocketAddr,
-    admin: SocketAddr,
-    name: &str,
-    folder: &Path,
-    arguments: &[&str],
-) -> Result<Command> {
+fn at(addresses: Addresses, name: &str, folder: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command
         .args(arguments)
         .current_dir(folder)
-        .env("SWITCHBOARD__GATEWAY__LISTEN", gateway.to_string())
-        .env("SWITCHBOARD__ADMIN__LISTEN", admin.to_string());
+        .env("SWITCHBOARD__GATEWAY__LISTEN", addresses.gateway.to_string())
+        .env("SWITCHBOARD__GATEWAY__API__LISTEN", addresses.api.to_string())
+        .env("SWITCHBOARD__ADMIN__LISTEN", addresses.admin.to_string());
     Ok(command)
 }
 
@@ -239,11 +237,24 @@ pub fn host() -> Ipv4Addr {
     Ipv4Addr::new(127, high, middle, low)
 }
 
-/// For one process, of gateway and admin. The ports lie below those that the system gives away.
-fn own_addresses() -> (SocketAddr, SocketAddr) {
-    static STARTED: AtomicU16 = AtomicU16::new(0);
-    let host = host();
-    // Some thousand processes later the first is long gone.
-    let port = 10_000 + STARTED.fetch_add(1, Ordering::Relaxed) % 10_000 * 2;
-    ((host, port).into(), (host, port + 1).into())
+/// Where one process listens. The ports lie below those that the system gives away.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    api: SocketAddr,
+}
+
+impl Addresses {
+    fn own() -> Self {
+        static STARTED: AtomicU16 = AtomicU16::new(0);
+        let host = host();
+        // Some thousand processes later the first is long gone.
+        let port = 10_000 + STARTED.fetch_add(1, Ordering::Relaxed) % 7_000 * 3;
+        Self {
+            gateway: (host, port).into(),
+            admin: (host, port + 1).into(),
+            api: (host, port + 2).into(),
+        }
+    }
 }

@@ -41,6 +41,11 @@ impl UnixTime {
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// From whole seconds since 1970.
+    pub(crate) fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
     /// Whole seconds, the rest cut off.
     fn seconds(self) -> u64 {
         self.0 / 1000
@@ -203,11 +208,6 @@ impl Tokens {
             info_size: config.info_size,
             channel_name_length,
         })
-    }
-
-    /// Whether anybody's token could be verified.
-    pub(crate) fn has_keys(&self) -> bool {
-        !self.connection.keys.is_empty() || self.connection.jwks.is_some()
     }
 
     /// Who may connect without a token, or with one that names nobody.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
 use switchboard_service_kit::config::{Document, Origin};
 
+use crate::api::ApiConfig;
 use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
 use crate::limits::LimitsConfig;
@@ -90,6 +91,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// `[gateway.limits]`.
     pub limits: LimitsConfig,
+    /// `[gateway.api]`.
+    pub api: ApiConfig,
 }
 
 impl Config {
@@ -372,6 +375,7 @@ impl Config {
             tls: TlsConfig::read(document),
             proxies: Proxies::read(document),
             limits: LimitsConfig::read(document),
+            api: ApiConfig::read(document),
         }
     }
 

@@ -4,6 +4,7 @@ use switchboard_bus::BusError;
 use switchboard_bus::membership::MembershipError;
 use switchboard_service_kit::admin::BindError;
 
+use crate::api::ApiError;
 use crate::auth::JwksError;
 use crate::tls::TlsError;
 
@@ -22,6 +23,9 @@ pub enum StartError {
     /// The bus did not take a subscription.
     #[error("gateway cannot listen on the bus: is NATS there?")]
     Bus(#[from] BusError),
+    /// See [`ApiError`].
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// See [`JwksError`].
     #[error(transparent)]
     Jwks(#[from] JwksError),

@@ -12,6 +12,8 @@
 //! | `policy` | who may do what in which channel |
 //! | `session` | one client's connection |
 //! | `sessions` | which of them are here, by connection and by user |
+//! | `envelope` | what a message carries besides its payload |
+//! | `api` | the server API, over HTTP and gRPC |
 //! | `system_message` | what clients are told about the gateway itself |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
@@ -19,9 +21,11 @@
 //! (`session`); everything a client can make grow has a bound in [`Config`].
 
 mod admission;
+mod api;
 mod auth;
 mod client_address;
 mod config;
+mod envelope;
 mod error;
 mod gateway;
 mod limited_log;
@@ -44,6 +48,7 @@ mod system_message;
 mod tls;
 mod upgrade;
 
+pub use api::{ApiConfig, ApiError, ApiRunning, KeyError};
 pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use error::StartError;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use switchboard_bus::{Bus, BusError, Pattern, Subject};
-use switchboard_proto::bus::{Message, OwnerBeat, Series};
+use switchboard_proto::bus::{Message, OwnerBeat, Refusal, Series};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Reply;
 use switchboard_proto::codes::ErrorCode;
@@ -21,16 +21,16 @@ use switchboard_proto::ids::{Incarnation, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::TaskKind;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
 pub(crate) use self::history::HistoryQuery;
 use self::layout::LayoutCheck;
 use self::link::Known;
-pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Timing};
+pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Stored, Timing, refusal};
 #[cfg(feature = "simulation")]
-pub(crate) use self::link::{Channels, Output, PublishAsked, Stored, Subscribe, Subscriber};
+pub(crate) use self::link::{Channels, Output, PublishAsked, Subscribe, Subscriber};
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 
@@ -198,10 +198,40 @@ impl Links {
     pub(crate) async fn publish(&self, asker: Asker, channel: &ChannelName, publish: Publish) {
         let shard = self.shard_of(channel);
         let late = asker.clone();
-        let ask = Ask::Publish { asker, publish };
+        let Asker { session, id, arrived } = asker;
+        let ask = Ask::Publish {
+            publisher: Publisher::Session(session),
+            id,
+            arrived,
+            publish,
+        };
         if !self.ask_in_time(shard, late.arrived, ask).await {
             late.answer_late();
         }
+    }
+
+    /// As [`Links::publish`], for a caller of the server API, who asked when `arrived`.
+    ///
+    /// Not cancel safe, as above.
+    ///
+    /// # Errors
+    /// What the owner or the link refused with; error 100, temporary: it is not known whether it is stored.
+    pub(crate) async fn publish_by_server(
+        &self,
+        channel: &ChannelName,
+        publish: Publish,
+        arrived: Instant,
+    ) -> Result<Stored, Refusal> {
+        let (publisher, answer) = oneshot::channel();
+        let ask = Ask::Publish {
+            publisher: Publisher::Server(publisher),
+            id: 0,
+            arrived,
+            publish,
+        };
+        self.ask_in_time(self.shard_of(channel), arrived, ask).await;
+        // The link answers in time. It has dropped the question where it was stopped, or had no room.
+        answer.await.unwrap_or_else(|_| Err(refusal(ErrorCode::Internal)))
     }
 
     fn shard_of(&self, channel: &ChannelName) -> ShardId {
@@ -279,6 +309,13 @@ fn series(message: &Message) -> Series {
     } else {
         Series::Keyed
     }
+}
+
+/// Who is told what became of a publish.
+pub(crate) enum Publisher {
+    Session(Arc<SessionHandle>),
+    /// A caller of the server API. One that waits no more is not told.
+    Server(oneshot::Sender<Result<Stored, Refusal>>),
 }
 
 /// Whose command it is, and since when it waits for its answer.

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
                 bus: bus.open_bus(PROGRAM.name).await?,
                 shards: bus.shards,
                 registry: registry.open()?,
+                data: None,
                 extra: Router::new(),
             };
             start(config, deps, context).await.map_err(StartFailure::from)

@@ -26,6 +26,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) commands_over_rate: Counter,
     pub(crate) outgoing_dropped: Counter,
     pub(crate) idle_disconnects: Counter,
+    pub(crate) api_unauthorized: Counter,
     outgoing_peak: Gauge,
     families: Arc<Families>,
 }
@@ -38,6 +39,7 @@ struct Families {
     errors: Family<ErrorLabel, Counter>,
     tls_reloads: Family<ReloadLabel, Counter>,
     policy_reloads: Family<ReloadLabel, Counter>,
+    api_calls: Family<ApiLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -133,6 +135,33 @@ pub(crate) enum Method {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiLabel {
+    method: ApiMethod,
+    /// Of the error; 0: there was a result.
+    code: u32,
+}
+
+/// The calls of the server API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ApiMethod {
+    Batch,
+    Publish,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Disconnect,
+    Refresh,
+    Presence,
+    PresenceStats,
+    History,
+    HistoryRemove,
+    Channels,
+    Info,
+    Rpc,
+    SystemMessage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabel {
     code: u32,
 }
@@ -196,6 +225,24 @@ label_values!(Method {
     SubRefresh = "sub_refresh",
     Pong = "pong",
     Unknown = "unknown",
+});
+
+label_values!(ApiMethod {
+    Batch = "batch",
+    Publish = "publish",
+    Broadcast = "broadcast",
+    Subscribe = "subscribe",
+    Unsubscribe = "unsubscribe",
+    Disconnect = "disconnect",
+    Refresh = "refresh",
+    Presence = "presence",
+    PresenceStats = "presence_stats",
+    History = "history",
+    HistoryRemove = "history_remove",
+    Channels = "channels",
+    Info = "info",
+    Rpc = "rpc",
+    SystemMessage = "system_message",
 });
 
 label_values!(Reset {
@@ -266,6 +313,16 @@ impl GatewayMetrics {
                 "Times that [channels] or [namespaces] had changed in the configuration file, or it was faulty, by whether it is in force",
                 families.policy_reloads.clone(),
             );
+            registry.register(
+                "api_calls",
+                "Calls of the server API, by method and the error's code, 0 where it succeeded",
+                families.api_calls.clone(),
+            );
+            registry.register(
+                "api_unauthorized",
+                "Requests to the server API without a key that is accepted",
+                gateway.api_unauthorized.clone(),
+            );
             registry.register("frames_in", "Frames from clients", gateway.frames_in.clone());
             registry.register(
                 "bytes_in",
@@ -329,6 +386,14 @@ impl GatewayMetrics {
         self.families
             .commands
             .get_or_create(&CommandLabel { command })
+            .inc();
+    }
+
+    /// A call of the server API was answered; `code` 0: with a result.
+    pub(crate) fn api_call(&self, method: ApiMethod, code: u32) {
+        self.families
+            .api_calls
+            .get_or_create(&ApiLabel { method, code })
             .inc();
     }
 

@@ -232,18 +232,8 @@ impl Policy {
         channel: &ChannelName,
         who: Asking<'_>,
     ) -> Result<Why, Why> {
+        options.name_fits(channel)?;
         let name = channel.as_str();
-        if name.len() > options.name_length {
-            return Err(Why::NameLength);
-        }
-        let own_part = name.split_once(':').map_or(name, |(_, rest)| rest);
-        if options
-            .name_pattern
-            .as_ref()
-            .is_some_and(|pattern| !pattern.is_match(own_part))
-        {
-            return Err(Why::NamePattern);
-        }
         if action == Action::Subscribe && who.is_in {
             return Ok(Why::Token);
         }
@@ -271,6 +261,12 @@ impl Policy {
         options.permission(action).decide(action, who)
     }
 
+    /// What the server API is told, which may do everything in every channel that there can be.
+    pub(crate) fn decide_for_server(&self, channel: &ChannelName) -> Result<(), ErrorCode> {
+        let options = self.options(channel).ok_or(ErrorCode::UnknownChannel)?;
+        options.name_fits(channel).map_err(|_| ErrorCode::BadRequest)
+    }
+
     /// Whether publications in the channel are stored.
     pub(crate) fn is_durable(&self, channel: &ChannelName) -> bool {
         self.options(channel).is_none_or(|options| options.durable)
@@ -288,6 +284,22 @@ impl Policy {
 }
 
 impl Options {
+    fn name_fits(&self, channel: &ChannelName) -> Result<(), Why> {
+        let name = channel.as_str();
+        if name.len() > self.name_length {
+            return Err(Why::NameLength);
+        }
+        let own_part = name.split_once(':').map_or(name, |(_, rest)| rest);
+        if self
+            .name_pattern
+            .as_ref()
+            .is_some_and(|pattern| !pattern.is_match(own_part))
+        {
+            return Err(Why::NamePattern);
+        }
+        Ok(())
+    }
+
     fn permission(&self, action: Action) -> Permission {
         match action {
             Action::Subscribe => self.subscribe,

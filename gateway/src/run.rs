@@ -5,13 +5,14 @@
 //! session has.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use futures_util::FutureExt as _;
-use switchboard_bus::Bus;
 use switchboard_bus::membership::{Membership, MembershipSettings};
+use switchboard_bus::{Bus, Pattern, Subject};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
 use switchboard_registry::config::OpenRegistry;
@@ -20,7 +21,9 @@ use switchboard_service_kit::admin;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
+use tokio::time::Instant;
 
+use crate::api::{self, Answering, ApiRunning, Gateways};
 use crate::auth::Tokens;
 use crate::config::Config;
 use crate::error::StartError;
@@ -40,23 +43,31 @@ pub struct Deps {
     pub shards: ShardCount,
     /// Who is connected to which gateway.
     pub registry: OpenRegistry,
+    /// Where this machine keeps what it is told nowhere, such as the server API's key; `None` in a cluster, whose
+    /// gateways share one that is configured.
+    pub data: Option<PathBuf>,
     /// Other pages on the same address, such as the demo.
     pub extra: Router,
 }
 
 /// A gateway that runs until its context's tasks are stopped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Running {
     /// Where clients connect.
     pub address: SocketAddr,
     /// Whether they have to speak TLS.
     pub tls: bool,
+    /// The server API; `None`: it is off.
+    pub api: Option<ApiRunning>,
     /// This life of the gateway.
     pub incarnation: Incarnation,
 }
 
 /// What links get to end in once no session is left.
 const LINKS_STOP: Duration = Duration::from_secs(1);
+
+/// Questions of other gateways, and answers of theirs, that wait. Above, the newest is lost, and who asked is told.
+const CONTROL_QUEUE: usize = 4096;
 
 /// Starts a gateway. It is ready once its links are up.
 ///
@@ -78,6 +89,16 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     let incarnation = Incarnation::random();
     let stop = context.tasks.stop_token();
     let health = context.health.component("gateway");
+    // Before others know of this gateway, and so wait for its answers.
+    let questions = deps
+        .bus
+        .subscribe(Pattern::Exactly(Subject::Control), CONTROL_QUEUE)
+        .await?;
+    let answers = Subject::ControlAnswer { gateway: incarnation };
+    let answers = deps
+        .bus
+        .subscribe(Pattern::Exactly(answers), CONTROL_QUEUE)
+        .await?;
     let membership = Membership::join(
         Arc::clone(&deps.bus),
         Role::Gateway,
@@ -151,6 +172,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         capacity: config.max_connections,
     };
     let announcer = Announcer::start(deps.registry.registry, incarnation, settings, &link_context);
+    let answer_timeout = config.answer_timeout;
     let gateway = Gateway::new(config, tokens, links, announcer, metrics, stop.clone());
     if let Some(origin) = gateway.config.origin.clone() {
         let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());
@@ -158,6 +180,37 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
             .tasks
             .spawn("policy-reload", TaskKind::Essential, watching);
     }
+    let answering = Answering {
+        gateway: Arc::clone(&gateway),
+        bus: Arc::clone(&deps.bus),
+        me: incarnation,
+        name: address.to_string(),
+        begun: Instant::now(),
+    };
+    // As long as there are sessions, which may be asked about.
+    link_context.tasks.spawn(
+        "answering",
+        TaskKind::Essential,
+        answering.run(questions, link_context.tasks.clone()),
+    );
+    let gateways = Gateways::new(incarnation, deps.bus, membership.clone(), answer_timeout);
+    let hearing = {
+        let stop = link_context.tasks.stop_token();
+        let gateways = Arc::clone(&gateways);
+        async move {
+            stop.run_until_cancelled(gateways.hear(answers)).await;
+        }
+    };
+    link_context
+        .tasks
+        .spawn("control-answers", TaskKind::Essential, hearing);
+    let api = api::start(
+        Arc::clone(&gateway),
+        gateways,
+        deps.data.as_deref(),
+        &context.tasks,
+    )
+    .await?;
     let router = upgrade::router(Arc::clone(&gateway), context.tasks.clone()).merge(deps.extra);
     let door = Door {
         gateway: Arc::clone(&gateway),
@@ -187,6 +240,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     let running = Running {
         address,
         tls: speaks_tls,
+        api,
         incarnation,
     };
     Ok((running, shared))

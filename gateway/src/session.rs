@@ -6,6 +6,7 @@
 //! * A link holds a session for a channel only as long as the session knows of it, so that the
 //!   session's end finds all that has to be undone.
 
+mod by_server;
 mod close;
 mod commands;
 mod connecting;
@@ -33,6 +34,8 @@ use switchboard_proto::codes::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::by_server::ByServer;
+pub(crate) use self::by_server::Given;
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
@@ -63,6 +66,7 @@ pub(crate) struct SessionHandle {
     warnings: Warnings,
     /// The policy was replaced since the session's task last looked at what it holds.
     is_policy_new: AtomicBool,
+    by_server: ByServer,
 }
 
 /// What a session's handle keeps to.
@@ -93,6 +97,7 @@ impl SessionHandle {
             tells: limits.system_messages,
             warnings: Warnings::default(),
             is_policy_new: AtomicBool::new(false),
+            by_server: ByServer::default(),
         })
     }
 
@@ -213,6 +218,9 @@ impl SessionHandle {
         result: SubscribeResult,
         payload: PayloadKind,
     ) -> bool {
+        if let Some(waits) = self.by_server.take(id) {
+            return self.subscribed_by_server(channel, id, result, payload, waits);
+        }
         let answer = |result| {
             let reply = Reply {
                 id,
@@ -249,8 +257,8 @@ impl SessionHandle {
                 self.connecting.subscribed(channel, result, payload);
                 true
             }
-            None => {
-                // Given up meanwhile, and every command is answered.
+            // The one never comes with a command, and the other was given up meanwhile; every command is answered.
+            Some(By::Backend { .. }) | None => {
                 answer(result);
                 false
             }
@@ -260,9 +268,14 @@ impl SessionHandle {
     /// Subscribe command `id` failed, and the client is answered.
     pub(crate) fn not_subscribed(&self, channel: &ChannelName, id: u32, code: ErrorCode) {
         self.leases.refused(channel, id);
-        match self.subscriptions.refused(channel, id) {
+        let by = self.subscriptions.refused(channel, id);
+        if let Some(waits) = self.by_server.take(id) {
+            waits.send(Err(code)).ok();
+            return;
+        }
+        match by {
             Some(By::Server { .. }) => self.connecting.failed(code),
-            Some(By::Client { .. }) | None => self.reply_in(
+            Some(By::Client { .. } | By::Backend { .. }) | None => self.reply_in(
                 channel,
                 &Reply {
                     id,
@@ -291,7 +304,7 @@ impl SessionHandle {
                 let way = Way::push_in(channel.as_str(), Priority::Normal);
                 self.queue(&push, PayloadKind::Json, way);
             }
-            Some(By::Server { .. }) => self.close(DisconnectCode::InsufficientState),
+            Some(By::Server { .. } | By::Backend { .. }) => self.close(DisconnectCode::InsufficientState),
             None => {}
         }
     }

@@ -67,6 +67,11 @@ impl Sessions {
         self.0.lock().by_client.values().cloned().collect()
     }
 
+    /// How many users have a connection here.
+    pub(crate) fn user_count(&self) -> usize {
+        self.0.lock().by_user.len()
+    }
+
     fn leave(&self, client: Uuid) {
         let mut index = self.0.lock();
         let Some(session) = index.by_client.remove(&client) else {

@@ -63,6 +63,8 @@ pub enum Recovered {
 struct Session(u64);
 
 impl Subscriber for Session {
+    type Publisher = Self;
+
     fn id(&self) -> u64 {
         self.0
     }
@@ -143,7 +145,7 @@ impl Output<Session> for Events {
         });
     }
 
-    fn answered(&mut self, session: &Session, id: u32, outcome: Result<Stored, Refusal>) {
+    fn answered(&mut self, session: Session, id: u32, outcome: Result<Stored, Refusal>) {
         self.events.push(Event::Published {
             session: session.0,
             id,
@@ -277,7 +279,7 @@ impl SimulatedGateway {
             Series::Keyed
         };
         let asked = PublishAsked {
-            session: Session(session),
+            publisher: Session(session),
             id,
             series,
             message: message.encode_to_vec().into(),

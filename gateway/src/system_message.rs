@@ -57,10 +57,6 @@ impl NearLimit {
 
 /// Who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "chosen by who sends one from outside a session")
-)]
 pub(crate) enum Target<'a> {
     /// The connection with this id.
     Session(Uuid),

@@ -77,6 +77,8 @@ fn message() -> Message {
         key: "order-7".to_owned(),
         trace: Bytes::from_static(&[7; 25]),
         origin: None,
+        // A client published it.
+        api_key: String::new(),
     }
 }
 

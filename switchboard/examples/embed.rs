@@ -9,6 +9,7 @@ async fn main() -> anyhow::Result<()> {
     let config = switchboard::Config::from_toml(&format!(
         "gateway.insecure = true\n\
          gateway.listen = \"127.0.0.1:0\"\n\
+         gateway.api.listen = \"127.0.0.1:0\"\n\
          admin.listen = \"127.0.0.1:0\"\n\
          bus.embedded.path = {:?}",
         folder.path()

@@ -283,6 +283,12 @@ fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
     }
     tell!("  health      {}/health/ready", system.admin_url());
     tell!("  metrics     {}/metrics", system.admin_url());
+    if let Some(api) = system.api_url() {
+        match system.api_key_file() {
+            Some(file) => tell!("  server API  {api}, with the key in {}", file.display()),
+            None => tell!("  server API  {api}"),
+        }
+    }
     if let Some(folder) = system.data_folder() {
         tell!("  data        {}", folder.display());
     }

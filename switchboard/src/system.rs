@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switchboard_bus::config::{Backend, Backends, OpenError};
 use switchboard_bus::{Bus, Log};
+use switchboard_gateway::ApiRunning;
 use switchboard_proto::ids::ShardCount;
 use switchboard_service_kit::admin::{self, BindError};
 use switchboard_service_kit::service::Context;
@@ -25,6 +26,7 @@ pub struct Switchboard {
     gateway: Option<SocketAddr>,
     /// Whether the gateway speaks TLS.
     tls: bool,
+    api: Option<ApiRunning>,
     admin: SocketAddr,
     data: Option<PathBuf>,
     budget: Duration,
@@ -116,6 +118,7 @@ impl Switchboard {
             groups: Vec::new(),
             gateway: None,
             tls: false,
+            api: None,
             admin,
             data,
             budget: config.node.shutdown_budget,
@@ -167,12 +170,14 @@ impl Switchboard {
                 bus: Arc::clone(bus),
                 shards,
                 registry: config.registry.open()?,
+                data: self.data.clone(),
                 extra: switchboard_console::router(),
             };
             let context = self.service();
             let gateway = Box::pin(switchboard_gateway::start(config.gateway, deps, context)).await?;
             self.gateway = Some(gateway.address);
             self.tls = gateway.tls;
+            self.api = gateway.api;
         }
         Ok(())
     }
@@ -198,6 +203,16 @@ impl Switchboard {
     pub fn demo_url(&self) -> Option<String> {
         let scheme = if self.tls { "https" } else { "http" };
         self.gateway.map(|address| format!("{scheme}://{address}/"))
+    }
+
+    /// The server API, for backends; `None`: it is off.
+    pub fn api_url(&self) -> Option<String> {
+        self.api.as_ref().map(|api| format!("http://{}/api", api.address))
+    }
+
+    /// The file of the key that was made for the server API; `None`: one is configured, or the API is off.
+    pub fn api_key_file(&self) -> Option<&std::path::Path> {
+        self.api.as_ref()?.key_file.as_deref()
     }
 
     /// Health and metrics, for operators.

@@ -128,7 +128,9 @@ fn wildcard(subject: Subject) -> Option<Pattern> {
         | Subject::LinkDown { .. }
         | Subject::Derive { .. }
         | Subject::History { .. }
-        | Subject::MemberBeat => None,
+        | Subject::MemberBeat
+        | Subject::Control
+        | Subject::ControlAnswer { .. } => None,
     }
 }
 

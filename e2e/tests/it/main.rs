@@ -25,6 +25,7 @@ mod readers;
 mod recovery;
 mod registry;
 mod sdks;
+mod server_api;
 mod slow;
 mod system;
 mod tools;

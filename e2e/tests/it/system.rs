@@ -21,7 +21,12 @@ listen = "127.0.0.1:0"
 drain_spread = "100ms"
 limits.connections_per_address = 0
 limits.connect_rate = 0
+api.listen = "127.0.0.1:0"
+api.key = "a-key-of-tests-that-is-long-enough"
 "#;
+
+/// What backends prove themselves with.
+pub(crate) const API_KEY: &str = "a-key-of-tests-that-is-long-enough";
 
 /// Signs and verifies tokens.
 pub(crate) const SECRET: &str = "a secret of tests that is long enough to be none";
@@ -35,6 +40,8 @@ allow_publish_for_subscriber = true
 [namespaces.news]
 allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true
+
+[namespaces.raw]
 
 [namespaces.dm]
 allow_user_limited_channels = true
@@ -176,6 +183,11 @@ impl System {
     /// Where clients connect, one for each gateway.
     pub(crate) fn websocket_urls(&self) -> Vec<String> {
         self.nodes.iter().filter_map(Switchboard::websocket_url).collect()
+    }
+
+    /// Where backends ask, one for each gateway.
+    pub(crate) fn api_urls(&self) -> Vec<String> {
+        self.nodes.iter().filter_map(Switchboard::api_url).collect()
     }
 
     /// Where the demo page is.

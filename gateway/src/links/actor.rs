@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::link::{
     Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
-use super::{Asker, Publish, replies};
+use super::{Asker, Publish, Publisher, replies};
 use crate::metrics::LinkMetrics;
 use crate::session::{SessionHandle, SharedReply};
 
@@ -39,12 +39,18 @@ pub(super) enum Ask {
         channel: ChannelName,
     },
     Publish {
-        asker: Asker,
+        publisher: Publisher,
+        /// The command's.
+        id: u32,
+        /// When the command's frame, or the call, came.
+        arrived: Instant,
         publish: Publish,
     },
 }
 
 impl Subscriber for Arc<SessionHandle> {
+    type Publisher = Publisher;
+
     fn id(&self) -> u64 {
         SessionHandle::id(self)
     }
@@ -228,19 +234,21 @@ impl LinkActor {
                 }
             }
             Ask::Publish {
-                asker: Asker { session, id, arrived },
+                publisher,
+                id,
+                arrived,
                 publish,
             } => {
                 let deadline = arrived.saturating_duration_since(begun) + self.answer_timeout;
-                if let Some(message_id) = publish.send_id {
+                if let (Some(message_id), Publisher::Session(session)) = (publish.send_id, &publisher) {
                     turn.sends.insert((session.id(), id), message_id);
                 }
                 if !publish.is_durable {
-                    self.link.publish_ephemeral(&session, id, publish.message, turn);
+                    self.link.publish_ephemeral(publisher, id, publish.message, turn);
                     return;
                 }
                 let asked = PublishAsked {
-                    session,
+                    publisher,
                     id,
                     series: publish.series,
                     message: publish.message,
@@ -334,7 +342,18 @@ impl Output<Arc<SessionHandle>> for Turn {
         session.lost(channel);
     }
 
-    fn answered(&mut self, session: &Arc<SessionHandle>, id: u32, outcome: Result<Stored, Refusal>) {
+    fn answered(&mut self, publisher: Publisher, id: u32, outcome: Result<Stored, Refusal>) {
+        let session = match publisher {
+            Publisher::Session(session) => session,
+            Publisher::Server(answer) => {
+                if let Err(refusal) = &outcome {
+                    self.metrics.error(refusal.code);
+                }
+                // One that waits no more is not told.
+                answer.send(outcome).ok();
+                return;
+            }
+        };
         let send_id = match self.sends.is_empty() {
             true => None,
             false => self.sends.remove(&(session.id(), id)),

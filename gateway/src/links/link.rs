@@ -39,6 +39,8 @@ use crate::rules::{Rule, is_kept};
 
 /// Whoever subscribes and publishes: a session, as far as a link knows it.
 pub(crate) trait Subscriber: Clone {
+    /// Whoever publishes: a session too, or a caller of the server API.
+    type Publisher;
     /// Unique among the gateway's sessions.
     fn id(&self) -> u64;
     /// It has room for another page of what it missed.
@@ -75,7 +77,7 @@ pub(crate) struct Stored {
 }
 
 /// What a link causes.
-pub(crate) trait Output<S> {
+pub(crate) trait Output<S: Subscriber> {
     /// Send a frame to the owner.
     fn up(&mut self, router: Incarnation, frame: Up);
     /// Command `id` succeeded: everything of `channel` after `offset` follows what is in `missed`. `false`:
@@ -96,7 +98,7 @@ pub(crate) trait Output<S> {
     /// The subscription lost its place; the session has to subscribe again.
     fn lost(&mut self, session: &S, channel: &ChannelName);
     /// The publish of command `id` was stored, or not.
-    fn answered(&mut self, session: &S, id: u32, outcome: Result<Stored, Refusal>);
+    fn answered(&mut self, publisher: S::Publisher, id: u32, outcome: Result<Stored, Refusal>);
     /// A message for these sessions.
     fn deliver(&mut self, message: &Delivered, channels: &mut Channels<S>);
     /// A message that is not stored, for these sessions.
@@ -202,8 +204,8 @@ pub(crate) struct Subscribe<S> {
 }
 
 /// A publish, as a link is asked to carry it out.
-pub(crate) struct PublishAsked<S> {
-    pub(crate) session: S,
+pub(crate) struct PublishAsked<P> {
+    pub(crate) publisher: P,
     pub(crate) id: u32,
     pub(crate) series: Series,
     /// An encoded `Message`.
@@ -224,7 +226,7 @@ pub(crate) struct Known {
 }
 
 /// See the module.
-pub(crate) struct Link<S> {
+pub(crate) struct Link<S: Subscriber> {
     shard: ShardId,
     gateway: Incarnation,
     timing: Timing,
@@ -249,7 +251,7 @@ pub(crate) struct Link<S> {
     dropped: Vec<ChannelName>,
     /// Channels whose interest was sent in this opening, by the number of the frame.
     asked: VecDeque<(u64, ChannelName)>,
-    publishes: Publishes<S>,
+    publishes: Publishes<S::Publisher>,
     /// Sessions in `waiting` and `behind` anywhere, so that a tick without any costs nothing.
     waiting: usize,
     behind: usize,
@@ -396,22 +398,27 @@ impl<S: Subscriber> Link<S> {
     }
 
     /// Publishes; the answer comes through `out`, at the deadline at the latest (P4).
-    pub(crate) fn publish(&mut self, asked: PublishAsked<S>, now: Duration, out: &mut impl Output<S>) {
+    pub(crate) fn publish(
+        &mut self,
+        asked: PublishAsked<S::Publisher>,
+        now: Duration,
+        out: &mut impl Output<S>,
+    ) {
         let PublishAsked {
-            session,
+            publisher,
             id,
             series,
             message,
             deadline,
         } = asked;
         if deadline <= now {
-            out.answered(&session, id, Err(refusal(ErrorCode::Internal)));
+            out.answered(publisher, id, Err(refusal(ErrorCode::Internal)));
             return;
         }
         if self.publishes.len() >= self.bounds.unanswered
             || self.publishes.bytes() + message.len() > self.bounds.unanswered_bytes
         {
-            out.answered(&session, id, Err(refusal(ErrorCode::TooManyRequests)));
+            out.answered(publisher, id, Err(refusal(ErrorCode::TooManyRequests)));
             return;
         }
         let position = match (&self.place, self.phase) {
@@ -420,7 +427,7 @@ impl<S: Subscriber> Link<S> {
         };
         let publish = self
             .publishes
-            .push(series, session, id, message, deadline, position);
+            .push(series, publisher, id, message, deadline, position);
         if let Some(publish) = publish {
             self.push(up_item::Item::Publish(publish));
         }
@@ -429,14 +436,14 @@ impl<S: Subscriber> Link<S> {
     /// Publishes what is not stored: answered as soon as it is on the way, and lost where that fails.
     pub(crate) fn publish_ephemeral(
         &mut self,
-        session: &S,
+        publisher: S::Publisher,
         id: u32,
         message: Bytes,
         out: &mut impl Output<S>,
     ) {
         let log_epoch = match (&self.place, self.phase) {
             (Some(place), Phase::Up) => place.log_epoch.clone(),
-            _ => return out.answered(session, id, Err(refusal(ErrorCode::Internal))),
+            _ => return out.answered(publisher, id, Err(refusal(ErrorCode::Internal))),
         };
         self.push(up_item::Item::Ephemeral(Ephemeral { message }));
         let stored = Stored {
@@ -444,7 +451,7 @@ impl<S: Subscriber> Link<S> {
             log_epoch,
             duplicate_of: Bytes::new(),
         };
-        out.answered(session, id, Ok(stored));
+        out.answered(publisher, id, Ok(stored));
     }
 
     // ---- what the bus brings
@@ -1045,7 +1052,7 @@ impl<S: Subscriber> Link<S> {
             Some(answer::Outcome::Refused(refusal)) => Err(refusal),
             Some(answer::Outcome::Unknown(_)) | None => Err(refusal(ErrorCode::Internal)),
         };
-        out.answered(&publish.session, publish.id, outcome);
+        out.answered(publish.publisher, publish.id, outcome);
     }
 
     /// `false` where something before it is missing.
@@ -1073,7 +1080,7 @@ impl<S: Subscriber> Link<S> {
     /// Answers what is due (P4).
     fn expire(&mut self, now: Duration, out: &mut impl Output<S>) {
         for publish in self.publishes.expire(now) {
-            out.answered(&publish.session, publish.id, Err(refusal(ErrorCode::Internal)));
+            out.answered(publish.publisher, publish.id, Err(refusal(ErrorCode::Internal)));
         }
         if self.waiting == 0 {
             return;
@@ -1183,7 +1190,7 @@ fn size(messages: &[Delivered]) -> usize {
     messages.iter().map(|message| message.message.len()).sum()
 }
 
-fn refusal(code: ErrorCode) -> Refusal {
+pub(crate) fn refusal(code: ErrorCode) -> Refusal {
     Refusal {
         code: code.code(),
         message: code.words().to_owned(),

@@ -1,6 +1,7 @@
 //! A whole gateway on a real socket, with a real WebSocket client. No shard has an owner, but where a test
 //! plays one.
 
+mod api;
 mod bad_input;
 mod harness;
 mod history;

@@ -155,13 +155,24 @@ fn disconnect(code: DisconnectCode) -> (CloseCode, &'static str) {
 /// Tells the client, waits a while for its answer, and leaves the socket to be dropped.
 pub(super) async fn close(gateway: &Gateway, session: &SessionHandle, socket: &mut Socket, end: &End) {
     let limit = gateway.config.write_timeout;
-    let Some(frame) = end.close_frame() else {
+    let Some(mut frame) = end.close_frame() else {
         // The answer to the client's own close frame was made when it was read.
         if matches!(end, End::Client) {
             drop(tokio::time::timeout(limit, socket.flush()).await);
         }
         return;
     };
+    if let End::Disconnect {
+        code: DisconnectCode::ForceDisconnect,
+        ..
+    } = end
+        && let Some((code, reason)) = session.by_server.farewell()
+    {
+        frame = CloseFrame {
+            code: code.into(),
+            reason: reason.into(),
+        };
+    }
     let unwritable = matches!(
         end,
         End::Disconnect {

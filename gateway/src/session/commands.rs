@@ -446,7 +446,7 @@ impl Commands {
             return;
         };
         let mut message = self.message(&channel, kind, data);
-        request.fill(&mut message);
+        request.envelope.fill(&mut message);
         self.gateway
             .links
             .publish(

@@ -38,6 +38,13 @@ impl SessionHandle {
         same
     }
 
+    /// Replaces what goes with publications from now on; empty: as it was.
+    pub(super) fn replace_info(&self, info: bytes::Bytes) {
+        if !info.is_empty() {
+            *self.admitted.info.lock() = info;
+        }
+    }
+
     /// Who it is, with the server-side subscriptions that the token asks for; `None` before `connect`.
     pub(crate) fn identity(&self) -> Option<&Identity> {
         self.admitted.identity.get()

@@ -13,7 +13,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::SubscribeResult;
 use tokio::time::Instant;
 
-use crate::auth::Overrides;
+use crate::auth::{Overrides, UnixTime};
 
 /// Seconds that a client may be told, at most: timers of SDKs end near 24 days, and a year is as good
 /// as for ever.
@@ -28,7 +28,18 @@ pub(super) struct Expiry {
     pub(super) grace: Duration,
 }
 
+/// Times beyond are as good as for ever, and would not fit into every clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 impl Expiry {
+    /// By the wall clock.
+    pub(super) fn of(at: UnixTime, grace: Duration) -> Self {
+        Self {
+            at: Instant::now() + at.after(UnixTime::now()).min(LONGEST),
+            grace,
+        }
+    }
+
     fn end(self) -> Instant {
         self.at + self.grace
     }

@@ -5,31 +5,30 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use switchboard_proto::bus::{Message, Priority};
-use switchboard_proto::tags;
+use switchboard_proto::bus::Priority;
 
-/// Bytes of an idempotency key, at most.
-const MAX_KEY: usize = 128;
-
-/// Tags of one message, and bytes of each name and value, at most.
-const MAX_TAGS: usize = 16;
-const MAX_TAG: usize = 256;
+use crate::envelope::Envelope;
 
 /// What a client asks to be sent.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(super) struct SendMessage<'a> {
     pub(super) channel: String,
+    data: &'a RawValue,
+    pub(super) envelope: Envelope,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a> {
+    channel: String,
     #[serde(borrow)]
     data: &'a RawValue,
-    /// A second message of the same user with the same key, in the same channel, is the first.
     #[serde(default)]
     key: String,
     #[serde(default)]
     priority: Urgency,
     #[serde(default)]
     tags: BTreeMap<String, String>,
-    /// The id of the message that this one answers.
     #[serde(default)]
     reply_to: String,
 }
@@ -44,61 +43,54 @@ enum Urgency {
     Critical,
 }
 
+impl From<Urgency> for Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::Low => Self::Low,
+            Urgency::Normal => Self::Normal,
+            Urgency::High => Self::High,
+            Urgency::Critical => Self::Critical,
+        }
+    }
+}
+
 impl<'a> SendMessage<'a> {
     /// Parses the rpc's data; a fault in words for the operator, which hold nothing of what was sent.
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, &'static str> {
-        let parsed: Self = serde_json::from_slice(data)
+        let parsed: Request<'_> = serde_json::from_slice(data)
             .map_err(|_| "message.send wants {channel, data, key?, priority?, tags?, reply_to?}")?;
-        let is_short = |text: &String| text.len() <= MAX_TAG;
-        if parsed.key.len() > MAX_KEY {
-            return Err("message.send with a key of more than 128 bytes");
-        }
-        if parsed.reply_to.len() > MAX_TAG {
-            return Err("message.send with a reply_to of more than 256 bytes");
-        }
-        if parsed.tags.len() > MAX_TAGS
-            || !parsed
-                .tags
-                .iter()
-                .all(|(name, value)| is_short(name) && is_short(value))
-        {
-            return Err("message.send with more than 16 tags, or one of more than 256 bytes");
-        }
-        if parsed.tags.keys().any(|name| name.starts_with(tags::PREFIX)) {
-            return Err("message.send with a tag that begins with sb-");
-        }
-        Ok(parsed)
+        let Request {
+            channel,
+            data,
+            key,
+            priority,
+            tags,
+            reply_to,
+        } = parsed;
+        let envelope = Envelope {
+            key,
+            priority: priority.into(),
+            tags,
+            reply_to,
+        };
+        envelope.check()?;
+        Ok(SendMessage {
+            channel,
+            data,
+            envelope,
+        })
     }
 
     /// The payload, as it stands.
     pub(super) fn data(&self) -> Bytes {
         Bytes::copy_from_slice(self.data.get().as_bytes())
     }
-
-    /// Puts everything but channel and payload into `message`.
-    pub(super) fn fill(self, message: &mut Message) {
-        let (priority, named) = match self.priority {
-            Urgency::Low => (Priority::Low, Some("low")),
-            Urgency::Normal => (Priority::Normal, None),
-            Urgency::High => (Priority::High, Some("high")),
-            Urgency::Critical => (Priority::Critical, Some("critical")),
-        };
-        message.tags = self.tags;
-        message.key = self.key;
-        message.set_priority(priority);
-        let mut tag = |name: &str, value: String| message.tags.insert(name.to_owned(), value);
-        tag(tags::ID, tags::id_text(&message.id));
-        if let Some(named) = named {
-            tag(tags::PRIORITY, named.to_owned());
-        }
-        if !self.reply_to.is_empty() {
-            tag(tags::REPLY_TO, self.reply_to);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use switchboard_proto::bus::Message;
+
     use super::*;
 
     #[test]
@@ -110,7 +102,7 @@ mod tests {
             id: Bytes::from_static(&[1; 16]),
             ..Message::default()
         };
-        request.fill(&mut message);
+        request.envelope.fill(&mut message);
         assert_eq!((message.key.as_str(), message.priority()), ("k", Priority::High));
         let tags: Vec<(&str, &str)> = message
             .tags

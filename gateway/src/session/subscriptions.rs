@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use switchboard_proto::channel::ChannelName;
@@ -14,6 +15,8 @@ use switchboard_proto::codes::ErrorCode;
 /// See the module.
 pub(crate) struct Subscriptions {
     channels: Mutex<HashMap<ChannelName, Subscription>>,
+    /// Set with `channels` locked: backends ask from other tasks, also when the session is over.
+    is_over: AtomicBool,
     limit: usize,
 }
 
@@ -33,19 +36,25 @@ pub(super) enum By {
     Client { or_error: bool, is_durable: bool },
     /// The server: it comes with the connect reply, and the connection ends with it. `is_durable` as above.
     Server { is_durable: bool },
+    /// A backend, while the connection lasts, through the server API; otherwise as the server's.
+    Backend { is_durable: bool },
 }
 
 impl Subscriptions {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             channels: Mutex::default(),
+            is_over: AtomicBool::new(false),
             limit,
         }
     }
 
-    /// Enters what the client asks for, before the link is asked.
+    /// Enters what is asked for, before the link is asked. [`ErrorCode::Expired`]: the session is over.
     pub(super) fn begin(&self, channel: &ChannelName, command: u32, by: By) -> Result<(), ErrorCode> {
         let mut channels = self.channels.lock();
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(ErrorCode::Expired);
+        }
         let full = channels.len() >= self.limit;
         match channels.entry(channel.clone()) {
             Entry::Occupied(_) => Err(ErrorCode::AlreadySubscribed),
@@ -92,7 +101,7 @@ impl Subscriptions {
     pub(super) fn is_the_servers(&self, channel: &str) -> bool {
         let channels = self.channels.lock();
         let by = channels.get(channel).map(|subscription| subscription.by);
-        matches!(by, Some(By::Server { .. }))
+        matches!(by, Some(By::Server { .. } | By::Backend { .. }))
     }
 
     /// The client gives the channel up. The name, where the link has to be asked to end it: nothing may come
@@ -137,7 +146,16 @@ impl Subscriptions {
 
     /// The session is over and will begin none: all channels that links have to forget.
     pub(super) fn end(&self) -> Vec<ChannelName> {
-        std::mem::take(&mut *self.channels.lock()).into_keys().collect()
+        let mut channels = self.channels.lock();
+        self.is_over.store(true, Ordering::Relaxed);
+        std::mem::take(&mut *channels).into_keys().collect()
+    }
+
+    /// Those that links have taken up.
+    pub(super) fn running(&self) -> Vec<ChannelName> {
+        let channels = self.channels.lock();
+        let running = channels.iter().filter(|(_, subscription)| subscription.running);
+        running.map(|(channel, _)| channel.clone()).collect()
     }
 }
 
@@ -223,5 +241,8 @@ mod tests {
         channels.sort();
         assert_eq!(channels, [a, b.clone()]);
         assert_eq!(subscriptions.subscribed(&b, 2), None);
+        let late = By::Backend { is_durable: true };
+        assert_eq!(subscriptions.begin(&b, 3, late), Err(ErrorCode::Expired));
+        assert!(subscriptions.end().is_empty(), "nothing begins behind the end");
     }
 }

@@ -826,6 +826,70 @@ pub struct RpcResult {
     )]
     pub data: ::prost::bytes::Bytes,
 }
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Maintenance {
+    /// For people; may be empty.
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub text: ::prost::alloc::string::String,
+    /// When it begins, Unix milliseconds.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub at: u64,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyChanged {
+    /// For people; may be empty.
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub text: ::prost::alloc::string::String,
+}
+/// To all connections of a user, to one connection, or to everybody: exactly one of the three. The first message that is
+/// set counts.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SystemMessageRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub everybody: bool,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: ::core::option::Option<Maintenance>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_changed: ::core::option::Option<PolicyChanged>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SystemMessageResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<SystemMessageResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SystemMessageResult {
+    /// Connections that it was queued for.
+    #[prost(uint32, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub clients: u32,
+}
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
 pub mod centrifugo_api_server {
@@ -920,6 +984,14 @@ pub mod centrifugo_api_server {
             &self,
             request: tonic::Request<super::RpcRequest>,
         ) -> std::result::Result<tonic::Response<super::RpcResponse>, tonic::Status>;
+        /// Ours alone.
+        async fn system_message(
+            &self,
+            request: tonic::Request<super::SystemMessageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SystemMessageResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct CentrifugoApiServer<T> {
@@ -1608,6 +1680,51 @@ pub mod centrifugo_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RPCSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/SystemMessage" => {
+                    #[allow(non_camel_case_types)]
+                    struct SystemMessageSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::SystemMessageRequest>
+                    for SystemMessageSvc<T> {
+                        type Response = super::SystemMessageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SystemMessageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::system_message(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SystemMessageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -879,6 +879,17 @@ pub struct BeginSubscription {
     /// Give the session what it missed since then.
     #[prost(message, optional, tag = "6")]
     pub since: ::core::option::Option<Left>,
+    /// Options of the channel that are different for this subscription.
+    #[prost(bool, optional, tag = "7")]
+    pub presence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "8")]
+    pub join_leave: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "9")]
+    pub force_recovery: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "10")]
+    pub force_positioning: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "11")]
+    pub force_push_join_leave: ::core::option::Option<bool>,
 }
 /// Where a session left off.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -916,6 +927,38 @@ pub struct RenewSessions {
     #[prost(bytes = "bytes", tag = "3")]
     pub info: ::prost::bytes::Bytes,
 }
+/// A system message for sessions that are connected now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TellSessions {
+    /// None: everybody.
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<Target>,
+    #[prost(oneof = "tell_sessions::Message", tags = "2, 3")]
+    pub message: ::core::option::Option<tell_sessions::Message>,
+}
+/// Nested message and enum types in `TellSessions`.
+pub mod tell_sessions {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "2")]
+        Maintenance(super::Maintenance),
+        #[prost(message, tag = "3")]
+        PolicyChanged(super::PolicyChanged),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Maintenance {
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub at: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyChanged {
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+}
 /// Names and numbers of a gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribeGateway {}
@@ -936,7 +979,7 @@ pub struct Control {
     pub gateway: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub question: ::core::option::Option<control::Question>,
 }
 /// Nested message and enum types in `Control`.
@@ -955,6 +998,8 @@ pub mod control {
         DescribeGateway(super::DescribeGateway),
         #[prost(message, tag = "8")]
         CountChannels(super::CountChannels),
+        #[prost(message, tag = "9")]
+        TellSessions(super::TellSessions),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -962,6 +1007,9 @@ pub struct Done {
     /// Sessions that it concerned.
     #[prost(uint32, tag = "1")]
     pub sessions: u32,
+    /// Of the client protocol: why it failed for one of them; 0: it did not.
+    #[prost(uint32, tag = "2")]
+    pub error: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GatewayDescription {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use switchboard_proto::bus::{Position, Publish, Series};
 
 /// A publish without an answer.
-pub(super) struct Unanswered<S> {
-    pub(super) session: S,
+pub(super) struct Unanswered<P> {
+    pub(super) publisher: P,
     pub(super) id: u32,
     pub(super) number: u64,
     pub(super) deadline: Duration,
@@ -19,20 +19,20 @@ pub(super) struct Unanswered<S> {
 }
 
 #[derive(Default)]
-struct OneSeries<S> {
+struct OneSeries<P> {
     /// In the order of their numbers.
-    unanswered: VecDeque<Unanswered<S>>,
+    unanswered: VecDeque<Unanswered<P>>,
     last: u64,
 }
 
 /// See the module.
-pub(super) struct Publishes<S> {
-    plain: OneSeries<S>,
-    keyed: OneSeries<S>,
+pub(super) struct Publishes<P> {
+    plain: OneSeries<P>,
+    keyed: OneSeries<P>,
     bytes: usize,
 }
 
-impl<S> Publishes<S> {
+impl<P> Publishes<P> {
     pub(super) fn new() -> Self {
         Self {
             plain: OneSeries {
@@ -47,7 +47,7 @@ impl<S> Publishes<S> {
         }
     }
 
-    fn series(&mut self, series: Series) -> &mut OneSeries<S> {
+    fn series(&mut self, series: Series) -> &mut OneSeries<P> {
         match series {
             Series::Plain => &mut self.plain,
             Series::Keyed => &mut self.keyed,
@@ -67,7 +67,7 @@ impl<S> Publishes<S> {
     pub(super) fn push(
         &mut self,
         series: Series,
-        session: S,
+        publisher: P,
         id: u32,
         message: Bytes,
         deadline: Duration,
@@ -79,7 +79,7 @@ impl<S> Publishes<S> {
         let number = of.last;
         let is_sent = position.is_some();
         of.unanswered.push_back(Unanswered {
-            session,
+            publisher,
             id,
             number,
             deadline,
@@ -128,7 +128,7 @@ impl<S> Publishes<S> {
 
     /// The lowest number of each series that waits; the next one where none does.
     pub(super) fn open(&self) -> (u64, u64) {
-        let of = |of: &OneSeries<S>| {
+        let of = |of: &OneSeries<P>| {
             of.unanswered
                 .front()
                 .map_or(of.last + 1, |waiting| waiting.number)
@@ -137,7 +137,7 @@ impl<S> Publishes<S> {
     }
 
     /// The one that an answer is for.
-    pub(super) fn take(&mut self, series: Series, number: u64) -> Option<Unanswered<S>> {
+    pub(super) fn take(&mut self, series: Series, number: u64) -> Option<Unanswered<P>> {
         let of = self.series(series);
         // Numbers are sorted, so the search stays short however many wait.
         let index = of
@@ -150,7 +150,7 @@ impl<S> Publishes<S> {
     }
 
     /// Those whose time is over.
-    pub(super) fn expire(&mut self, now: Duration) -> Vec<Unanswered<S>> {
+    pub(super) fn expire(&mut self, now: Duration) -> Vec<Unanswered<P>> {
         let mut due = Vec::new();
         for of in [&mut self.plain, &mut self.keyed] {
             // In the order of numbers, which is almost but not quite that of deadlines.

@@ -98,6 +98,8 @@ struct Session {
 }
 
 impl Subscriber for Session {
+    type Publisher = Self;
+
     fn id(&self) -> u64 {
         self.id
     }
@@ -181,7 +183,7 @@ impl Output<Session> for Seen {
         self.told.push(lost(session.id, channel.as_str()));
     }
 
-    fn answered(&mut self, session: &Session, id: u32, outcome: Result<Stored, Refusal>) {
+    fn answered(&mut self, session: Session, id: u32, outcome: Result<Stored, Refusal>) {
         if let Ok(stored) = &outcome {
             self.stored.push(stored.clone());
         }
@@ -415,7 +417,7 @@ impl Rig {
 
     fn publish_in(&mut self, series: Series, session: u64, id: u32, message: &'static [u8]) {
         let asked = PublishAsked {
-            session: self.session(session),
+            publisher: self.session(session),
             id,
             series,
             message: Bytes::from_static(message),

@@ -26,6 +26,9 @@ pub(super) const SHARDS: u32 = 2;
 
 pub(super) struct Node {
     pub(super) address: SocketAddr,
+    /// The server API's.
+    pub(super) api: Option<SocketAddr>,
+    pub(super) incarnation: Incarnation,
     pub(super) context: Context,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) gateway: Arc<Gateway>,
@@ -39,14 +42,24 @@ pub(super) fn own_registry() -> OpenRegistry {
     }
 }
 
+/// A bus of one gateway.
+pub(super) fn own_bus() -> Arc<EmbeddedBus> {
+    EmbeddedBus::new(SubjectPrefix::new("test").unwrap())
+}
+
 impl Node {
     /// A gateway with the `[gateway]` section `keys`. No shard has an owner, so that nobody is given an inbox.
     pub(super) async fn start(keys: &str) -> Self {
-        Self::start_beside(own_registry(), keys).await
+        Self::start_on(own_bus(), own_registry(), keys).await
     }
 
     /// As [`Node::start`], in a system with this registry.
     pub(super) async fn start_beside(registry: OpenRegistry, keys: &str) -> Self {
+        Self::start_on(own_bus(), registry, keys).await
+    }
+
+    /// As [`Node::start`], on a bus and a registry that others may share.
+    pub(super) async fn start_on(bus: Arc<dyn Bus>, registry: OpenRegistry, keys: &str) -> Self {
         let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
         Self::of(Document::parse(&text, []).unwrap()).await
     }
@@ -60,16 +73,18 @@ impl Node {
         let config = Config::read(&mut document);
         document.finish().unwrap();
         let context = Context::new();
-        let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::new("test").unwrap());
         let deps = Deps {
             bus: Arc::clone(&bus),
             shards: ShardCount::new(SHARDS).unwrap(),
             registry,
+            data: None,
             extra: Router::new().route("/", axum::routing::get(async || "demo")),
         };
         let (running, gateway) = open(config, deps, context.clone()).await.unwrap();
         Self {
             address: running.address,
+            api: running.api.map(|api| api.address),
+            incarnation: running.incarnation,
             context,
             bus,
             gateway,

@@ -24,6 +24,7 @@ pub(super) struct Owner {
     questions: Subscription,
     /// What came and was not asked for yet, with the number of its frame.
     items: VecDeque<(u64, up_item::Item)>,
+    /// Frames of others on the bus are passed over.
     gateway: Incarnation,
     open: u64,
     number: u64,
@@ -58,7 +59,7 @@ impl Owner {
             frames,
             questions,
             items: VecDeque::new(),
-            gateway: router,
+            gateway: node.incarnation,
             open: 0,
             number: 0,
         };
@@ -86,7 +87,9 @@ impl Owner {
             let frame = tokio::time::timeout(DEADLINE, self.frames.next()).await;
             let frame = frame.expect("a frame in time").expect("a running bus");
             let frame: Up = format::decode(frame.payload).unwrap();
-            self.gateway = Incarnation::try_from(frame.gateway.as_ref()).unwrap();
+            if Incarnation::try_from(frame.gateway.as_ref()).unwrap() != self.gateway {
+                continue;
+            }
             if frame.open != self.open {
                 (self.open, self.number) = (frame.open, 0);
             }

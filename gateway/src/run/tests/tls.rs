@@ -255,6 +255,7 @@ async fn it_does_not_start_without_a_good_pair() {
         let config = Config::read(&mut document);
         document.finish().map_err(|faults| faults.to_string())?;
         let deps = Deps {
+            data: None,
             bus: switchboard_bus::embedded::EmbeddedBus::new(
                 switchboard_bus::SubjectPrefix::new("test").unwrap(),
             ),

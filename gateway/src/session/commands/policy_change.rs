@@ -52,7 +52,7 @@ impl Commands {
     fn outcome(&self, policy: &Policy, channel: &ChannelName, by: By) -> Outcome {
         let (is_in, is_durable, is_the_clients) = match by {
             By::Client { is_durable, .. } => (self.session.leases.holds(channel), is_durable, true),
-            By::Server { is_durable } => (true, is_durable, false),
+            By::Server { is_durable } | By::Backend { is_durable } => (true, is_durable, false),
         };
         let user = self.session.user();
         let who = Asking { user, is_in };

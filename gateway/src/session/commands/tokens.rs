@@ -4,8 +4,6 @@
 //! differently: an error that says "expired" makes them fetch a fresh token at `connect` and
 //! `subscribe`, but ends the connection for good at `refresh`.
 
-use std::time::Duration;
-
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{
     Push, RefreshRequest, RefreshResult, Reply, SubRefreshRequest, SubRefreshResult, SubscribeRequest,
@@ -16,9 +14,6 @@ use tokio::time::Instant;
 use super::{Commands, Violation, violation};
 use crate::auth::{Anonymous, Bearer, Identity, SubscriptionGrant, TokenError, UnixTime};
 use crate::session::lease::{Expiry, Lease, Promise};
-
-/// Times beyond are as good as for ever, and would not fit into every clock.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The words that are logged for a refused command.
 fn why(error: TokenError) -> &'static str {
@@ -260,10 +255,7 @@ impl Commands {
     }
 
     fn expiry(&self, at: UnixTime) -> Expiry {
-        Expiry {
-            at: Instant::now() + at.after(UnixTime::now()).min(LONGEST),
-            grace: self.gateway.config.tokens.grace,
-        }
+        Expiry::of(at, self.gateway.config.tokens.grace)
     }
 
     /// Every command is answered in time, also while keys are fetched (P4).

@@ -125,7 +125,7 @@ fn r1_messages_that_are_not_stored_go_to_whoever_is_there() {
     let session = rig.session(1);
     let sent = Bytes::from_static(b"a");
     rig.link
-        .publish_ephemeral(&session, 9, sent.clone(), &mut rig.seen);
+        .publish_ephemeral(session.clone(), 9, sent.clone(), &mut rig.seen);
     assert_eq!(rig.told(), [answered(1, 9, Ok(0))]);
     assert_eq!(
         rig.items(),
@@ -136,7 +136,7 @@ fn r1_messages_that_are_not_stored_go_to_whoever_is_there() {
     // Never kept: without an owner it is refused.
     rig.owner(6);
     rig.frames();
-    rig.link.publish_ephemeral(&session, 10, sent, &mut rig.seen);
+    rig.link.publish_ephemeral(session, 10, sent, &mut rig.seen);
     assert_eq!(rig.told(), [answered(1, 10, Err(100))]);
     rig.opened(60);
     assert_eq!(rig.frames(), []);

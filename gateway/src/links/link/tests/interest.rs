@@ -233,7 +233,7 @@ fn p4_a_subscribe_is_answered_at_its_deadline_whatever_it_waits_for() {
 fn p4_a_command_that_waited_too_long_for_its_link_is_answered_and_not_carried_out() {
     let mut rig = Rig::up();
     let publish = PublishAsked {
-        session: rig.session(1),
+        publisher: rig.session(1),
         id: 7,
         series: Series::Plain,
         message: Bytes::from_static(b"m"),

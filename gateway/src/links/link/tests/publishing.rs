@@ -212,7 +212,7 @@ fn p4_deadlines_hold_out_of_order() {
     let mut rig = Rig::up();
     for (id, seconds) in [(1, 3), (2, 1), (3, 2)] {
         let publish = PublishAsked {
-            session: rig.session(1),
+            publisher: rig.session(1),
             id,
             series: Series::Plain,
             message: Bytes::from_static(b"m"),

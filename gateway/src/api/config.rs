@@ -1,0 +1,114 @@
+//! The section `[gateway.api]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use switchboard_service_kit::config::Document;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Bytes below which a key can be found by trying.
+const SHORT_KEY: usize = 16;
+
+/// What the server API can be told.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Whether there is one at all.
+    pub enabled: bool,
+    /// Where backends ask.
+    pub listen: SocketAddr,
+    /// The keys that are accepted, by the names of their configuration keys.
+    pub(super) keys: Vec<(&'static str, SecretString)>,
+    /// Bytes of one request, at most.
+    pub request_size: usize,
+    /// Requests carried out at a time, at most.
+    pub requests: usize,
+    /// Connections, at most.
+    pub connections: usize,
+    /// Channels in one broadcast, and in one answer to `channels`, at most.
+    pub channels: usize,
+}
+
+impl ApiConfig {
+    pub(crate) fn read(document: &mut Document) -> Self {
+        let mut api = document.section("gateway.api");
+        let enabled = api.boolean(
+            "enabled",
+            true,
+            "Whether backends can ask this gateway, over HTTP and gRPC. See server-api.md.",
+        );
+        let listen = api.address(
+            "listen",
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
+            "Where backends ask. Plain HTTP: on another address than a loopback one, keep the network private.",
+        );
+        let key = api.secret(
+            "key",
+            "What backends prove themselves with; the same for all gateways. Not set: with the embedded bus one is made and kept \
+             in the data folder, with NATS the server API is off.",
+        );
+        let previous = api.secret(
+            "key_previous",
+            "The key before, which stays valid while it is changed.",
+        );
+        if key.is_none() && previous.is_some() {
+            api.fault("key_previous", "given without key", "set key, or remove it");
+        }
+        let named = [("key", key), ("key_previous", previous)];
+        let keys: Vec<_> = named
+            .into_iter()
+            .filter_map(|(name, key)| key.map(|key| (name, key)))
+            .collect();
+        for (name, key) in &keys {
+            let key = key.expose_secret();
+            if key.len() < SHORT_KEY {
+                api.fault(
+                    name,
+                    format!("fewer than {SHORT_KEY} bytes, which can be found by trying"),
+                    "take 32 random bytes, such as of `openssl rand -hex 32`",
+                );
+            } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                api.fault(
+                    name,
+                    "has a character that is not printable ASCII, which no HTTP header carries",
+                    "take letters and digits",
+                );
+            }
+        }
+        let request_size = api.bytes(
+            "request_size",
+            4 * MIB,
+            KIB..=64 * MIB,
+            "Bytes of one request, at most; a larger one is refused with HTTP 413 or gRPC's OUT_OF_RANGE.",
+        );
+        let requests = api.integer(
+            "requests",
+            256,
+            1..=65_536,
+            "Requests that are carried out at a time; further ones are answered with error 111.",
+        );
+        let connections = api.integer(
+            "connections",
+            1024,
+            1..=100_000,
+            "Connections of backends, at most; more wait in the kernel's queue.",
+        );
+        let channels = api.integer(
+            "channels",
+            10_000,
+            1..=100_000,
+            "Channels of one `broadcast`, and of one answer to `channels`, at most; over it the call is answered with error 106.",
+        );
+        let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            enabled,
+            listen,
+            keys,
+            request_size: size(request_size),
+            requests: size(requests),
+            connections: size(connections),
+            channels: size(channels),
+        }
+    }
+}

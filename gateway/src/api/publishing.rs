@@ -1,0 +1,200 @@
+//! `publish` and `broadcast`: as a client's publish goes through the links, with no user behind it.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use switchboard_proto::api::{
+    BroadcastRequest, BroadcastResult, PublishRequest, PublishResponse, PublishResult,
+};
+use switchboard_proto::bus::{Message, PayloadKind, Priority};
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::{json, tags};
+use switchboard_service_kit::trace_context::TraceContext;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::{Api, Caller, Transport};
+use crate::envelope::Envelope;
+use crate::links::Publish;
+
+/// Messages of one broadcast that are on the way at a time.
+const AT_ONCE: usize = 64;
+
+/// What is to be published, in whichever channels. Clones share the payload.
+struct Letter {
+    payload: Bytes,
+    kind: PayloadKind,
+    /// It came as JSON, not as bytes that may be JSON.
+    is_json: bool,
+    skip_history: bool,
+    envelope: Envelope,
+}
+
+/// The fields that `publish` and `broadcast` share.
+macro_rules! letter {
+    ($request:expr, $caller:expr) => {
+        Letter::read(
+            $caller,
+            ($request.data, &$request.b64data),
+            Envelope {
+                key: $request.idempotency_key,
+                priority: priority(&$request.priority)?,
+                tags: $request.tags,
+                reply_to: String::new(),
+            },
+            $request.skip_history,
+            $request.version,
+        )
+    };
+}
+
+impl Letter {
+    fn read(
+        caller: Caller,
+        (data, b64data): (Bytes, &str),
+        envelope: Envelope,
+        skip_history: bool,
+        version: u64,
+    ) -> Result<Self, Failure> {
+        envelope.check().map_err(Failure::bad)?;
+        if version > 0 {
+            return Err(Failure::because(
+                ErrorCode::NotAvailable,
+                "versions of publications are not available",
+            ));
+        }
+        let (payload, is_json) = if b64data.is_empty() {
+            (data, caller.transport == Transport::Http)
+        } else {
+            let decoded = BASE64_STANDARD
+                .decode(b64data)
+                .map_err(|_| Failure::bad("b64data is not base64"))?;
+            (decoded.into(), false)
+        };
+        if payload.is_empty() {
+            return Err(Failure::bad("publication without data"));
+        }
+        let kind = match json::is_payload(&payload) {
+            true => PayloadKind::Json,
+            false if is_json => return Err(Failure::bad("data nests too deep")),
+            false => PayloadKind::Binary,
+        };
+        Ok(Self {
+            payload,
+            kind,
+            is_json,
+            skip_history,
+            envelope,
+        })
+    }
+}
+
+fn priority(name: &str) -> Result<Priority, Failure> {
+    match name {
+        "low" => Ok(Priority::Low),
+        "" | "normal" => Ok(Priority::Normal),
+        "high" => Ok(Priority::High),
+        "critical" => Ok(Priority::Critical),
+        _ => Err(Failure::bad("priority is none of low, normal, high and critical")),
+    }
+}
+
+impl Api {
+    pub(super) async fn publish(
+        &self,
+        request: PublishRequest,
+        caller: Caller,
+    ) -> Result<PublishResult, Failure> {
+        let letter = letter!(request, caller)?;
+        self.publish_to(&request.channel, &letter, caller).await
+    }
+
+    pub(super) async fn broadcast(
+        &self,
+        request: BroadcastRequest,
+        caller: Caller,
+    ) -> Result<BroadcastResult, Failure> {
+        let letter = letter!(request, caller)?;
+        if request.channels.is_empty() {
+            return Err(Failure::bad("broadcast without channels"));
+        }
+        if request.channels.len() > self.config.channels {
+            return Err(Failure::because(
+                ErrorCode::LimitExceeded,
+                "more channels than gateway.api.channels",
+            ));
+        }
+        let letter = &letter;
+        let responses = stream::iter(request.channels)
+            .map(async |channel| {
+                let (result, error) = match self.publish_to(&channel, letter, caller).await {
+                    Ok(result) => (Some(result), None),
+                    Err(failure) => (None, Some(failure.into())),
+                };
+                PublishResponse { error, result }
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        Ok(BroadcastResult { responses })
+    }
+
+    async fn publish_to(
+        &self,
+        channel: &str,
+        letter: &Letter,
+        caller: Caller,
+    ) -> Result<PublishResult, Failure> {
+        let arrived = Instant::now();
+        let channel = self.channel(channel)?;
+        let policy = self.gateway.config.policy.now();
+        let kind = policy
+            .payload(&channel, &letter.payload, letter.kind, letter.is_json)
+            .map_err(|unfit| Failure::because(unfit.code, unfit.why))?;
+        let is_durable = policy.is_durable(&channel) && !letter.skip_history;
+        if !is_durable && !letter.envelope.key.is_empty() {
+            return Err(Failure::because(
+                ErrorCode::NotAvailable,
+                "an idempotency key needs a message that is stored",
+            ));
+        }
+        let id = Uuid::now_v7();
+        let trace = TraceContext::random(false);
+        tracing::trace!(%channel, correlation_id = %trace.correlation_id(), "publish by a backend");
+        let mut message = Message {
+            id: id.into_bytes().to_vec().into(),
+            channel: channel.as_str().to_owned(),
+            kind: kind.into(),
+            payload: letter.payload.clone(),
+            trace: trace.to_bytes().to_vec().into(),
+            api_key: caller.key.to_owned(),
+            ..Message::default()
+        };
+        letter.envelope.clone().fill(&mut message);
+        let publish = Publish::plain(&message, is_durable);
+        let stored = self
+            .gateway
+            .links
+            .publish_by_server(&channel, publish, arrived)
+            .await?;
+        let duplicate = !stored.duplicate_of.is_empty();
+        let id = match duplicate {
+            true => tags::id_text(&stored.duplicate_of),
+            false => id.to_string(),
+        };
+        Ok(match is_durable {
+            true => PublishResult {
+                offset: stored.offset.get(),
+                epoch: stored.log_epoch,
+                id,
+                duplicate,
+            },
+            false => PublishResult {
+                id,
+                ..PublishResult::default()
+            },
+        })
+    }
+}
