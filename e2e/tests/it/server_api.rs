@@ -45,7 +45,7 @@ async fn a_key_is_made_at_the_first_start_and_said_where() -> Result<()> {
         let printed = process.printed()?;
         let line = printed
             .lines()
-            .find(|line| line.contains("server API"))
+            .find(|line| line.starts_with("  server API"))
             .context("no line about the server API")?;
         let (_, file) = line.rsplit_once(' ').context("no file in that line")?;
         let file = folder.path().join(file);

@@ -42,6 +42,7 @@ allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true
 
 [namespaces.raw]
+publication_data_format = "any"
 
 [namespaces.dm]
 allow_user_limited_channels = true

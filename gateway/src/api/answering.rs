@@ -169,7 +169,7 @@ impl Answering {
         for outcome in outcomes {
             match outcome {
                 Ok(()) => answer.sessions += 1,
-                // It is over, so that there is nothing to subscribe.
+                // It is over, or not connected yet, so that there is nothing to subscribe.
                 Err(ErrorCode::Expired) => {}
                 Err(code) => answer.error = code.code(),
             }

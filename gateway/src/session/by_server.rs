@@ -73,13 +73,14 @@ impl ByServer {
 }
 
 impl SessionHandle {
-    /// Subscribes the session, and waits until it is, or is not. One that has the channel already succeeds, and keeps
+    /// Subscribes the session, and waits until it is, or is not. One whose `connect` is not answered yet is passed over, as
+    /// one that comes later would be: what it is about to be given by its token must find no other in its place. One that has the channel already succeeds, and keeps
     /// what it has.
     ///
     /// Not cancel safe: the subscription may be asked for or not.
     ///
     /// # Errors
-    /// [`ErrorCode::LimitExceeded`]: it has as many channels as it may. [`ErrorCode::Internal`]: the link did not
+    /// [`ErrorCode::Expired`]: it is over, or not there yet. [`ErrorCode::LimitExceeded`]: it has as many channels as it may. [`ErrorCode::Internal`]: the link did not
     /// answer in time.
     pub(crate) async fn subscribe_by_server(
         self: &Arc<Self>,
@@ -95,6 +96,9 @@ impl SessionHandle {
             overrides,
             since,
         } = given;
+        if self.outgoing.is_held() {
+            return Err(ErrorCode::Expired);
+        }
         let (id, outcome) = self.by_server.enter();
         let is_durable = gateway.config.policy.now().is_durable(&channel);
         match self.subscriptions.begin(&channel, id, By::Backend { is_durable }) {

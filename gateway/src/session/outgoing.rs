@@ -141,6 +141,11 @@ impl Outgoing {
         self.state.lock().held.get_or_insert_default();
     }
 
+    /// Whether what is queued waits for [`Outgoing::release`].
+    pub(super) fn is_held(&self) -> bool {
+        self.state.lock().held.is_some()
+    }
+
     /// Queues `first` before everything that was held.
     pub(super) fn release(&self, first: Frame) {
         let first = Entry {
