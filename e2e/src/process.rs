@@ -144,6 +144,11 @@ impl Process {
         self.signal("-CONT")
     }
 
+    /// SIGHUP: look at the files again.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal("-HUP")
+    }
+
     fn signal(&self, signal: &str) -> Result<()> {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status()?;

@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use switchboard_proto::channel::MAX_CHANNEL_LENGTH;
-use switchboard_service_kit::config::Document;
+use switchboard_service_kit::config::{Document, Origin};
 
 use crate::api::ApiConfig;
 use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
 use crate::limits::LimitsConfig;
 use crate::origin::Origins;
-use crate::policy::{Bounds, Policy};
+use crate::policy::{Bounds, CurrentPolicy, Policy};
 use crate::tls::TlsConfig;
 
 const KIB: u64 = 1024;
@@ -29,8 +29,12 @@ pub struct Config {
     pub insecure: bool,
     /// How tokens are verified.
     pub tokens: TokensConfig,
-    /// Who may do what in which channel.
-    pub policy: Policy,
+    /// Who may do what in which channel. Of all keys these alone may change while the gateway runs.
+    pub policy: CurrentPolicy,
+    /// The file in which they may; `None`: there is none.
+    pub origin: Option<Origin>,
+    /// Between two looks at that file; `None`: it is looked at on SIGHUP alone.
+    pub reload_interval: Option<Duration>,
     /// Which web pages may connect.
     pub origins: Origins,
     /// WebSocket connections, at most.
@@ -271,6 +275,13 @@ impl Config {
             "Clients are told of maintenance, of limits that they are near to, and of changes of what they may, by the protocol's \
              `message` push.",
         );
+        let reload_interval = gateway.duration(
+            "reload_interval",
+            seconds(10),
+            Duration::ZERO..=seconds(3600),
+            "How often the configuration file is looked at for a change of [channels] and [namespaces.NAME], which is in force, \
+             without a restart, once it was there at two looks. SIGHUP looks at once. 0s: on SIGHUP alone.",
+        );
         let link_queue = gateway.integer(
             "link_queue",
             1024,
@@ -326,14 +337,16 @@ impl Config {
             listen,
             insecure,
             tokens,
-            policy: Policy::read(
+            policy: CurrentPolicy::new(Policy::read(
                 document,
                 Bounds {
                     insecure,
                     publish_size,
                     name_length: channel_name_length,
                 },
-            ),
+            )),
+            origin: document.origin(),
+            reload_interval: Some(reload_interval).filter(|interval| !interval.is_zero()),
             origins: Origins::new(allowed, insecure),
             max_connections: size(max_connections),
             http_connections: size(http_connections),
@@ -363,6 +376,15 @@ impl Config {
             proxies: Proxies::read(document),
             limits: LimitsConfig::read(document),
             api: ApiConfig::read(document),
+        }
+    }
+
+    /// What namespaces cannot widen, also when they are read again.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            insecure: self.insecure,
+            publish_size: self.publish_size as u64,
+            name_length: self.channel_name_length as u64,
         }
     }
 }

@@ -53,6 +53,6 @@ pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use error::StartError;
 pub use origin::Origins;
-pub use policy::Policy;
+pub use policy::{CurrentPolicy, Policy};
 pub use run::{Deps, Running, start};
 pub use tls::TlsError;

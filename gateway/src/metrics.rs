@@ -38,6 +38,7 @@ struct Families {
     commands: Family<CommandLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     tls_reloads: Family<ReloadLabel, Counter>,
+    policy_reloads: Family<ReloadLabel, Counter>,
     api_calls: Family<ApiLabel, Counter>,
 }
 
@@ -82,7 +83,7 @@ struct ReloadLabel {
     result: Reload,
 }
 
-/// How it went when the files of a certificate had changed.
+/// How it went when the files of a certificate, or the policy's, had changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Reload {
     /// It is in force.
@@ -308,6 +309,11 @@ impl GatewayMetrics {
                 families.tls_reloads.clone(),
             );
             registry.register(
+                "policy_reloads",
+                "Times that [channels] or [namespaces] had changed in the configuration file, or it was faulty, by whether it is in force",
+                families.policy_reloads.clone(),
+            );
+            registry.register(
                 "api_calls",
                 "Calls of the server API, by method and the error's code, 0 where it succeeded",
                 families.api_calls.clone(),
@@ -358,6 +364,13 @@ impl GatewayMetrics {
     pub(crate) fn tls_reload(&self, result: Reload) {
         self.families
             .tls_reloads
+            .get_or_create(&ReloadLabel { result })
+            .inc();
+    }
+
+    pub(crate) fn policy_reload(&self, result: Reload) {
+        self.families
+            .policy_reloads
             .get_or_create(&ReloadLabel { result })
             .inc();
     }

@@ -8,8 +8,10 @@
 //!   it again; only a subscription token does, for its channel.
 
 mod config;
+mod current;
 mod explain;
 mod payload;
+pub(crate) mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +21,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
 
 pub(crate) use self::config::Bounds;
+pub use self::current::CurrentPolicy;
 pub(crate) use self::payload::Unfit;
 
 /// Everybody's, by its name alone: no token is needed although it begins with `$`, and clients do

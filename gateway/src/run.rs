@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics};
+use crate::policy::reload;
 use crate::tls::Tls;
 use crate::{listener, upgrade};
 
@@ -173,6 +174,12 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     let announcer = Announcer::start(deps.registry.registry, incarnation, settings, &link_context);
     let answer_timeout = config.answer_timeout;
     let gateway = Gateway::new(config, tokens, links, announcer, metrics, stop.clone());
+    if let Some(origin) = gateway.config.origin.clone() {
+        let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());
+        context
+            .tasks
+            .spawn("policy-reload", TaskKind::Essential, watching);
+    }
     let answering = Answering {
         gateway: Arc::clone(&gateway),
         bus: Arc::clone(&deps.bus),

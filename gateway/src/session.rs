@@ -25,6 +25,7 @@ mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use switchboard_proto::bus::{PayloadKind, Priority};
 use switchboard_proto::channel::ChannelName;
@@ -63,6 +64,8 @@ pub(crate) struct SessionHandle {
     /// Whether the client is told what concerns the gateway itself.
     tells: bool,
     warnings: Warnings,
+    /// The policy was replaced since the session's task last looked at what it holds.
+    is_policy_new: AtomicBool,
     by_server: ByServer,
 }
 
@@ -93,6 +96,7 @@ impl SessionHandle {
             histories: Histories::default(),
             tells: limits.system_messages,
             warnings: Warnings::default(),
+            is_policy_new: AtomicBool::new(false),
             by_server: ByServer::default(),
         })
     }
@@ -153,6 +157,22 @@ impl SessionHandle {
     /// code counts.
     pub(crate) fn close(&self, code: DisconnectCode) {
         self.outgoing.close(code);
+    }
+
+    /// The policy was replaced: the session's task has to look at what it holds.
+    pub(crate) fn look_at_policy(&self) {
+        self.is_policy_new.store(true, Ordering::Release);
+        self.outgoing.come_back();
+    }
+
+    /// Whether it has to.
+    fn is_policy_new(&self) -> bool {
+        self.is_policy_new.load(Ordering::Acquire)
+    }
+
+    /// As [`SessionHandle::is_policy_new`], and from here on it has.
+    fn take_policy_change(&self) -> bool {
+        self.is_policy_new.swap(false, Ordering::AcqRel)
     }
 
     /// Queues the reply to `connect`, before everything that was queued since

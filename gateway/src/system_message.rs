@@ -109,7 +109,6 @@ impl Gateway {
 
     /// Tells every client of this gateway that what it may do may have changed. For who loads a policy anew,
     /// behind that. See [`Gateway::tell`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "told by who loads a policy anew"))]
     pub(crate) fn policy_changed(&self, text: String) -> usize {
         self.tell(Target::Everybody, &SystemMessage::PolicyChanged { text })
     }

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
         default_value = "ws://127.0.0.1:8000/connection/websocket"
     )]
     url: Vec<String>,
-    /// PEM file with the certificates that are trusted behind wss://.
+    /// PEM file with the certificates that are trusted behind wss://, instead of those that this machine trusts.
     #[arg(long, global = true, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// A connection token for all connections.

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
+use switchboard_client::{Tls, TlsError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,13 +21,21 @@ use crate::pacer;
 use crate::plan::{Cuts, Pace, Plan};
 use crate::server;
 use crate::times::{Counts, Times};
-use crate::tls;
 
 /// Connections that a process is opening at a time.
 const OPENING: usize = 50;
 
 /// Files that a process needs besides its connections.
 const OTHER_FILES: u64 = 64;
+
+/// Whom to trust behind `wss://`: read once, not for each connection.
+fn trusted(plan: &Plan) -> Result<Option<Tls>, TlsError> {
+    match &plan.ca_file {
+        Some(file) => Tls::with_ca_file(file).map(Some),
+        None if plan.urls.iter().any(|url| url.starts_with("wss:")) => Tls::of_this_machine().map(Some),
+        None => Ok(None),
+    }
+}
 
 /// Which of the connections this process has: every `of`th from `index` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +123,7 @@ impl Generator {
             );
         }
         let shared = Arc::new(Shared {
-            tls: plan.ca_file.as_deref().map(tls::trust).transpose()?,
+            tls: trusted(&plan)?,
             plan,
             run,
             counters: Counters::default(),

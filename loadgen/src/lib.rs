@@ -12,7 +12,7 @@
 //! | `processes` | several processes as one |
 //! | `member` | one connection |
 //! | `pacer` | when something is due |
-//! | `tls`, `server` | whom to trust; what the server's processes use |
+//! | `server` | what the server's processes use |
 //! | [`checker`], [`numbers`] | the verdict |
 //! | [`report`], [`times`], [`summary`] | what is told |
 
@@ -30,7 +30,6 @@ mod run;
 mod server;
 pub mod summary;
 pub mod times;
-mod tls;
 
 pub use plan::Plan;
 pub use processes::{PART, part};

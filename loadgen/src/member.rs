@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
-use switchboard_client::{Client, ClientError, Encoding, Event, Options, Place};
+use switchboard_client::{Client, ClientError, Encoding, Event, Options, Place, Tls};
 use switchboard_proto::client::{Reply, SubscribeResult};
 use switchboard_proto::time::now_us;
 use tokio::sync::mpsc;
@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     /// Names this run, so that channels are new.
     pub(crate) run: String,
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) counters: Counters,
     /// From the intended time of a publish until it was sent: what the generator itself is late.
     pub(crate) late: Times,

@@ -26,6 +26,7 @@ mod effective;
 mod fault;
 mod given;
 mod nearest;
+mod origin;
 mod section;
 mod source;
 mod units;
@@ -36,6 +37,7 @@ use std::path::Path;
 pub use effective::{Effective, Entry};
 pub use fault::{Fault, Faults};
 use nearest::nearest;
+pub use origin::Origin;
 pub use section::Section;
 pub use source::Source;
 use source::{FileText, variable_name};
@@ -64,6 +66,7 @@ pub struct Document {
     ignored_names: BTreeSet<String>,
     entries: Vec<Entry>,
     faults: Vec<Fault>,
+    origin: Option<Origin>,
 }
 
 impl Document {
@@ -91,7 +94,14 @@ impl Document {
                 source: None,
             })
         })?;
-        Ok(Self::over(FileText::parse(name, &text)?, environment))
+        let mut document = Self::over(FileText::parse(name, &text)?, environment);
+        document.origin = Some(Origin::new(path, text, &document.environment));
+        Ok(document)
+    }
+
+    /// To read a part of the file again while the process runs; `None`: there is no file.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin.clone()
     }
 
     /// As [`Document::load`], from text.
@@ -134,6 +144,7 @@ impl Document {
             ignored_names: BTreeSet::new(),
             entries: Vec::new(),
             faults: Vec::new(),
+            origin: None,
         }
     }
 

@@ -161,7 +161,7 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn explain(config: &Config, user: &str, channel: &str) -> ExitCode {
-    match config.gateway.policy.explain(user, channel) {
+    match config.gateway.policy.now().explain(user, channel) {
         Ok(text) => say(&text),
         Err(error) => {
             eprintln!("switchboard: {error}; clients are answered with error 107");

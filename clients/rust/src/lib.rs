@@ -6,9 +6,9 @@
 
 mod encoding;
 mod socket;
+mod tls;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 pub use encoding::Encoding;
+pub use tls::{Tls, TlsError};
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ pub struct Options {
     pub encoding: Encoding,
     /// Within which a connection has to stand and a command to be answered.
     pub timeout: Duration,
-    /// Whom to trust behind `wss://`; `None`: such URLs are refused.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whom to trust behind `wss://`; `None`: whom this machine trusts, read anew for each connection.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -86,6 +87,9 @@ pub enum ClientError {
     /// The connection could not be opened, or broke.
     #[error("connection: {0}")]
     Socket(String),
+    /// There is nobody to trust behind `wss://`.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server closed it.
     #[error("closed by the server with {code}: {reason}")]
     Closed {

@@ -1,10 +1,7 @@
 //! The connection under a client: TCP or TLS, and the WebSocket on it.
 
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -13,19 +10,15 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tokio_util::either::Either;
 
-use crate::{ClientError, Encoding};
+use crate::{ClientError, Encoding, Tls};
 
 pub(crate) type Socket = WebSocketStream<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
 /// A connection takes this much for reading; one of thousands must not take more.
 const READ_BUFFER: usize = 4 * 1024;
 
-/// Opens a WebSocket. `wss://` needs `tls`, which says whom to trust.
-pub(crate) async fn open(
-    url: &str,
-    encoding: Encoding,
-    tls: Option<&Arc<rustls::ClientConfig>>,
-) -> Result<Socket, ClientError> {
+/// Opens a WebSocket. `tls` says whom to trust behind `wss://`; `None`: whom this machine trusts.
+pub(crate) async fn open(url: &str, encoding: Encoding, tls: Option<&Tls>) -> Result<Socket, ClientError> {
     let mut request = url.into_client_request().map_err(failed)?;
     if let Some(name) = encoding.subprotocol() {
         let name = HeaderValue::from_static(name);
@@ -34,8 +27,8 @@ pub(crate) async fn open(
     let is_secure = request.uri().scheme_str() == Some("wss");
     let tls = match (is_secure, tls) {
         (false, _) => None,
-        (true, Some(tls)) => Some(TlsConnector::from(Arc::clone(tls))),
-        (true, None) => return Err(failed("wss:// without a certificate to trust")),
+        (true, Some(tls)) => Some(tls.connector()),
+        (true, None) => Some(Tls::of_this_machine()?.connector()),
     };
     let host = request.uri().host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();

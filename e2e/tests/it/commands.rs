@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
 use switchboard_e2e::child::Guarded;
-use switchboard_e2e::process::{Process, binary};
+use switchboard_e2e::process::{Process, binary, host};
 
 /// Runs a command to its end.
 async fn run(arguments: &[&str]) -> Result<Output> {
@@ -87,6 +87,68 @@ async fn what_is_published_is_heard() -> Result<()> {
     assert!(status.success(), "{status}");
     let all = heard(&listener, 3).await?;
     assert_eq!((&all[1]["data"], &all[2]["data"]), (&json!(2), &json!(3)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_tls_is_believed_by_its_authority() -> Result<()> {
+    const CONFIG: &str = "gateway.insecure = true\n[gateway.tls]\ncertificate_file = \"certificate.pem\"\nkey_file = \"key.pem\"";
+    const CHANNEL: &str = "room:tls";
+    let folder = tempfile::tempdir()?;
+    let certificate = folder.path().join("certificate.pem");
+    let other = folder.path().join("other.pem");
+    let issued = rcgen::generate_simple_self_signed([host().to_string()])?;
+    std::fs::write(folder.path().join("key.pem"), issued.signing_key.serialize_pem())?;
+    std::fs::write(&certificate, issued.cert.pem())?;
+    let stranger = rcgen::generate_simple_self_signed([host().to_string()])?;
+    std::fs::write(&other, stranger.cert.pem())?;
+    std::fs::write(folder.path().join("switchboard.toml"), CONFIG)?;
+    let system = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let url = format!("wss://{}/connection/websocket", system.gateway());
+    let [certificate, other] = [&certificate, &other].map(|path| path.display().to_string());
+
+    let first = publish(&url, &["--ca-file", &certificate, CHANNEL, "1"]).await?;
+    let mut command = Command::new(binary("switchboard")?);
+    command.args([
+        "listen",
+        "--url",
+        &url,
+        "--ca-file",
+        &certificate,
+        CHANNEL,
+        "--count",
+        "1",
+    ]);
+    let mut listener = Guarded::spawn(&mut command)?;
+    // Another is said until one is heard: when it is subscribed is seen by that alone.
+    wait_until(DEADLINE, async || {
+        publish(&url, &["--ca-file", &certificate, CHANNEL, "2"])
+            .await
+            .is_ok()
+            && !listener.runs()
+    })
+    .await?;
+    let line = heard(&listener, 1).await?.remove(0);
+    assert_eq!(line["data"], 2);
+    assert!(line["offset"].as_u64() > first["offset"].as_u64());
+
+    let key = folder.path().join("key.pem").display().to_string();
+    let nothing = folder.path().join("nothing.pem").display().to_string();
+    for (arguments, word) in [
+        (&["--ca-file", other.as_str()][..], "certificate"),
+        // Those of this machine do not vouch for it.
+        (&[], "certificate"),
+        (&["--ca-file", &key], "no certificate in it"),
+        (&["--ca-file", &nothing], "nothing.pem"),
+    ] {
+        let output = run(&[&["publish", "--url", &url], arguments, &[CHANNEL, "3"]].concat()).await?;
+        let said = String::from_utf8(output.stderr)?;
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(
+            said.contains(word) && said.trim_end().lines().count() == 1,
+            "{said}"
+        );
+    }
     Ok(())
 }
 

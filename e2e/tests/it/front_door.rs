@@ -1,7 +1,6 @@
 //! What stands between the network and sessions, with the shipped binary: clients that send without end, and TLS.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -157,10 +156,7 @@ async fn a_certificate_is_renewed_on_sighup() -> Result<()> {
     assert!(page(&system, &before).await?.contains("<h1>Switchboard</h1>"));
     let after = issue(folder.path())?;
     assert!(page(&system, &after).await.is_err(), "nobody has told it");
-    let sent = Command::new("kill")
-        .args(["-HUP", &system.id().to_string()])
-        .status()?;
-    ensure!(sent.success(), "kill -HUP: {sent}");
+    system.hang_up()?;
     wait_until(DEADLINE, async || page(&system, &after).await.is_ok()).await?;
     assert!(page(&system, &before).await.is_err());
     let status = system.terminate().await?;

@@ -1,9 +1,17 @@
 //! Other people's SDKs, unchanged, against both backends.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use switchboard_testkit::wait_until;
+
+use switchboard_e2e::process::Process;
 
 use crate::system::{Access, Pings, SECRET, System};
 use crate::tools;
+
+/// Until node runs and its clients are connected.
+const CONNECTED: Duration = Duration::from_secs(60);
 
 /// What the clients of a run speak.
 const ENCODINGS: [&str; 2] = ["json", "protobuf"];
@@ -85,6 +93,80 @@ async fn python_sdk_on_a_cluster() -> Result<()> {
     let system = System::cluster(2, 2, Pings::EverySecond).await?;
     python(&system).await?;
     system.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_is_told_when_a_gateway_stops() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("switchboard.toml");
+    std::fs::write(&config, "[gateway]\ninsecure = true\n")?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let url = process.websocket_url();
+    let connected = folder.path().join("connected");
+    let ready = connected.display().to_string();
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", url.as_str()),
+        ("SWITCHBOARD_READY", ready.as_str()),
+    ];
+    let stopping = async {
+        wait_until(CONNECTED, async || connected.exists()).await?;
+        let status = process.terminate().await?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    };
+    tokio::try_join!(tools::node("system.test.js", &environment), stopping)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javascript_sdk_loses_what_a_changed_file_takes_away() -> Result<()> {
+    // Never by the clock, within a test: only SIGHUP reloads.
+    const GATEWAY: &str = "gateway.reload_interval = \"1h\"\ngateway.tokens.anonymous = \"everybody\"\n";
+    const SUBSCRIBE: &str = "allow_subscribe_for_client = true\nallow_subscribe_for_anonymous = true\n";
+    const PUBLISH: &str = "allow_publish_for_client = true\nallow_publish_for_anonymous = true\n";
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("switchboard.toml");
+    let before = format!("{GATEWAY}[namespaces.room]\n{SUBSCRIBE}[namespaces.hall]\n{SUBSCRIBE}{PUBLISH}");
+    std::fs::write(&config, before)?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let url = process.websocket_url();
+    let connected = folder.path().join("connected");
+    let ready = connected.display().to_string();
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", url.as_str()),
+        ("SWITCHBOARD_READY", ready.as_str()),
+    ];
+    let changing = async {
+        wait_until(CONNECTED, async || connected.exists()).await?;
+        // A file that is no good ends nothing, and the process least of all.
+        std::fs::write(&config, "[namespaces.room]\nnonsense = true\n")?;
+        process.hang_up()?;
+        let failed = "switchboard_gateway_policy_reloads_total{result=\"failed\"}";
+        wait_until(CONNECTED, async || {
+            process.metric(failed).await.is_ok_and(|failed| failed == 1)
+        })
+        .await?;
+        ensure!(
+            process.printed()?.contains("namespaces.room.nonsense"),
+            "the fault is not named"
+        );
+        let after = format!(
+            "{GATEWAY}gateway.ping_interval = \"9s\"\n[namespaces.room]\n[namespaces.hall]\n{SUBSCRIBE}"
+        );
+        std::fs::write(&config, after)?;
+        process.hang_up()
+    };
+    tokio::try_join!(tools::node("policy.test.js", &environment), changing)?;
+    let printed = process.printed()?;
+    for key in [
+        "gateway.ping_interval",
+        "namespaces.hall.allow_publish_for_client",
+    ] {
+        ensure!(printed.contains(key), "{key} is not named: {printed}");
+    }
+    let status = process.terminate().await?;
+    ensure!(status.success(), "{status}");
+    Ok(())
 }
 
 /// The page ships the build of the very package that the tests above run.

@@ -114,7 +114,7 @@ impl Api {
     pub(super) fn channel(&self, name: &str) -> Result<ChannelName, Failure> {
         let channel = ChannelName::parse(name, self.gateway.config.channel_name_length)
             .map_err(|_| Failure::bad("not a channel name"))?;
-        self.gateway.config.policy.decide_for_server(&channel)?;
+        self.gateway.config.policy.now().decide_for_server(&channel)?;
         Ok(channel)
     }
 
@@ -271,7 +271,7 @@ impl Api {
         let arrived = Instant::now();
         let channel = self.channel(&request.channel)?;
         let config = &self.gateway.config;
-        if !config.policy.is_durable(&channel) {
+        if !config.policy.now().is_durable(&channel) {
             return unavailable("the channel's messages are not stored");
         }
         if request.reverse && request.since.as_ref().is_some_and(|since| since.offset == 0) {

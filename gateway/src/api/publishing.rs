@@ -149,7 +149,7 @@ impl Api {
     ) -> Result<PublishResult, Failure> {
         let arrived = Instant::now();
         let channel = self.channel(channel)?;
-        let policy = &self.gateway.config.policy;
+        let policy = self.gateway.config.policy.now();
         let kind = policy
             .payload(&channel, &letter.payload, letter.kind, letter.is_json)
             .map_err(|unfit| Failure::because(unfit.code, unfit.why))?;

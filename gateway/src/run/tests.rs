@@ -11,6 +11,7 @@ mod overrides;
 mod owner;
 mod permissions;
 mod pings;
+mod policy_change;
 mod priorities;
 mod protobuf;
 mod proxies;

@@ -100,7 +100,7 @@ impl SessionHandle {
             return Err(ErrorCode::Expired);
         }
         let (id, outcome) = self.by_server.enter();
-        let is_durable = gateway.config.policy.is_durable(&channel);
+        let is_durable = gateway.config.policy.now().is_durable(&channel);
         match self.subscriptions.begin(&channel, id, By::Backend { is_durable }) {
             Ok(()) => {}
             Err(code) => {

@@ -5,6 +5,7 @@
 
 mod history;
 mod permissions;
+mod policy_change;
 mod register;
 mod server_side;
 mod tokens;
@@ -321,7 +322,7 @@ impl Commands {
             if !self.may(Action::Subscribe, id, &channel, lease.is_some()) {
                 return Ok(());
             }
-            let is_durable = self.gateway.config.policy.is_durable(&channel);
+            let is_durable = self.gateway.config.policy.now().is_durable(&channel);
             let by = By::Client {
                 or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
                 is_durable,
@@ -419,7 +420,7 @@ impl Commands {
     }
 
     fn is_durable(&self, channel: &ChannelName) -> bool {
-        self.gateway.config.policy.is_durable(channel)
+        self.gateway.config.policy.now().is_durable(channel)
     }
 
     async fn rpc(&self, id: u32, request: RpcRequest) {

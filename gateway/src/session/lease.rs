@@ -222,6 +222,11 @@ impl Leases {
             .unwrap_or_default()
     }
 
+    /// Whether the channel is asked for or held with a token.
+    pub(super) fn holds(&self, channel: &ChannelName) -> bool {
+        self.0.lock().channels.contains_key(channel)
+    }
+
     /// What the token of a subscription says differently from the channel's configuration.
     #[cfg_attr(not(test), expect(dead_code, reason = "for presence, which asks for it"))]
     pub(super) fn overrides(&self, channel: &ChannelName) -> Overrides {

@@ -80,6 +80,15 @@ impl Subscriptions {
         self.channels.lock().contains_key(channel)
     }
 
+    /// All of them, and who asked for each.
+    pub(super) fn all(&self) -> Vec<(ChannelName, By)> {
+        let channels = self.channels.lock();
+        channels
+            .iter()
+            .map(|(channel, subscription)| (channel.clone(), subscription.by))
+            .collect()
+    }
+
     /// The channel, where the client asked for it and did not give it up.
     pub(super) fn held(&self, channel: &str) -> Option<ChannelName> {
         let channels = self.channels.lock();

@@ -92,7 +92,7 @@ async fn converse(
                 if let Err(end) = chores.perform(chore, socket, &open_ping, false).await {
                     return end;
                 }
-                if !chores.is_subscription_over() {
+                if !chores.is_subscription_over() && !session.is_policy_new() {
                     continue;
                 }
                 None
@@ -136,6 +136,7 @@ async fn converse(
                     Some(frame) => commands.frame(frame, &open_ping).await,
                     None => {
                         commands.end_expired().await;
+                        commands.apply_policy().await;
                         Ok(())
                     }
                 }
@@ -163,6 +164,10 @@ async fn converse(
             chores.timers.active(Instant::now());
         }
         chores.set_alarm(false);
+        if session.is_policy_new() {
+            // It was woken for that while a command was carried out.
+            session.outgoing.come_back();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 use serde_json::value::RawValue;
-use switchboard_client::{Client, ClientError, Event, Options, Place};
+use switchboard_client::{Client, ClientError, Event, Options, Place, Tls};
 use switchboard_gateway::TokenRequest;
 use switchboard_proto::client::{Command, Publication, RpcRequest};
 use tokio::time::sleep;
@@ -26,9 +27,12 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Whom to talk to, and as who.
 #[derive(Debug, Clone, Args)]
 pub(super) struct As {
-    /// The gateway; by default the one of the configuration, on this machine. `ws://` only.
+    /// The gateway, as ws://… or wss://…; by default the one of the configuration, on this machine.
     #[arg(long)]
     url: Option<String>,
+    /// PEM file of the certificate authorities to believe for wss://, instead of those that this machine trusts.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// The user, for whom a token is signed with gateway.tokens.hmac_secret; "" for an anonymous one.
     #[arg(long, default_value = "operator")]
     user: String,
@@ -209,7 +213,8 @@ async fn connect(config: &Config, who: &As) -> anyhow::Result<Client> {
         Some(url) => url.clone(),
         None if config.gateway.tls.is_some() => {
             bail!(
-                "the gateway of this configuration speaks TLS, and this command does not: name another with --url ws://…"
+                "the gateway of this configuration speaks TLS: name the host of its certificate with \
+                 --url wss://HOST:PORT/connection/websocket, and its authority with --ca-file if this machine does not trust it"
             )
         }
         None => url_of(config),
@@ -221,6 +226,7 @@ async fn connect(config: &Config, who: &As) -> anyhow::Result<Client> {
     let options = Options {
         token,
         name: "switchboard".to_owned(),
+        tls: who.ca_file.as_deref().map(Tls::with_ca_file).transpose()?,
         ..Options::default()
     };
     Client::connect(&url, options).await.with_context(|| {

@@ -14,7 +14,8 @@ impl Commands {
             user: self.session.user(),
             is_in,
         };
-        let decision = self.gateway.config.policy.decide(action, channel, who);
+        let policy = self.gateway.config.policy.now();
+        let decision = policy.decide(action, channel, who);
         match decision.outcome {
             Ok(()) => true,
             Err(code) => {
@@ -31,7 +32,7 @@ impl Commands {
         }
         let encoding = self.session.encoding;
         let kind = encoding.payload_kind(data);
-        let policy = &self.gateway.config.policy;
+        let policy = self.gateway.config.policy.now();
         match policy.payload(channel, data, kind, encoding == Encoding::Json) {
             Ok(kind) => Some(kind),
             Err(Unfit { code, why }) => {

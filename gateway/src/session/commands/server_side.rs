@@ -120,11 +120,12 @@ impl Commands {
         {
             given.push(Given::from(broadcast));
         }
+        let policy = config.policy.now();
         let named = self.session.identity().map(|identity| &identity.subscriptions);
         for (channel, subscription) in named.into_iter().flatten() {
             // The token is the permission; that the namespace exists is not its to say.
             let who = Asking { user, is_in: true };
-            config.policy.decide(Action::Subscribe, channel, who).outcome?;
+            policy.decide(Action::Subscribe, channel, who).outcome?;
             given.retain(|other: &Given| other.channel != *channel);
             given.push(Given {
                 channel: channel.clone(),
@@ -152,6 +153,7 @@ impl Commands {
                 "the connection has as many channels as there may be; see gateway.channels_per_connection"
             } else if config
                 .policy
+                .now()
                 .decide(Action::Subscribe, &kept.channel, who)
                 .outcome
                 .is_err()

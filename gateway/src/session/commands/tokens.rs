@@ -168,7 +168,7 @@ impl Commands {
                 tracing::debug!(client = %self.session.client(), why = why(error), "subscription ended at its refresh");
                 let subscriptions = &self.session.subscriptions;
                 if let Some(channel) = named.filter(|channel| !subscriptions.is_the_servers(channel)) {
-                    self.end_subscription(channel).await;
+                    self.end_subscription(channel, UnsubscribeCode::Expired).await;
                 }
                 return Ok(());
             }
@@ -205,14 +205,16 @@ impl Commands {
     /// Ends the subscriptions whose time is over. Waits while a link's queue is full.
     pub(in crate::session) async fn end_expired(&self) {
         for channel in self.session.leases.take_ended(Instant::now()) {
-            self.end_subscription(channel.as_str()).await;
+            self.end_subscription(channel.as_str(), UnsubscribeCode::Expired)
+                .await;
         }
     }
 
-    async fn end_subscription(&self, channel: &str) {
+    /// Waits while a link's queue is full.
+    pub(super) async fn end_subscription(&self, channel: &str, code: UnsubscribeCode) {
         let push = Push {
             channel: channel.to_owned(),
-            unsubscribe: Some(UnsubscribeCode::Expired.into()),
+            unsubscribe: Some(code.into()),
             ..Push::default()
         };
         let then = Reply {
