@@ -61,15 +61,16 @@ impl Node {
     /// As [`Node::start`], on a bus and a registry that others may share.
     pub(super) async fn start_on(bus: Arc<dyn Bus>, registry: OpenRegistry, keys: &str) -> Self {
         let text = format!("[gateway]\nlisten = \"127.0.0.1:0\"\ninbox = false\n{keys}");
-        Self::of(Document::parse(&text, []).unwrap()).await
+        Self::of(bus, registry, Document::parse(&text, []).unwrap()).await
     }
 
     /// As a configuration file says, and it is looked at.
     pub(super) async fn of_file(file: &std::path::Path) -> Self {
-        Self::of(Document::load(Some(file), []).unwrap()).await
+        let document = Document::load(Some(file), []).unwrap();
+        Self::of(own_bus(), own_registry(), document).await
     }
 
-    async fn of(mut document: Document) -> Self {
+    async fn of(bus: Arc<dyn Bus>, registry: OpenRegistry, mut document: Document) -> Self {
         let config = Config::read(&mut document);
         document.finish().unwrap();
         let context = Context::new();
