@@ -33,6 +33,7 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_service_kit::admin::{self, BindError};
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 pub(crate) use self::answering::Answering;
 pub use self::config::ApiConfig;
@@ -87,6 +88,8 @@ struct Caller {
     /// The name of the key that was given.
     key: &'static str,
     transport: Transport,
+    /// When the request came: what is published by it, in however many channels, is answered within one time limit.
+    arrived: Instant,
 }
 
 /// See the module. One handler behind HTTP and gRPC.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use switchboard_bus::membership::Membership;
+use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_bus::{Bus, Subject, Subscription};
 use switchboard_proto::bus::control::Question;
 use switchboard_proto::bus::control_answer::Answer;
@@ -32,6 +32,8 @@ pub(crate) struct Gateways {
     membership: Membership,
     timeout: Duration,
     last: AtomicU64,
+    /// From then on every gateway that was there before this one has been heard of.
+    knows_all: Instant,
     /// Who waits for the answers to which question.
     waiting: Mutex<HashMap<u64, mpsc::Sender<ControlAnswer>>>,
 }
@@ -52,6 +54,7 @@ impl Gateways {
             bus,
             membership,
             timeout,
+            knows_all: Instant::now() + MembershipSettings::default().interval * 2,
             last: AtomicU64::new(0),
             waiting: Mutex::default(),
         })
@@ -79,6 +82,7 @@ impl Gateways {
     /// Error 100, temporary: one gateway did not answer in time. It may be done at the others.
     pub(super) async fn ask(&self, question: Question) -> Result<Vec<Answered>, Failure> {
         let deadline = Instant::now() + self.timeout;
+        tokio::time::sleep_until(self.knows_all).await;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, mut answers) = mpsc::channel(WAITING);
         self.waiting.lock().insert(number, sender);

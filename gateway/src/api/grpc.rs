@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use switchboard_proto::api;
 use switchboard_proto::api::centrifugo_api_server::{CentrifugoApi, CentrifugoApiServer};
+use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
@@ -26,6 +27,7 @@ pub(super) fn router(api: &Arc<Api>) -> Router {
         request.extensions_mut().insert(Caller {
             key,
             transport: Transport::Grpc,
+            arrived: Instant::now(),
         });
         Ok(request)
     });

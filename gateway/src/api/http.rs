@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 use switchboard_proto::api::{self, HistoryResult};
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::json;
+use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::{Api, BATCH, Call, Caller, Transport};
@@ -199,6 +200,7 @@ async fn read(api: &Api, request: Request) -> Result<(Caller, Bytes), Response> 
     let caller = Caller {
         key,
         transport: Transport::Http,
+        arrived: Instant::now(),
     };
     let limit = api.config.request_size;
     let length = request.headers().get(header::CONTENT_LENGTH);

@@ -11,7 +11,6 @@ use switchboard_proto::bus::{Message, PayloadKind, Priority};
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::{json, tags};
 use switchboard_service_kit::trace_context::TraceContext;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::failure::Failure;
@@ -147,7 +146,6 @@ impl Api {
         letter: &Letter,
         caller: Caller,
     ) -> Result<PublishResult, Failure> {
-        let arrived = Instant::now();
         let channel = self.channel(channel)?;
         let policy = self.gateway.config.policy.now();
         let kind = policy
@@ -177,7 +175,7 @@ impl Api {
         let stored = self
             .gateway
             .links
-            .publish_by_server(&channel, publish, arrived)
+            .publish_by_server(&channel, publish, caller.arrived)
             .await?;
         let duplicate = !stored.duplicate_of.is_empty();
         let id = match duplicate {
