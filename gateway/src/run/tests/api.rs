@@ -289,13 +289,13 @@ async fn connections_of_other_gateways_are_reached() {
 async fn a_connection_elsewhere_is_subscribed_and_unsubscribed() {
     let [node, other] = two("").await;
     let (mut alice, client) = user(&other, "alice").await;
-    let mut owner = Owner::of(&other, "news", 1, 0).await;
+    let mut owner = Owner::of(&other, "news", 1, 50).await;
     let subscribe = json!({ "user": "alice", "channel": "news", "data": { "a": 1 } });
-    let (answer, ()) = tokio::join!(call(&node, "subscribe", subscribe.clone()), owner.in_force(7));
+    let (answer, ()) = tokio::join!(call(&node, "subscribe", subscribe.clone()), owner.in_force(30));
     assert_eq!(answer, json!({ "result": {} }));
     let push = alice.json().await;
     let expected = json!({ "push": { "channel": "news", "subscribe": {
-        "recoverable": true, "positioned": true, "epoch": owner.log_epoch(), "offset": 7, "data": { "a": 1 } } } });
+        "recoverable": true, "positioned": true, "epoch": owner.log_epoch(), "offset": 50, "data": { "a": 1 } } } });
     assert_eq!(push, expected);
     // It is subscribed already, and stays.
     assert_eq!(call(&node, "subscribe", subscribe).await, json!({ "result": {} }));
