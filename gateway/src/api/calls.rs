@@ -1,6 +1,7 @@
 //! What backends ask of sessions and channels, call by call: checked here, carried out by gateways and owners.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use globset::Glob;
 use switchboard_proto::api::{
@@ -20,6 +21,8 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::StreamPosition;
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::json;
+use switchboard_proto::time::now_us;
+use switchboard_registry::{KeepError, LONGEST_KEPT, SubscriptionOptions};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -146,9 +149,51 @@ impl Api {
             force_positioning: value(options.force_positioning),
             force_push_join_leave: value(options.force_push_join_leave),
         };
+        if let Some(target) = &question.target
+            && target.client.is_empty()
+        {
+            self.keep(&target.user, &channel, &question).await?;
+        }
         let answers = self.gateways.ask(Question::BeginSubscription(question)).await?;
         done(&answers)?;
         Ok(SubscribeResult {})
+    }
+
+    /// Keeps a subscription of a user, so that connections that begin later have it as well. Before those that are
+    /// there are asked: one that begins between both has it from here.
+    async fn keep(
+        &self,
+        user: &str,
+        channel: &ChannelName,
+        question: &BeginSubscription,
+    ) -> Result<(), Failure> {
+        let options = SubscriptionOptions {
+            info: question.info.clone(),
+            data: question.data.clone(),
+        };
+        let lasts = match u64::try_from(question.expire_at) {
+            Ok(0) | Err(_) => LONGEST_KEPT,
+            Ok(at) => Duration::from_secs(at).saturating_sub(Duration::from_micros(now_us())),
+        };
+        let registry = self.gateway.announcer.registry();
+        match registry.keep_subscription(user, channel, &options, lasts).await {
+            Ok(()) => Ok(()),
+            Err(KeepError::Full { .. }) => Err(Failure::because(
+                ErrorCode::LimitExceeded,
+                "as many subscriptions are kept for this user as may be, see registry.kept_per_user",
+            )),
+            Err(KeepError::TooLarge { .. }) => Err(Failure::because(
+                ErrorCode::LimitExceeded,
+                "info and data are larger than what is kept",
+            )),
+            Err(KeepError::Registry(error)) => {
+                tracing::warn!(%channel, %error, "subscription of a user is not kept");
+                Err(Failure::because(
+                    ErrorCode::Internal,
+                    "the registry does not answer, and nobody was subscribed",
+                ))
+            }
+        }
     }
 
     pub(super) async fn unsubscribe(
@@ -156,8 +201,19 @@ impl Api {
         request: UnsubscribeRequest,
     ) -> Result<UnsubscribeResult, Failure> {
         let channel = self.channel(&request.channel)?;
+        let target = target(request.user, &request.client, &request.session)?;
+        if target.client.is_empty() {
+            let registry = self.gateway.announcer.registry();
+            if let Err(error) = registry.forget_subscription(&target.user, &channel).await {
+                tracing::warn!(%channel, %error, "subscription of a user is still kept");
+                return Err(Failure::because(
+                    ErrorCode::Internal,
+                    "the registry does not answer, and nobody was unsubscribed",
+                ));
+            }
+        }
         let question = EndSubscription {
-            target: Some(target(request.user, &request.client, &request.session)?),
+            target: Some(target),
             channel: channel.as_str().to_owned(),
         };
         let answers = self.gateways.ask(Question::EndSubscription(question)).await?;

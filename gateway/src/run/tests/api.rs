@@ -322,6 +322,42 @@ async fn a_connection_elsewhere_is_subscribed_and_unsubscribed() {
     alice.assert_lives().await;
 }
 
+/// Whoever comes later is subscribed as well, on whichever gateway, until it is taken back.
+#[tokio::test]
+async fn a_users_subscription_is_there_at_the_next_connect() {
+    let [node, other] = two("").await;
+    let subscribe = json!({ "user": "alice", "channel": "news", "data": { "a": 1 } });
+    assert_eq!(call(&node, "subscribe", subscribe).await, json!({ "result": {} }));
+    let mut owner = Owner::of(&other, "news", 1, 50).await;
+    let mut alice = other.client().await;
+    let connect = json!({ "id": 1, "connect": { "token": token(&json!({ "sub": "alice" })) } }).to_string();
+    alice.send(&connect).await;
+    owner.in_force(30).await;
+    let reply = alice.json().await;
+    assert_eq!(
+        reply["connect"]["subs"]["news"]["data"],
+        json!({ "a": 1 }),
+        "{reply}"
+    );
+    let unsubscribe = json!({ "user": "alice", "channel": "news" });
+    assert_eq!(
+        call(&node, "unsubscribe", unsubscribe).await,
+        json!({ "result": {} })
+    );
+    let push = alice.json().await;
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
+    let mut again = other.client().await;
+    again.send(&connect).await;
+    let reply = again.json().await;
+    assert!(reply["connect"]["subs"].is_null(), "{reply}");
+    // One that is meant for a connection is not kept.
+    let client = reply["connect"]["client"].as_str().unwrap();
+    let subscribe = json!({ "user": "bob", "client": client, "channel": "news" });
+    call(&node, "subscribe", subscribe).await;
+    let (mut bob, _) = user(&node, "bob").await;
+    bob.assert_lives().await;
+}
+
 /// Rather than a part for the whole.
 #[tokio::test]
 async fn a_gateway_that_does_not_answer_makes_an_error() {
