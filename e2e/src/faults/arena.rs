@@ -12,6 +12,9 @@ use super::proxy::{Proxy, Way};
 use super::schedule::{Act, Fault, GATEWAYS, ROUTERS, SERVERS, Victim};
 use crate::process::Process;
 
+/// Signs the tokens of the crowd.
+pub(super) const SECRET: &str = "faults-are-done-to-no-cluster-but-this";
+
 const CONFIG: &str = r#"
 [bus]
 backend = "nats"
@@ -22,6 +25,8 @@ max_bytes = "256MiB"
 replicas = 3
 [gateway]
 insecure = true
+[gateway.tokens]
+hmac_secret = "SECRET"
 [gateway.limits]
 connections_per_address = 0
 connect_rate = 0
@@ -77,7 +82,9 @@ impl Arena {
                     .map(|to| format!("nats://{to}"))
                     .collect();
                 let file = format!("{name}-{number}.toml");
-                let config = CONFIG.replace("[bus.nats]\n", &format!("[bus.nats]\nurls = {urls:?}\n"));
+                let config = CONFIG
+                    .replace("[bus.nats]\n", &format!("[bus.nats]\nurls = {urls:?}\n"))
+                    .replace("SECRET", SECRET);
                 std::fs::write(arena._folder.path().join(&file), config)?;
                 let process = Process::spawn(name, arena._folder.path(), &["--config", &file])?;
                 let members = match name {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::json;
 use switchboard_client::{Client, ClientError, Event, Options, Place};
 use switchboard_loadgen::checker::{Receiver, Senders, Violations};
 use switchboard_loadgen::message::Said;
@@ -17,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::arena::SECRET;
 use super::schedule::Victims;
 use super::verdict::Verdict;
 
@@ -30,6 +33,9 @@ const PACE: Duration = Duration::from_millis(40);
 
 /// Until a refused message is sent again, and until an ended connection is opened again.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// Seconds: longer than a run.
+const TOKEN_LIFE: u64 = 24 * 3600;
 
 /// As SDKs have it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,11 +96,19 @@ impl Crowd {
             all,
             over,
         };
-        let mut ways = (0..).map(|turn| Way {
-            urls: Arc::clone(&urls),
-            turn,
-        });
-        let mut way = || ways.next().context("endless");
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let exp = run / 1_000_000 + TOKEN_LIFE;
+        let mut turns = 0..;
+        // A user of its own for each: an anonymous client's key would be forgotten with its connection (P6).
+        let mut way = || {
+            let turn = turns.next().context("endless")?;
+            let claims = json!({ "sub": format!("client-{turn}"), "exp": exp });
+            anyhow::Ok(Way {
+                urls: Arc::clone(&urls),
+                turn,
+                token: jsonwebtoken::encode(&Header::default(), &claims, &key)?,
+            })
+        };
         for room in 0..ROOMS {
             let channel = format!("room:faults-{run}-{room}");
             for _ in 0..LISTENERS {
@@ -239,6 +253,7 @@ impl Told {
 struct Way {
     urls: Arc<[String]>,
     turn: usize,
+    token: String,
 }
 
 impl Way {
@@ -249,6 +264,7 @@ impl Way {
             .get(self.turn % self.urls.len().max(1))
             .map_or("", String::as_str);
         let options = Options {
+            token: self.token.clone(),
             name: "faults".to_owned(),
             timeout: TIMEOUT,
             ..Options::default()
