@@ -132,6 +132,13 @@ async fn a_gateway_with_tls_is_believed_by_its_authority() -> Result<()> {
     assert_eq!(line["data"], 2);
     assert!(line["offset"].as_u64() > first["offset"].as_u64());
 
+    // Where a machine keeps whom it trusts is said to every program in the same way.
+    let mut command = Command::new(binary("switchboard")?);
+    command.args(["publish", "--url", &url, CHANNEL, "3"]);
+    let mut trusting = Guarded::spawn(command.env("SSL_CERT_FILE", &certificate))?;
+    let status = trusting.ended(DEADLINE).await?;
+    assert!(status.success(), "{status}");
+
     let key = folder.path().join("key.pem").display().to_string();
     let nothing = folder.path().join("nothing.pem").display().to_string();
     for (arguments, word) in [
