@@ -1,11 +1,13 @@
-//! Faults under load: a cluster of processes over three nats-servers, clients that talk and listen, and, by a seed, processes that
-//! are killed, stopped and woken, restarted, cut off and slowed down. The verdict is told from each client's own record.
+//! Faults under load: a cluster of processes over three nats-servers and Redis, clients that talk and listen, and, by a seed,
+//! processes that are killed, stopped and woken, restarted, cut off and slowed down, and disks that are full. The verdict is told from each
+//! client's own record.
 //!
 //! | module | what |
 //! | --- | --- |
 //! | [`schedule`] | what is done when, by the seed |
 //! | [`arena`] | the cluster, and how a fault is done to it |
-//! | [`proxy`] | the network between a process and NATS |
+//! | [`proxy`] | the network between a process and the servers it speaks to |
+//! | [`routes`] | the network between the nats-servers |
 //! | [`crowd`] | the clients, and what they were told |
 //! | [`verdict`] | whether that is as promised |
 //! | [`spoiler`] | a server that breaks promises, to show that the verdict notices |
@@ -13,6 +15,7 @@
 mod arena;
 mod crowd;
 mod proxy;
+mod routes;
 mod schedule;
 mod spoiler;
 mod verdict;
@@ -20,6 +23,7 @@ mod verdict;
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 pub use self::schedule::{Act, Fault, Victim, Victims, schedule};
@@ -40,7 +44,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// The cluster does not start, or cannot be done to what is to be done. That a promise is broken is no error:
 /// see [`Verdict::is_as_promised`].
 pub async fn run(victims: Victims, seed: u64, length: Duration) -> Result<Verdict> {
-    let mut arena = Arena::start().await?;
+    let mut arena = Arena::start(victims).await?;
     let crowd = Crowd::gather(&arena.urls()).await?;
     let begin = Instant::now();
     let faults = schedule(victims, seed, length);
@@ -52,21 +56,27 @@ pub async fn run(victims: Victims, seed: u64, length: Duration) -> Result<Verdic
     Ok(verdict)
 }
 
-/// As [`run`], without faults, and with a server between that breaks a promise now and then.
+/// Without faults, and with a server between that breaks promises now and then: one cluster, and groups of spoils one after the other, each
+/// spoil with clients of its own for so long. Refusals are measured by what is allowed where Redis is the victim.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_spoiled(spoil: Spoil, length: Duration) -> Result<Verdict> {
-    let arena = Arena::start().await?;
+pub async fn run_spoiled(groups: &[(&[Spoil], Duration)]) -> Result<Vec<(Spoil, Verdict)>> {
+    let arena = Arena::start(Victims::Redis).await?;
+    let mut verdicts = Vec::new();
+    for (spoils, length) in groups {
+        let each = spoils.iter().map(|spoil| spoiled(*spoil, &arena, *length));
+        verdicts.extend(try_join_all(each).await?);
+    }
+    arena.stop().await?;
+    Ok(verdicts)
+}
+
+async fn spoiled(spoil: Spoil, arena: &Arena, length: Duration) -> Result<(Spoil, Verdict)> {
     let spoiler = Spoiler::start(spoil, &arena.urls()).await?;
     let crowd = Crowd::gather(&spoiler.urls()).await?;
     tokio::time::sleep(length).await;
     // What is lost never comes: there is nothing to wait for.
-    let verdict = crowd
-        .dismiss(Duration::from_secs(2))
-        .await
-        .verdict(Victims::Mixed, 0, 0);
-    drop(spoiler);
-    arena.stop().await?;
-    Ok(verdict)
+    let told = crowd.dismiss(Duration::from_secs(2)).await;
+    Ok((spoil, told.verdict(Victims::Redis, 0, 0)))
 }

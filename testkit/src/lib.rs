@@ -3,6 +3,7 @@
 //!
 //! A missing program is an error that says how to get it, never a skipped test.
 
+mod disk;
 mod logged;
 mod nats;
 mod program;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+pub use disk::SmallDisk;
 pub use logged::Logged;
 pub use nats::{NatsCluster, NatsServer};
 pub use redis::{RedisCluster, RedisServer, RedisTls};

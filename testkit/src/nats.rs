@@ -3,13 +3,14 @@
 mod monitor;
 mod process;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-use self::process::{Ports, Process};
+use self::process::{Node, Ports, Process};
 
 /// How long a server may take until it serves, on a machine busy with other tests.
 const READY: Duration = Duration::from_secs(30);
@@ -130,9 +131,23 @@ impl NatsCluster {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start(nodes: usize) -> Result<Self> {
+        Self::start_with(nodes, &[], async |routes| Ok(vec![routes.to_owned(); nodes])).await
+    }
+
+    /// As [`NatsCluster::start`], with the nodes' data in `stores`, by node (it stays when the cluster goes; of nodes beyond them
+    /// it goes too), and with routes of one's own: `routes` is told where the nodes listen for each other, and
+    /// says for each node where it reaches the others. It is asked again where starting is tried again.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_with(
+        nodes: usize,
+        stores: &[PathBuf],
+        mut routes: impl AsyncFnMut(&[SocketAddr]) -> Result<Vec<Vec<SocketAddr>>>,
+    ) -> Result<Self> {
         let mut failure = None;
         for _ in 0..TRIES {
-            match Self::try_start(nodes).await {
+            match Self::try_start(nodes, stores, &mut routes).await {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => failure = Some(error),
             }
@@ -140,16 +155,38 @@ impl NatsCluster {
         Err(failure.unwrap_or_else(|| anyhow::anyhow!("nats-server was never started")))
     }
 
-    async fn try_start(nodes: usize) -> Result<Self> {
+    async fn try_start(
+        nodes: usize,
+        stores: &[PathBuf],
+        routes: &mut impl AsyncFnMut(&[SocketAddr]) -> Result<Vec<Vec<SocketAddr>>>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir().context("no temporary folder")?;
         let ports = (0..nodes)
             .map(|_| Ports::free())
             .collect::<Result<Vec<Ports>>>()?;
+        let listening: Vec<SocketAddr> = ports.iter().map(Ports::route).collect();
+        let routes = routes(&listening).await?;
+        ensure!(
+            routes.len() == nodes,
+            "routes of {} nodes, of {nodes}",
+            routes.len()
+        );
         let mut processes = Vec::new();
-        for (number, own) in (1..).zip(&ports) {
-            let name = format!("n{number}");
-            let store = folder.path().join(&name);
-            processes.push(Process::new(&name, store, *own, "", Some(&ports))?);
+        for (number, (own, routes)) in ports.iter().zip(routes).enumerate() {
+            let name = format!("n{}", number + 1);
+            // A folder for each try: another try's cluster is another one.
+            let store = stores.get(number).map(tempfile::tempdir_in).transpose()?;
+            let node = Node {
+                routes,
+                store: store.map(TempDir::keep),
+            };
+            processes.push(Process::new(
+                &name,
+                folder.path().join(&name),
+                *own,
+                "",
+                Some(node),
+            )?);
         }
         let mut cluster = Self {
             nodes: processes,
@@ -233,6 +270,14 @@ impl NatsCluster {
     /// If there is no such node, or it does not run.
     pub fn resume(&self, node: usize) -> Result<()> {
         self.node(node)?.signal("CONT")
+    }
+
+    /// Whether it serves, and JetStream with it. A disk that is full, or was, makes a server give JetStream up and go on without.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn is_healthy(&self, node: usize) -> Result<bool> {
+        Ok(monitor::is_healthy(self.node(node)?.monitor()).await)
     }
 
     fn node(&self, node: usize) -> Result<&Process> {

@@ -1,15 +1,18 @@
 //! The cluster that faults are done to: two routers and two gateways as processes, each with its own network to three
-//! nats-servers that replicate.
+//! nats-servers that replicate, have a network between them and may have small disks; and Redis, behind a network too.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use switchboard_testkit::NatsCluster;
+use switchboard_testkit::{NatsCluster, RedisServer, SmallDisk, wait_until};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep_until};
 
 use super::proxy::{Proxy, Way};
-use super::schedule::{Act, Fault, GATEWAYS, ROUTERS, SERVERS, Victim};
+use super::routes::Routes;
+use super::schedule::{Act, Fault, GATEWAYS, ROUTERS, SERVERS, Victim, Victims};
 use crate::process::Process;
 
 /// Signs the tokens of the crowd.
@@ -21,8 +24,14 @@ backend = "nats"
 create = true
 shards = 4
 [bus.nats]
+urls = SERVERS
 max_bytes = "256MiB"
 replicas = 3
+[registry]
+backend = "redis"
+lease = "3s"
+[registry.redis]
+urls = ["redis://REDIS"]
 [gateway]
 insecure = true
 [gateway.tokens]
@@ -31,6 +40,12 @@ hmac_secret = "SECRET"
 connections_per_address = 0
 connect_rate = 0
 "#;
+
+/// Bytes of a disk that can be full: enough for minutes of load, and little enough to be filled in a moment.
+const DISK: u64 = 192 << 20;
+
+/// What a server with room again gets to be well without help.
+const BY_ITSELF: Duration = Duration::from_secs(2);
 
 /// A process of ours, and its network.
 struct Member {
@@ -42,6 +57,11 @@ pub(super) struct Arena {
     routers: Vec<Member>,
     gateways: Vec<Member>,
     nats: NatsCluster,
+    routes: Routes,
+    redis: RedisServer,
+    to_redis: Proxy,
+    /// By nats-server; none where no disk is a victim. Unmounted after the servers ended.
+    disks: Vec<SmallDisk>,
     // Dropped after the processes.
     _folder: TempDir,
 }
@@ -53,21 +73,39 @@ enum Step {
 }
 
 impl Arena {
-    pub(super) async fn start() -> Result<Self> {
+    /// `victims`: what has to be there for them.
+    pub(super) async fn start(victims: Victims) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let nats = NatsCluster::start(SERVERS).await?;
+        let disks = match victims {
+            Victims::Disk | Victims::Mixed => (0..SERVERS)
+                .map(|_| SmallDisk::mount(DISK))
+                .collect::<Result<Vec<_>>>()?,
+            Victims::Routers | Victims::Gateways | Victims::Nats | Victims::Redis => Vec::new(),
+        };
+        let stores: Vec<PathBuf> = disks.iter().map(|disk| disk.path().to_owned()).collect();
+        let mut routes = Routes::default();
+        let nats =
+            NatsCluster::start_with(SERVERS, &stores, async |servers| routes.lay(servers).await).await?;
         let servers = nats
             .urls()
             .iter()
-            .map(|url| {
-                let address = url.trim_start_matches("nats://");
-                address.parse().with_context(|| format!("{url} is no address"))
-            })
+            .map(|url| address(url))
             .collect::<Result<Vec<SocketAddr>>>()?;
+        let redis = RedisServer::start().await?;
+        let to_redis = Proxy::start(&[address(&redis.url())?]).await?;
+        let redis_at = to_redis
+            .addresses()
+            .first()
+            .context("a way to Redis")?
+            .to_string();
         let mut arena = Self {
             routers: Vec::new(),
             gateways: Vec::new(),
             nats,
+            routes,
+            redis,
+            to_redis,
+            disks,
             _folder: folder,
         };
         for (name, count) in [
@@ -83,7 +121,8 @@ impl Arena {
                     .collect();
                 let file = format!("{name}-{number}.toml");
                 let config = CONFIG
-                    .replace("[bus.nats]\n", &format!("[bus.nats]\nurls = {urls:?}\n"))
+                    .replace("SERVERS", &format!("{urls:?}"))
+                    .replace("REDIS", &redis_at)
                     .replace("SECRET", SECRET);
                 std::fs::write(arena._folder.path().join(&file), config)?;
                 let process = Process::spawn(name, arena._folder.path(), &["--config", &file])?;
@@ -110,7 +149,7 @@ impl Arena {
 
     /// Does all of it, each at its time from `begin` on, and ends it again.
     pub(super) async fn carry_out(&mut self, faults: &[Fault], begin: Instant) -> Result<()> {
-        let mut steps: Vec<(std::time::Duration, Step)> = Vec::new();
+        let mut steps: Vec<(Duration, Step)> = Vec::new();
         for fault in faults {
             steps.push((fault.at, Step::Begin(*fault)));
             steps.push((fault.at + fault.lasts, Step::End(*fault)));
@@ -129,55 +168,90 @@ impl Arena {
         Ok(())
     }
 
-    fn member(&mut self, victim: Victim) -> Result<&mut Member> {
-        let member = match victim {
+    async fn begin(&mut self, fault: Fault) -> Result<()> {
+        let Member { process, proxy } = match fault.victim {
             Victim::Router(number) => self.routers.get_mut(number),
             Victim::Gateway(number) => self.gateways.get_mut(number),
-            Victim::Nats(_) => None,
-        };
-        member.with_context(|| format!("no {victim:?}"))
-    }
-
-    async fn begin(&mut self, fault: Fault) -> Result<()> {
-        if let Victim::Nats(node) = fault.victim {
-            return match fault.act {
-                Act::Kill => self.nats.kill(node),
-                Act::Pause => self.nats.pause(node),
-                Act::Restart => self.nats.stop(node).await,
-                Act::Cut | Act::Silence | Act::Delay(_) => bail!("there is no network between servers"),
-            };
+            Victim::Nats(node) => {
+                return match fault.act {
+                    Act::Kill => self.nats.kill(node),
+                    Act::Pause => self.nats.pause(node),
+                    Act::Restart => self.nats.stop(node).await,
+                    act => way(act).map(|way| self.routes.set(node, way)),
+                };
+            }
+            Victim::Redis => {
+                return match fault.act {
+                    Act::Kill => self.redis.kill(),
+                    Act::Pause => self.redis.pause(),
+                    Act::Restart => self.redis.stop().await,
+                    act => way(act).map(|way| self.to_redis.set(way)),
+                };
+            }
+            Victim::Disk(node) => {
+                let disk = self.disks.get_mut(node).context("no such disk")?;
+                // Some hundred megabytes are written.
+                return tokio::task::block_in_place(|| disk.fill());
+            }
         }
-        let Member { process, proxy } = self.member(fault.victim)?;
+        .context("no such process")?;
         match fault.act {
-            Act::Kill => process.kill_in_place()?,
-            Act::Pause => process.pause()?,
+            Act::Kill => process.kill_in_place(),
+            Act::Pause => process.pause(),
             Act::Restart => {
                 let status = process.terminate_in_place().await?;
                 if !status.success() {
                     bail!("{status}: {}", process.printed()?);
                 }
+                Ok(())
             }
-            Act::Cut => proxy.set(Way::Cut),
-            Act::Silence => proxy.set(Way::Silent),
-            Act::Delay(delay) => proxy.set(Way::Delayed(delay)),
+            act => way(act).map(|way| proxy.set(way)),
+        }
+    }
+
+    async fn end(&mut self, fault: Fault) -> Result<()> {
+        let Member { process, proxy } = match fault.victim {
+            Victim::Router(number) => self.routers.get_mut(number),
+            Victim::Gateway(number) => self.gateways.get_mut(number),
+            Victim::Nats(node) => {
+                match fault.act {
+                    Act::Kill | Act::Restart => self.nats.restart(node).await?,
+                    Act::Pause => self.nats.resume(node)?,
+                    _ => self.routes.set(node, Way::Open),
+                }
+                return Ok(());
+            }
+            Victim::Redis => {
+                match fault.act {
+                    Act::Kill | Act::Restart => self.redis.restart().await?,
+                    Act::Pause => self.redis.resume()?,
+                    _ => self.to_redis.set(Way::Open),
+                }
+                return Ok(());
+            }
+            Victim::Disk(node) => return self.make_room(node).await,
+        }
+        .context("no such process")?;
+        match fault.act {
+            Act::Kill | Act::Restart => process.respawn()?,
+            Act::Pause => process.resume()?,
+            _ => proxy.set(Way::Open),
         }
         Ok(())
     }
 
-    async fn end(&mut self, fault: Fault) -> Result<()> {
-        if let Victim::Nats(node) = fault.victim {
-            return match fault.act {
-                Act::Pause => self.nats.resume(node),
-                _ => self.nats.restart(node).await,
-            };
+    /// As an operator does it: the disk gets room, and a server that has given JetStream up is restarted.
+    async fn make_room(&mut self, node: usize) -> Result<()> {
+        self.disks.get_mut(node).context("no such disk")?.free()?;
+        let healthy = wait_until(BY_ITSELF, async || {
+            self.nats.is_healthy(node).await.unwrap_or_default()
+        });
+        if healthy.await.is_ok() {
+            return Ok(());
         }
-        let Member { process, proxy } = self.member(fault.victim)?;
-        match fault.act {
-            Act::Kill | Act::Restart => process.respawn()?,
-            Act::Pause => process.resume()?,
-            Act::Cut | Act::Silence | Act::Delay(_) => proxy.set(Way::Open),
-        }
-        Ok(())
+        println!("        n{} has room and is restarted", node + 1);
+        self.nats.stop(node).await?;
+        self.nats.restart(node).await
     }
 
     /// Everybody is there and well, and ends well.
@@ -193,4 +267,21 @@ impl Arena {
         }
         Ok(())
     }
+}
+
+/// What the network does in such a fault.
+fn way(act: Act) -> Result<Way> {
+    match act {
+        Act::Cut => Ok(Way::Cut),
+        Act::Silence => Ok(Way::Silent),
+        Act::Delay(delay) => Ok(Way::Delayed(delay)),
+        Act::Kill | Act::Pause | Act::Restart | Act::Fill => bail!("{act:?} is nothing that a network does"),
+    }
+}
+
+fn address(url: &str) -> Result<SocketAddr> {
+    let (_, address) = url
+        .split_once("://")
+        .with_context(|| format!("{url} is no URL"))?;
+    address.parse().with_context(|| format!("{url} has no address"))
 }

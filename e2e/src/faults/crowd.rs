@@ -1,25 +1,28 @@
-//! The clients: some talk, with a key or without, some listen, and all come back when their connection ends. Each keeps its own
-//! record of what it was told.
+//! The clients: some talk, with a key or without, some listen, and all come back when their connection ends; some come and go all the
+//! time, and some come only when all is over and want everything from the beginning on. Each keeps its own record of what it was told.
+
+mod listener;
+mod talker;
+mod visitor;
+mod way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use jsonwebtoken::{EncodingKey, Header};
-use serde_json::json;
-use switchboard_client::{Client, ClientError, Event, Options, Place};
-use switchboard_loadgen::checker::{Receiver, Senders, Violations};
-use switchboard_loadgen::message::Said;
+use anyhow::Result;
+use switchboard_loadgen::checker::{Senders, Violations};
 use switchboard_loadgen::numbers::Numbers;
-use switchboard_proto::client::{Command, PublishRequest, RpcRequest};
 use switchboard_proto::time::now_us;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::arena::SECRET;
+use self::listener::{Listened, Listener};
+use self::talker::{Talked, Talker};
+use self::visitor::{Visited, Visitor};
+use self::way::Ways;
 use super::schedule::Victims;
 use super::verdict::Verdict;
 
@@ -27,27 +30,19 @@ const ROOMS: u32 = 6;
 const LISTENERS: u32 = 3;
 /// In each room, of whom every third has no key.
 const TALKERS: u32 = 3;
-
-/// Between an answer and the next message.
-const PACE: Duration = Duration::from_millis(40);
+const VISITORS: u32 = 2;
 
 /// Until a refused message is sent again, and until an ended connection is opened again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Seconds: longer than a run.
-const TOKEN_LIFE: u64 = 24 * 3600;
-
-/// As SDKs have it.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Added to a sender's number when the fate of a message is unknown and it will not be sent again: what comes of it is
-/// promised nothing about.
-const ANOTHER: u32 = 1_000;
-
 /// Everybody, at it.
 pub(super) struct Crowd {
+    begun: Instant,
     talking: JoinSet<Talked>,
     listening: JoinSet<Listened>,
+    visiting: JoinSet<Visited>,
+    /// One for each room, who listens to it from its beginning on once nobody talks any more.
+    latecomers: Vec<Listener>,
     /// Cancelled when nobody talks any more.
     quiet: CancellationToken,
     /// What was acknowledged, by room, once nobody talks any more.
@@ -58,95 +53,63 @@ pub(super) struct Crowd {
 
 type Acknowledged = BTreeMap<u32, Senders>;
 
-/// What a talker was told.
-struct Talked {
-    room: u32,
-    acknowledged: Senders,
-    answers: Vec<Instant>,
-    slowest: Duration,
-    returned: u64,
-}
-
-/// What a listener was told.
-struct Listened {
-    room: u32,
-    receiver: Receiver,
-    received: u64,
-    returned: u64,
-}
-
 /// What they were told, all together.
 pub(super) struct Told {
+    begun: Instant,
     talked: Vec<Talked>,
     listened: Vec<Listened>,
+    visited: Vec<Visited>,
     acknowledged: Arc<Acknowledged>,
 }
 
 impl Crowd {
     /// Everybody is connected and subscribed, and begins.
     pub(super) async fn gather(urls: &[String]) -> Result<Self> {
-        let urls: Arc<[String]> = urls.into();
-        let (quiet, over) = (CancellationToken::new(), CancellationToken::new());
-        let all = watch::Sender::new(None);
         let run = now_us();
+        let mut ways = Ways::to(urls, run);
         let mut crowd = Self {
+            begun: Instant::now(),
             talking: JoinSet::new(),
             listening: JoinSet::new(),
-            quiet,
-            all,
-            over,
-        };
-        let key = EncodingKey::from_secret(SECRET.as_bytes());
-        let exp = run / 1_000_000 + TOKEN_LIFE;
-        let mut turns = 0..;
-        // A user of its own for each: an anonymous client's key would be forgotten with its connection (P6).
-        let mut way = || {
-            let turn = turns.next().context("endless")?;
-            let claims = json!({ "sub": format!("client-{turn}"), "exp": exp });
-            anyhow::Ok(Way {
-                urls: Arc::clone(&urls),
-                turn,
-                token: jsonwebtoken::encode(&Header::default(), &claims, &key)?,
-            })
+            visiting: JoinSet::new(),
+            latecomers: Vec::new(),
+            quiet: CancellationToken::new(),
+            all: watch::Sender::new(None),
+            over: CancellationToken::new(),
         };
         for room in 0..ROOMS {
             let channel = format!("room:faults-{run}-{room}");
+            let mut from_the_beginning = None;
             for _ in 0..LISTENERS {
-                let mut way = way()?;
-                let (client, place) = subscribe(&mut way, &channel, None).await?;
-                let listener = Listener {
-                    way,
-                    channel: channel.clone(),
-                    place,
-                    listened: Listened {
-                        room,
-                        receiver: Receiver::default(),
-                        received: 0,
-                        returned: 0,
-                    },
-                };
+                let mut way = ways.next()?;
+                let (client, place) = way.subscribe(&channel, None).await?;
+                from_the_beginning.get_or_insert_with(|| place.clone());
+                let listener = Listener::new(way, room, &channel, place);
                 let (all, over) = (crowd.all.subscribe(), crowd.over.clone());
-                crowd.listening.spawn(listener.listen(client, all, over));
+                crowd.listening.spawn(listener.listen(Some(client), all, over));
+            }
+            if let Some(place) = from_the_beginning {
+                let latecomer = Listener::new(ways.next()?, room, &channel, place);
+                crowd.latecomers.push(latecomer);
             }
         }
+        crowd.begun = Instant::now();
         for room in 0..ROOMS {
             for number in 0..TALKERS {
                 let talker = Talker {
-                    way: way()?,
+                    way: ways.next()?,
                     channel: format!("room:faults-{run}-{room}"),
                     sender: room * TALKERS + number + 1,
                     has_key: number % 3 != 2,
                     run,
-                    talked: Talked {
-                        room,
-                        acknowledged: Senders::new(),
-                        answers: Vec::new(),
-                        slowest: Duration::ZERO,
-                        returned: 0,
-                    },
+                    talked: Talked::in_room(room),
                 };
                 crowd.talking.spawn(talker.talk(crowd.quiet.clone()));
             }
+        }
+        for _ in 0..VISITORS {
+            let visitor = Visitor::new(ways.next()?);
+            crowd.visiting.spawn(visitor.visit(crowd.quiet.clone()));
         }
         Ok(crowd)
     }
@@ -155,15 +118,15 @@ impl Crowd {
     /// have everything.
     pub(super) async fn dismiss(mut self, settle: Duration) -> Told {
         self.quiet.cancel();
-        let talked = timeout(settle, async {
-            let mut talked = Vec::new();
-            while let Some(ended) = self.talking.join_next().await {
-                talked.extend(ended);
-            }
-            talked
-        })
-        .await
-        .unwrap_or_default();
+        let (mut talked, mut visited) = (Vec::new(), Vec::new());
+        let end = async {
+            tokio::join!(
+                ended(&mut self.talking, &mut talked),
+                ended(&mut self.visiting, &mut visited)
+            )
+        };
+        // Who does not end is missing in the verdict.
+        timeout(settle, end).await.ok();
         let mut acknowledged = Acknowledged::new();
         for one in &talked {
             let room = acknowledged.entry(one.room).or_default();
@@ -171,23 +134,32 @@ impl Crowd {
         }
         let acknowledged = Arc::new(acknowledged);
         self.all.send_replace(Some(Arc::clone(&acknowledged)));
+        for latecomer in self.latecomers {
+            let (all, over) = (self.all.subscribe(), self.over.clone());
+            self.listening.spawn(latecomer.listen(None, all, over));
+        }
         let mut listened = Vec::new();
-        let has_all = async {
-            while let Some(ended) = self.listening.join_next().await {
-                listened.extend(ended);
-            }
-        };
-        if timeout(settle, has_all).await.is_err() {
+        if timeout(settle, ended(&mut self.listening, &mut listened))
+            .await
+            .is_err()
+        {
             self.over.cancel();
-            while let Some(ended) = self.listening.join_next().await {
-                listened.extend(ended);
-            }
+            ended(&mut self.listening, &mut listened).await;
         }
         Told {
+            begun: self.begun,
             talked,
             listened,
+            visited,
             acknowledged,
         }
+    }
+}
+
+/// Waits for all of them, and keeps what each was told.
+async fn ended<T: 'static>(tasks: &mut JoinSet<T>, told: &mut Vec<T>) {
+    while let Some(ended) = tasks.join_next().await {
+        told.extend(ended);
     }
 }
 
@@ -199,251 +171,90 @@ impl Told {
             let room = self.acknowledged.get(&one.room).unwrap_or(&none);
             violations.add(one.receiver.verdict(room));
         }
-        // Whoever is missing was told nothing, which is no way to be as promised.
-        let missing = |expected: u32, are: usize| u64::from(expected).saturating_sub(are as u64);
-        violations.lost += missing(ROOMS * TALKERS, self.talked.len());
-        violations.lost += missing(ROOMS * LISTENERS, self.listened.len());
         let acknowledged = self
             .acknowledged
             .values()
             .flat_map(BTreeMap::values)
             .map(Numbers::len)
             .sum();
-        let returned = self.talked.iter().map(|one| one.returned).sum::<u64>()
-            + self.listened.iter().map(|one| one.returned).sum::<u64>();
+        let missing = |expected: u32, are: usize| u64::from(expected).saturating_sub(are as u64);
         Verdict {
             victims,
             seed,
             faults,
             acknowledged,
             received: self.listened.iter().map(|one| one.received).sum(),
-            returned,
+            returned: self.talked.iter().map(|one| one.returned).sum::<u64>()
+                + self.listened.iter().map(|one| one.returned).sum::<u64>(),
+            missing: missing(ROOMS * TALKERS, self.talked.len())
+                + missing(ROOMS * (LISTENERS + 1), self.listened.len())
+                + missing(VISITORS, self.visited.len()),
+            refused_for_good: self.talked.iter().map(|one| one.refused_for_good).sum(),
             violations,
             silence: (0..ROOMS)
                 .map(|room| self.silence(room))
                 .max()
-                .unwrap_or_default(),
-            slowest: self
-                .talked
-                .iter()
-                .map(|one| one.slowest)
-                .max()
-                .unwrap_or_default(),
+                .unwrap_or(Duration::MAX),
+            refusal: self.slowest_of(|one| one.refusal),
+            shut: self.shut(),
+            slowest: self.slowest_of(|one| one.answer),
         }
+    }
+
+    fn slowest_of(&self, what: impl Fn(&Talked) -> Duration) -> Duration {
+        self.talked.iter().map(what).max().unwrap_or_default()
     }
 
     /// The longest time without an acknowledgement in a room.
     fn silence(&self, room: u32) -> Duration {
-        let mut answers: Vec<Instant> = self
-            .talked
-            .iter()
-            .filter(|one| one.room == room)
-            .flat_map(|one| one.answers.iter().copied())
-            .collect();
-        answers.sort_unstable();
-        let between = answers.iter().zip(answers.iter().skip(1));
-        between
-            .map(|(one, next)| *next - *one)
-            .max()
-            .unwrap_or(Duration::MAX)
+        let talked = || self.talked.iter().filter(move |one| one.room == room);
+        let answers = talked().flat_map(|one| one.answers.iter().copied());
+        longest(self.begun, answers, talked().map(|one| one.ended))
+    }
+
+    /// The longest time in which nobody who came was let in.
+    fn shut(&self) -> Duration {
+        let visited = || self.visited.iter();
+        let let_in = visited().flat_map(|one| one.let_in.iter().copied());
+        longest(self.begun, let_in, visited().map(|one| one.ended))
     }
 }
 
-/// Where a client connects: another gateway each time.
-struct Way {
-    urls: Arc<[String]>,
-    turn: usize,
-    token: String,
-}
-
-impl Way {
-    async fn connect(&mut self) -> Result<Client, ClientError> {
-        self.turn += 1;
-        let url = self
-            .urls
-            .get(self.turn % self.urls.len().max(1))
-            .map_or("", String::as_str);
-        let options = Options {
-            token: self.token.clone(),
-            name: "faults".to_owned(),
-            timeout: TIMEOUT,
-            ..Options::default()
-        };
-        Client::connect(url, options).await
-    }
-}
-
-async fn subscribe(
-    way: &mut Way,
-    channel: &str,
-    place: Option<&Place>,
-) -> Result<(Client, Place), ClientError> {
-    let mut client = way.connect().await?;
-    let subscribed = client.subscribe(channel, "", place).await?;
-    let place = Place {
-        epoch: subscribed.epoch,
-        offset: subscribed.offset,
+/// The longest time from one to the next, from `begun` on to the last end. Nobody who ended: for ever.
+fn longest(
+    begun: Instant,
+    times: impl Iterator<Item = Instant>,
+    ended: impl Iterator<Item = Instant>,
+) -> Duration {
+    let Some(end) = ended.max() else {
+        return Duration::MAX;
     };
-    Ok((client, place))
+    let mut times: Vec<Instant> = times.chain([begun, end]).collect();
+    times.sort_unstable();
+    let between = times.iter().zip(times.iter().skip(1));
+    between.map(|(one, next)| *next - *one).max().unwrap_or_default()
 }
 
-struct Listener {
-    way: Way,
-    channel: String,
-    place: Place,
-    listened: Listened,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Listener {
-    /// Until it has all that was acknowledged, or it is over.
-    async fn listen(
-        mut self,
-        client: Client,
-        mut all: watch::Receiver<Option<Arc<Acknowledged>>>,
-        over: CancellationToken,
-    ) -> Listened {
-        let mut connected = Some(client);
-        loop {
-            let has_all = |all: &Option<Arc<Acknowledged>>| {
-                let room = all.as_ref().and_then(|all| all.get(&self.listened.room));
-                all.is_some() && room.is_none_or(|room| self.listened.receiver.has(room))
-            };
-            if over.is_cancelled() || has_all(&all.borrow_and_update()) {
-                return self.listened;
-            }
-            let Some(client) = &mut connected else {
-                self.listened.returned += 1;
-                connected = self.come_back().await;
-                if connected.is_none() {
-                    sleep(AGAIN).await;
-                }
-                continue;
-            };
-            tokio::select! {
-                event = client.next() => match event {
-                    Ok(Event::Publication { publication, .. }) => self.hear(publication.offset, &publication.data),
-                    Ok(Event::Reply(_) | Event::Other(_)) => {}
-                    Ok(Event::Unsubscribed { .. }) | Err(_) => connected = None,
-                },
-                Ok(()) = all.changed() => {}
-                () = over.cancelled() => {}
-            }
-        }
-    }
-
-    async fn come_back(&mut self) -> Option<Client> {
-        let mut client = self.way.connect().await.ok()?;
-        let subscribed = client
-            .subscribe(&self.channel, "", Some(&self.place))
-            .await
-            .ok()?;
-        if !subscribed.recovered {
-            self.listened.receiver.not_recovered();
-            self.place.offset = subscribed.offset;
-        }
-        for publication in subscribed.publications {
-            self.hear(publication.offset, &publication.data);
-        }
-        self.place.epoch = subscribed.epoch;
-        Some(client)
-    }
-
-    fn hear(&mut self, offset: u64, data: &[u8]) {
-        if let Some(said) = Said::decode(data) {
-            self.listened.received += 1;
-            self.listened.receiver.received(offset, said.sender, said.number);
-        }
-        self.place.offset = self.place.offset.max(offset);
-    }
-}
-
-struct Talker {
-    way: Way,
-    channel: String,
-    sender: u32,
-    /// It sends by `message.send` with a key, again and again until that is acknowledged; else once, by `publish`.
-    has_key: bool,
-    run: u64,
-    talked: Talked,
-}
-
-impl Talker {
-    async fn talk(mut self, quiet: CancellationToken) -> Talked {
-        let mut connected = None;
-        let mut number = 0;
-        while !quiet.is_cancelled() {
-            number += 1;
-            let begun = Instant::now();
-            loop {
-                let client = match &mut connected {
-                    Some(client) => client,
-                    None => match self.way.connect().await {
-                        Ok(client) => connected.insert(client),
-                        Err(_) => {
-                            self.talked.returned += 1;
-                            sleep(AGAIN).await;
-                            continue;
-                        }
-                    },
-                };
-                let sent = Instant::now();
-                let answer = client.command(self.command(number)).await;
-                self.talked.slowest = self.talked.slowest.max(sent.elapsed());
-                match answer {
-                    Ok(_) => {
-                        let of_sender = self.talked.acknowledged.entry(self.sender).or_default();
-                        of_sender.insert(number);
-                        self.talked.answers.push(Instant::now());
-                        break;
-                    }
-                    Err(ClientError::Refused { .. }) => {}
-                    Err(_) => {
-                        connected = None;
-                        self.talked.returned += 1;
-                    }
-                }
-                if !self.has_key {
-                    // What became of it is not known, and it is not sent again.
-                    self.sender += ANOTHER;
-                    break;
-                }
-                if begun.elapsed() > super::SETTLE {
-                    // Never acknowledged, so nothing was promised.
-                    return self.talked;
-                }
-                sleep(AGAIN).await;
-            }
-            sleep(PACE).await;
-        }
-        self.talked
-    }
-
-    fn command(&self, number: u64) -> Command {
-        let said = Said {
-            sender: self.sender,
-            number,
-            meant_us: now_us(),
+    #[test]
+    fn silence_at_the_beginning_and_at_the_end_counts() {
+        let begun = Instant::now();
+        let at = |seconds: &[u64]| -> Vec<Instant> {
+            let at = seconds
+                .iter()
+                .map(|seconds| begun + Duration::from_secs(*seconds));
+            at.collect()
         };
-        let data = said.encode(100);
-        if !self.has_key {
-            return Command {
-                publish: Some(PublishRequest {
-                    channel: self.channel.clone(),
-                    data,
-                    ..PublishRequest::default()
-                }),
-                ..Command::default()
-            };
-        }
-        let (channel, run, sender) = (&self.channel, self.run, self.sender);
-        let said = String::from_utf8_lossy(&data);
-        let request = format!(r#"{{"channel":"{channel}","key":"{run}-{sender}-{number}","data":{said}}}"#);
-        Command {
-            rpc: Some(RpcRequest {
-                method: "message.send".to_owned(),
-                data: request.into(),
-            }),
-            ..Command::default()
-        }
+        let gap = |times: &[u64], ended: &[u64]| {
+            longest(begun, at(times).into_iter(), at(ended).into_iter()).as_secs()
+        };
+        assert_eq!(gap(&[3, 1, 7], &[8]), 4);
+        assert_eq!(gap(&[5, 6, 7], &[8]), 5);
+        assert_eq!(gap(&[1, 2], &[3, 8]), 6);
+        assert_eq!(gap(&[], &[8]), 8);
+        assert_eq!(gap(&[1], &[]), Duration::MAX.as_secs());
     }
 }

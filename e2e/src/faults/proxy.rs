@@ -1,4 +1,4 @@
-//! The network between one process and the nats-servers: a proxy that can cut, silence and delay.
+//! The network between a process and the servers that it speaks to: a proxy that can cut, silence and delay.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

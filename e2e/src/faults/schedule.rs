@@ -13,8 +13,12 @@ pub enum Victims {
     Routers,
     /// Gateways.
     Gateways,
-    /// nats-servers.
+    /// nats-servers, and the network between them.
     Nats,
+    /// Redis.
+    Redis,
+    /// Disks under nats-servers.
+    Disk,
     /// Whoever, also two of different kinds at a time.
     Mixed,
 }
@@ -28,6 +32,20 @@ pub enum Victim {
     Gateway(usize),
     /// A nats-server.
     Nats(usize),
+    /// Redis.
+    Redis,
+    /// The disk of a nats-server.
+    Disk(usize),
+}
+
+impl Victim {
+    /// The nats-server that it concerns.
+    fn server(self) -> Option<usize> {
+        match self {
+            Self::Nats(number) | Self::Disk(number) => Some(number),
+            Self::Router(_) | Self::Gateway(_) | Self::Redis => None,
+        }
+    }
 }
 
 /// What is done to it.
@@ -39,12 +57,15 @@ pub enum Act {
     Pause,
     /// SIGTERM, and started again.
     Restart,
-    /// Its connections to NATS are closed, and new ones refused.
+    /// Its connections (a router's and a gateway's to NATS, a nats-server's to the others, Redis's to gateways) are
+    /// closed, and new ones refused.
     Cut,
-    /// Its connections to NATS stay, and nothing comes through.
+    /// They stay, and nothing comes through.
     Silence,
-    /// Whatever goes to NATS and back takes longer.
+    /// Whatever goes there and back takes longer.
     Delay(Duration),
+    /// It is full, and has room again in the end.
+    Fill,
 }
 
 /// One fault.
@@ -106,7 +127,7 @@ pub fn schedule(victims: Victims, seed: u64, length: Duration) -> Vec<Fault> {
             );
             let is_over = (second.at + second.lasts).as_secs_f64() + 1.0 <= length.as_secs_f64();
             // Of three servers one may be missing: without a majority nothing can be promised but that it goes on.
-            let both_servers = matches!((first.victim, second.victim), (Victim::Nats(_), Victim::Nats(_)));
+            let both_servers = first.victim.server().is_some() && second.victim.server().is_some();
             if is_over && second.victim != first.victim && !both_servers {
                 at = at.max((second.at + second.lasts).as_secs_f64());
                 faults.push(second);
@@ -121,27 +142,36 @@ fn fault(victims: Victims, at: f64, rng: &mut SmallRng) -> Fault {
         Victims::Routers => 0,
         Victims::Gateways => 1,
         Victims::Nats => 2,
-        Victims::Mixed => rng.random_range(0..3),
+        Victims::Redis => 3,
+        Victims::Disk => 4,
+        Victims::Mixed => rng.random_range(0..5),
     };
     let victim = match kind {
         0 => Victim::Router(rng.random_range(0..ROUTERS)),
         1 => Victim::Gateway(rng.random_range(0..GATEWAYS)),
-        _ => Victim::Nats(rng.random_range(0..SERVERS)),
+        2 => Victim::Nats(rng.random_range(0..SERVERS)),
+        3 => Victim::Redis,
+        _ => Victim::Disk(rng.random_range(0..SERVERS)),
     };
     let delay = Duration::from_millis(rng.random_range(10..150));
     let act = match (rng.random_range(0..6), victim) {
+        (_, Victim::Disk(_)) => Act::Fill,
         (0, _) => Act::Kill,
         (1, _) => Act::Pause,
         (2, _) => Act::Restart,
-        // Between the servers themselves there is no proxy.
-        (_, Victim::Nats(_)) => Act::Kill,
         (3, _) => Act::Cut,
         (4, _) => Act::Silence,
         _ => Act::Delay(delay),
     };
+    let lasts = match (victim, act) {
+        // Longer than an election of theirs begins to take.
+        (Victim::Nats(_), Act::Cut | Act::Silence) => 2.0..8.0,
+        (Victim::Disk(_), _) => 1.0..6.0,
+        _ => 0.3..4.0,
+    };
     Fault {
         at: Duration::from_secs_f64(at),
-        lasts: Duration::from_secs_f64(rng.random_range(0.3..4.0)),
+        lasts: Duration::from_secs_f64(rng.random_range(lasts)),
         victim,
         act,
     }
@@ -149,13 +179,15 @@ fn fault(victims: Victims, at: f64, rng: &mut SmallRng) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
 
     #[test]
     fn a_seed_says_it_all_and_everything_is_over_in_time() {
         let length = Duration::from_secs(20);
         let mut kinds = std::collections::BTreeSet::new();
-        for victims in [Victims::Routers, Victims::Gateways, Victims::Nats, Victims::Mixed] {
+        for victims in Victims::value_variants().iter().copied() {
             for seed in 0..50 {
                 let faults = schedule(victims, seed, length);
                 assert_eq!(faults, schedule(victims, seed, length));
@@ -174,10 +206,13 @@ mod tests {
                     for other in &faults[number + 1..] {
                         let apart = one.at + one.lasts <= other.at || other.at + other.lasts <= one.at;
                         assert!(apart || one.victim != other.victim, "{one}, {other}");
+                        let servers = [one, other].map(|fault| fault.victim.server());
+                        assert!(apart || servers.contains(&None), "{one}, {other}");
                     }
                 }
             }
         }
-        assert!(kinds.len() >= 15, "{kinds:?}");
+        // Each act on each of four kinds of processes; delays count by their number without its digits.
+        assert!(kinds.len() >= 4 * 6 + 1, "{kinds:?}");
     }
 }

@@ -1,13 +1,18 @@
-//! A server that breaks promises: it stands between clients and a gateway, and loses, doubles or swaps a message now and then. A
+//! A server that breaks promises: it stands between clients and a gateway, and now and then does to what passes what no gateway may do. A
 //! verdict that does not notice is worth nothing.
 
+mod spoil;
+
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::{SinkExt as _, StreamExt as _};
-use switchboard_proto::protobuf::replies;
+use switchboard_proto::protobuf::{commands, replies, write_command, write_reply};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -15,21 +20,14 @@ use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{accept_hdr_async, connect_async};
 
-/// How it breaks them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spoil {
-    /// A message is not passed on.
-    Lose,
-    /// It is passed on again.
-    Double,
-    /// The one behind it goes first.
-    Swap,
-}
+pub use self::spoil::Spoil;
 
-/// Every so many messages of a connection.
-const EVERY: usize = 20;
+use self::spoil::Spoiling;
 
 const PROTOBUF: &str = "centrifuge-protobuf";
+
+/// So long a client is away that comes back, and misses something meanwhile.
+const AWAY: Duration = Duration::from_millis(200);
 
 /// See the module. Dropped: its connections are cut.
 pub(super) struct Spoiler {
@@ -41,16 +39,11 @@ impl Spoiler {
     pub(super) async fn start(spoil: Spoil, gateways: &[String]) -> Result<Self> {
         let mut addresses = Vec::new();
         let mut listening = JoinSet::new();
+        let first = Arc::new(OnceLock::new());
         for gateway in gateways {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             addresses.push(listener.local_addr().context("an address")?);
-            let gateway = gateway.clone();
-            listening.spawn(async move {
-                let mut connections = JoinSet::new();
-                while let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(pass(stream, gateway.clone(), spoil));
-                }
-            });
+            listening.spawn(listen(listener, gateway.clone(), spoil, Arc::clone(&first)));
         }
         Ok(Self {
             addresses,
@@ -67,8 +60,26 @@ impl Spoiler {
     }
 }
 
+async fn listen(listener: TcpListener, gateway: String, spoil: Spoil, first: Arc<OnceLock<Instant>>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let spoiling = Spoiling::new(spoil, Arc::clone(&first));
+        if spoil == Spoil::Shut && spoiling.refuses() {
+            continue;
+        }
+        let gateway = gateway.clone();
+        let is_late = matches!(spoil, Spoil::Deny | Spoil::Pretend) && first.get().is_some();
+        connections.spawn(async move {
+            if is_late {
+                sleep(AWAY).await;
+            }
+            pass(stream, gateway, spoiling).await
+        });
+    }
+}
+
 #[expect(clippy::result_large_err, reason = "the library's own type of a refusal")]
-async fn pass(stream: TcpStream, gateway: String, spoil: Spoil) -> Result<(), Error> {
+async fn pass(stream: TcpStream, gateway: String, mut spoiling: Spoiling) -> Result<(), Error> {
     let protocol = HeaderValue::from_static(PROTOBUF);
     let accepted = protocol.clone();
     let mut client = accept_hdr_async(stream, move |_: &Request, mut response: Response| {
@@ -79,47 +90,60 @@ async fn pass(stream: TcpStream, gateway: String, spoil: Spoil) -> Result<(), Er
     let mut request = gateway.into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     let (mut server, _) = connect_async(request).await?;
-    let mut count = 0;
-    let mut kept = None;
-    loop {
+    while !spoiling.is_cut() {
         tokio::select! {
-            message = client.next() => match message {
-                Some(message) => server.send(message?).await?,
-                None => return Ok(()),
-            },
+            message = client.next() => {
+                let Some(message) = message else { return Ok(()) };
+                let (passed, answered) = up(message?, &mut spoiling);
+                if let Some(message) = passed {
+                    server.send(message).await?;
+                }
+                if let Some(message) = answered {
+                    client.send(message).await?;
+                }
+            }
             message = server.next() => {
                 let Some(message) = message else { return Ok(()) };
-                let message = message?;
-                if !is_publication(&message) {
+                if let Some(message) = down(message?, &mut spoiling) {
                     client.send(message).await?;
-                    continue;
-                }
-                count += 1;
-                match spoil {
-                    Spoil::Lose if count % EVERY == 0 => {}
-                    Spoil::Double if count % EVERY == 0 => {
-                        client.send(message.clone()).await?;
-                        client.send(message).await?;
-                    }
-                    Spoil::Swap if count % EVERY == 0 && kept.is_none() => kept = Some(message),
-                    _ => {
-                        client.send(message).await?;
-                        if let Some(kept) = kept.take() {
-                            client.send(kept).await?;
-                        }
-                    }
                 }
             }
         }
     }
+    Ok(())
 }
 
-/// Whether a frame holds nothing but what was said in a channel.
-fn is_publication(message: &Message) -> bool {
-    let Message::Binary(frame) = message else {
-        return false;
+/// What the gateway is sent, and what the client is answered.
+fn up(message: Message, spoiling: &mut Spoiling) -> (Option<Message>, Option<Message>) {
+    let Message::Binary(frame) = &message else {
+        return (Some(message), None);
     };
-    let mut replies = replies(frame).peekable();
-    replies.peek().is_some()
-        && replies.all(|reply| reply.is_ok_and(|reply| reply.push.is_some_and(|push| push.r#pub.is_some())))
+    let (mut passed, mut answered) = (Vec::new(), Vec::new());
+    for command in commands(frame).flatten() {
+        match spoiling.command(command) {
+            Ok(command) => write_command(&command, &mut passed),
+            Err(reply) => write_reply(&reply, &mut answered),
+        }
+    }
+    (binary(passed), binary(answered))
+}
+
+/// What the client is sent.
+fn down(message: Message, spoiling: &mut Spoiling) -> Option<Message> {
+    let Message::Binary(frame) = &message else {
+        return Some(message);
+    };
+    let mut spoiled = Vec::new();
+    for reply in replies(frame).flatten() {
+        spoiling.reply(reply, &mut spoiled);
+    }
+    let mut passed = Vec::new();
+    for reply in &spoiled {
+        write_reply(reply, &mut passed);
+    }
+    binary(passed)
+}
+
+fn binary(frame: Vec<u8>) -> Option<Message> {
+    (!frame.is_empty()).then(|| Message::Binary(frame.into()))
 }

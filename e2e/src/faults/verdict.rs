@@ -22,28 +22,39 @@ pub struct Verdict {
     pub received: u64,
     /// Times that a client came back.
     pub returned: u64,
+    /// Clients that came to no end.
+    pub missing: u64,
+    /// Messages that were refused with an error that is not temporary.
+    pub refused_for_good: u64,
     /// What was not as promised.
     pub violations: Violations,
     /// The longest time in which no message of a room was acknowledged, though several clients tried.
     pub silence: Duration,
+    /// The longest time from a message's first sending to its acknowledgement, however often it was refused in between.
+    pub refusal: Duration,
+    /// The longest time in which nobody who came was let in.
+    pub shut: Duration,
     /// The longest time from sending a command to its answer.
     pub slowest: Duration,
 }
 
 impl Verdict {
-    /// How long a room may be without acknowledgements: a take-over, the clients' own time limit and back-off, an election of
-    /// NATS; three times what is promised, or measured of NATS.
+    /// How long a room may be without acknowledgements, a message without its own, and the door shut: a take-over, the clients' own
+    /// time limit and back-off, an election of NATS, a second that a connect waits for Redis at most; three times what is
+    /// promised, or measured of NATS.
     pub fn allowed(&self) -> Duration {
         match self.victims {
+            Victims::Redis => Duration::from_secs(3),
             Victims::Routers => Duration::from_secs(10),
             Victims::Gateways => Duration::from_secs(15),
-            Victims::Nats | Victims::Mixed => Duration::from_secs(30),
+            Victims::Nats | Victims::Disk | Victims::Mixed => Duration::from_secs(30),
         }
     }
 
-    /// Nothing was lost, doubled, out of order or not recovered, and no room was silent for longer than allowed.
+    /// Nothing was lost, doubled, out of order or not recovered, and nobody was refused for longer than allowed.
     pub fn is_as_promised(&self) -> bool {
-        self.violations.is_empty() && self.silence <= self.allowed()
+        let longest = self.silence.max(self.refusal).max(self.shut);
+        self.missing + self.refused_for_good == 0 && self.violations.is_empty() && longest <= self.allowed()
     }
 }
 
@@ -58,14 +69,19 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{:?} seed {}: {} faults, {} acknowledged, {} received, {} came back; {lost} lost, {doubled} doubled, \
-             {disordered} out of order, {unrecovered} not recovered; longest silence {:.1} s (allowed {:.0} s), slowest answer {:.1} s",
+             {disordered} out of order, {unrecovered} not recovered, {} refused for good, {} clients missing; longest silence {:.1} s, refusal {:.1} s, \
+             shut door {:.1} s (allowed {:.0} s), slowest answer {:.1} s",
             self.victims,
             self.seed,
             self.faults,
             self.acknowledged,
             self.received,
             self.returned,
+            self.refused_for_good,
+            self.missing,
             self.silence.as_secs_f64(),
+            self.refusal.as_secs_f64(),
+            self.shut.as_secs_f64(),
             self.allowed().as_secs_f64(),
             self.slowest.as_secs_f64(),
         )

@@ -1,6 +1,7 @@
 //! One nats-server process: its configuration, its ports, its life.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -27,46 +28,69 @@ impl Ports {
             cluster: free_port()?,
         })
     }
+
+    /// Where other nodes reach the server.
+    pub(super) fn route(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.cluster).into()
+    }
+}
+
+/// A node of several.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    /// Where it reaches the others.
+    pub(super) routes: Vec<SocketAddr>,
+    /// Where its data lies, if not in its own folder.
+    pub(super) store: Option<PathBuf>,
 }
 
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
     folder: PathBuf,
+    store: PathBuf,
     ports: Ports,
     program: Program,
 }
 
 impl Process {
-    /// Writes the configuration into `folder`. `cluster`: the ports of all its nodes.
+    /// Writes the configuration into `folder`.
     pub(super) fn new(
         name: &str,
         folder: PathBuf,
         ports: Ports,
         configuration: &str,
-        cluster: Option<&[Ports]>,
+        node: Option<Node>,
     ) -> Result<Self> {
+        let (routes, elsewhere) = match node {
+            Some(node) => (Some(node.routes), node.store),
+            None => (None, None),
+        };
+        // What it may take is told from the disk's size otherwise, and less than a log is allowed to grow to.
+        let room = elsewhere.as_ref().map_or("", |_| ", max_file_store: 1TB");
         let process = Self {
             name: name.to_owned(),
             program: Program::new("nats-server", folder.join("output")),
+            store: elsewhere.unwrap_or_else(|| folder.join("store")),
             folder,
             ports,
         };
         let mut text = format!(
-            "server_name: {name}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?} }}\n",
+            "server_name: {name}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?}{room} }}\n",
             ports.client,
             ports.monitor,
             process.store(),
         );
-        if let Some(cluster) = cluster {
+        if let Some(routes) = routes {
             writeln!(
                 text,
                 "cluster {{ name: testkit, host: 127.0.0.1, no_advertise: true, port: {}",
                 ports.cluster
             )?;
-            writeln!(text, "  routes: [")?;
-            for node in cluster {
-                writeln!(text, "    \"nats://127.0.0.1:{}\"", node.cluster)?;
+            // What nodes hear about each other leads nowhere, so that they have the routes they were given and no others.
+            writeln!(text, "  advertise: \"127.0.0.1:1\"\n  routes: [")?;
+            for route in routes {
+                writeln!(text, "    \"nats://{route}\"")?;
             }
             writeln!(text, "  ]\n}}")?;
         }
@@ -89,7 +113,7 @@ impl Process {
     }
 
     pub(super) fn store(&self) -> PathBuf {
-        self.folder.join("store")
+        self.store.clone()
     }
 
     fn configuration(&self) -> PathBuf {
