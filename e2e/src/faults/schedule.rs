@@ -212,7 +212,7 @@ mod tests {
                 }
             }
         }
-        // Each act on each of four kinds of processes; delays count by their number without its digits.
-        assert!(kinds.len() >= 4 * 6 + 1, "{kinds:?}");
+        // Six acts on each of four kinds of processes, and disks.
+        assert_eq!(kinds.len(), 6 * 4 + 1, "{kinds:?}");
     }
 }

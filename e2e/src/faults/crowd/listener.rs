@@ -1,16 +1,20 @@
 //! Who listens to a room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use switchboard_client::{Client, Event, Place};
 use switchboard_loadgen::checker::Receiver;
 use switchboard_loadgen::message::Said;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::way::Way;
 use super::{AGAIN, Acknowledged};
+
+/// How long who has everything still listens: nothing may come again.
+const LINGERS: Duration = Duration::from_secs(1);
 
 /// What a listener was told.
 pub(super) struct Listened {
@@ -50,16 +54,19 @@ impl Listener {
         mut all: watch::Receiver<Option<Arc<Acknowledged>>>,
         over: CancellationToken,
     ) -> Listened {
+        let mut leaves = None;
         loop {
             let has_all = |all: &Option<Arc<Acknowledged>>| {
                 let room = all.as_ref().and_then(|all| all.get(&self.listened.room));
                 all.is_some() && room.is_none_or(|room| self.listened.receiver.has(room))
             };
-            if over.is_cancelled() || has_all(&all.borrow_and_update()) {
+            if has_all(&all.borrow_and_update()) {
+                leaves.get_or_insert_with(|| Instant::now() + LINGERS);
+            }
+            if over.is_cancelled() || leaves.is_some_and(|at| at <= Instant::now()) {
                 return self.listened;
             }
             let Some(client) = &mut connected else {
-                self.listened.returned += 1;
                 connected = self.come_back().await;
                 if connected.is_none() {
                     sleep(AGAIN).await;
@@ -70,10 +77,14 @@ impl Listener {
                 event = client.next() => match event {
                     Ok(Event::Publication { publication, .. }) => self.hear(publication.offset, &publication.data),
                     Ok(Event::Reply(_) | Event::Other(_)) => {}
-                    Ok(Event::Unsubscribed { .. }) | Err(_) => connected = None,
+                    Ok(Event::Unsubscribed { .. }) | Err(_) => {
+                        connected = None;
+                        self.listened.returned += 1;
+                    }
                 },
                 Ok(()) = all.changed() => {}
                 () = over.cancelled() => {}
+                () = sleep_until(leaves.unwrap_or_else(Instant::now)), if leaves.is_some() => {}
             }
         }
     }

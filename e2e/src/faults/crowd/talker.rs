@@ -112,10 +112,7 @@ impl Talker {
             Some(client) => client,
             None => match self.way.connect().await {
                 Ok(client) => connected.insert(client),
-                Err(_) => {
-                    self.talked.returned += 1;
-                    return Saying::NotSent;
-                }
+                Err(_) => return Saying::NotSent,
             },
         };
         let sent = Instant::now();

@@ -64,18 +64,18 @@ impl Spoiling {
     }
 
     /// What the gateway is sent for this command, or the client is answered by us.
-    pub(super) fn command(&mut self, command: Command) -> Result<Command, Reply> {
+    pub(super) fn command(&mut self, command: Command) -> Result<Command, Box<Reply>> {
         let (publish, rpc) = (command.publish.is_some(), command.rpc.is_some());
         self.messages += usize::from(publish || rpc);
         if self.spoil != Spoil::Pocket || !(publish || rpc) || !self.messages.is_multiple_of(EVERY) {
             return Ok(command);
         }
-        Err(Reply {
+        Err(Box::new(Reply {
             id: command.id,
             publish: publish.then(PublishResult::default),
             rpc: rpc.then(RpcResult::default),
             ..Reply::default()
-        })
+        }))
     }
 
     /// What the client is sent for this reply.
