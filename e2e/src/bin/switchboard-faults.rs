@@ -25,7 +25,7 @@ struct Arguments {
     /// Seconds of load for each.
     #[arg(long, default_value_t = 25)]
     seconds: u64,
-    /// What the processes logged is printed as well, when each has ended.
+    /// What the processes logged is printed when each has ended, not only where something is not as promised.
     #[arg(long)]
     verbose: bool,
 }
@@ -33,9 +33,9 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    child::show(arguments.verbose);
     let mut failed = Vec::new();
     for seed in arguments.seed..arguments.seed + arguments.seeds {
+        child::show(arguments.verbose);
         let outcome = run(arguments.victims, seed, Duration::from_secs(arguments.seconds)).await;
         match outcome {
             Ok(verdict) => {

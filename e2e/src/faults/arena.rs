@@ -254,6 +254,15 @@ impl Arena {
         self.nats.restart(node).await
     }
 
+    /// `kill -9` of all routers; new ones start.
+    pub(super) fn kill_routers(&mut self) -> Result<()> {
+        for router in &mut self.routers {
+            router.process.kill_in_place()?;
+            router.process.respawn()?;
+        }
+        Ok(())
+    }
+
     /// Everybody is there and well, and ends well.
     pub(super) async fn stop(mut self) -> Result<()> {
         for member in self.gateways.iter_mut().chain(&mut self.routers) {

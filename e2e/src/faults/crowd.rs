@@ -59,6 +59,7 @@ pub(super) struct Told {
     talked: Vec<Talked>,
     listened: Vec<Listened>,
     visited: Vec<Visited>,
+    latecomers: Vec<Listener>,
     acknowledged: Arc<Acknowledged>,
 }
 
@@ -134,26 +135,31 @@ impl Crowd {
         }
         let acknowledged = Arc::new(acknowledged);
         self.all.send_replace(Some(Arc::clone(&acknowledged)));
-        for latecomer in self.latecomers {
-            let (all, over) = (self.all.subscribe(), self.over.clone());
-            self.listening.spawn(latecomer.listen(None, all, over));
-        }
-        let mut listened = Vec::new();
-        if timeout(settle, ended(&mut self.listening, &mut listened))
-            .await
-            .is_err()
-        {
-            self.over.cancel();
-            ended(&mut self.listening, &mut listened).await;
-        }
+        let listened = all_listened(self.listening, &self.over, settle).await;
         Told {
             begun: self.begun,
             talked,
             listened,
             visited,
+            latecomers: self.latecomers,
             acknowledged,
         }
     }
+}
+
+/// Waits until they have everything, or so long.
+async fn all_listened(
+    mut listening: JoinSet<Listened>,
+    over: &CancellationToken,
+    settle: Duration,
+) -> Vec<Listened> {
+    let mut listened = Vec::new();
+    let in_time = timeout(settle, ended(&mut listening, &mut listened)).await;
+    if in_time.is_err() {
+        over.cancel();
+        ended(&mut listening, &mut listened).await;
+    }
+    listened
 }
 
 /// Waits for all of them, and keeps what each was told.
@@ -164,6 +170,17 @@ async fn ended<T: 'static>(tasks: &mut JoinSet<T>, told: &mut Vec<T>) {
 }
 
 impl Told {
+    /// Those who want everything from the beginning on come, and get `settle` to have it.
+    pub(super) async fn let_latecomers_in(&mut self, settle: Duration) {
+        let all = watch::Sender::new(Some(Arc::clone(&self.acknowledged)));
+        let over = CancellationToken::new();
+        let mut listening = JoinSet::new();
+        for latecomer in self.latecomers.drain(..) {
+            listening.spawn(latecomer.listen(None, all.subscribe(), over.clone()));
+        }
+        self.listened.extend(all_listened(listening, &over, settle).await);
+    }
+
     pub(super) fn verdict(self, victims: Victims, seed: u64, faults: usize) -> Verdict {
         let mut violations = Violations::default();
         let none = Senders::new();
