@@ -59,7 +59,7 @@ impl Process {
             .await
             .with_context(|| format!("{} is not ready", self.name))?;
         if !self.child.runs() {
-            bail!("{} ended, and what it said is above", self.name);
+            bail!("{} ended: {}", self.name, self.printed()?);
         }
         Ok(())
     }

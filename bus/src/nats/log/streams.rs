@@ -259,7 +259,11 @@ impl NatsLog {
                 };
                 self.create_stream(self.log_config(shard, epoch.to_string()))
                     .await?;
-                self.check_stream(shard).await?;
+                match self.check_stream(shard).await {
+                    // Whoever answers may not know yet of a creation, ours or another's, that is on its way.
+                    Err(missing @ LogError::Missing(_)) => return Err(Failure::Passing(missing)),
+                    checked => checked?,
+                }
             }
             Err(other) => return Err(other.into()),
         }
