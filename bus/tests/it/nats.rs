@@ -316,6 +316,47 @@ async fn settle(log: &dyn Log, expected: Sequence, record: &Bytes) -> Sequence {
     }
 }
 
+/// Answers as a cluster's leader does while another's creation of a stream is on its way: the name is taken, and there is no such
+/// stream for `unknown` questions more.
+async fn answer_during_a_creation(client: async_nats::Client, mut unknown: u32) {
+    const NOT_FOUND: &str = r#"{"error":{"code":404,"err_code":10059,"description":"stream not found"}}"#;
+    const IN_USE: &str =
+        r#"{"error":{"code":400,"err_code":10058,"description":"stream name already in use"}}"#;
+    let mut asked = client.subscribe("$JS.API.STREAM.>").await.unwrap();
+    let mut created = None;
+    while let Some(question) = asked.next().await {
+        let answer = match &created {
+            _ if question.subject.contains("CREATE") => {
+                created = String::from_utf8(question.payload.to_vec()).ok();
+                IN_USE.to_owned()
+            }
+            Some(config) if unknown == 0 => format!(
+                r#"{{"config":{config},"created":"2026-01-01T00:00:00Z","state":{{"messages":0,"bytes":0,"first_seq":0,"first_ts":"0001-01-01T00:00:00Z","last_seq":0,"last_ts":"0001-01-01T00:00:00Z","consumer_count":0}}}}"#
+            ),
+            Some(_) => {
+                unknown -= 1;
+                NOT_FOUND.to_owned()
+            }
+            None => NOT_FOUND.to_owned(),
+        };
+        let reply = question.reply.unwrap();
+        client.publish(reply, answer.into()).await.unwrap();
+    }
+}
+
+/// Routers of an installation start together: the one that comes second waits for the stream that the first creates.
+#[tokio::test]
+async fn log_that_another_is_creating_is_not_missing() {
+    let server = NatsServer::start_with("jetstream: false").await.unwrap();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let answering = answer_during_a_creation(client, 3);
+    let log = NatsLog::new(connect(vec![server.url()]).await, log_config(1, 16 << 20));
+    tokio::select! {
+        () = answering => panic!("nobody answers any more"),
+        created = soon("creation", log.create_log(shard(0))) => created.unwrap(),
+    }
+}
+
 /// What was acknowledged is there once, in order, after the leader of its stream was killed.
 #[tokio::test]
 async fn acknowledged_records_survive_their_leader() {
