@@ -35,12 +35,12 @@ async fn servers_of_nats_come_and_go() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_comes_and_goes() -> Result<()> {
-    is_as_promised(Victims::Redis, 3).await
+    is_as_promised(Victims::Redis, 10).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn disks_under_nats_are_full_and_have_room_again() -> Result<()> {
-    is_as_promised(Victims::Disk, 3).await
+    is_as_promised(Victims::Disk, 6).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

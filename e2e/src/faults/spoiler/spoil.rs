@@ -21,11 +21,11 @@ pub enum Spoil {
     Deny,
     /// Who comes back is told that it is recovered, without what it missed.
     Pretend,
-    /// Messages are refused for [`REFUSED`].
+    /// Messages are refused, for longer than is allowed.
     Refuse,
     /// Messages are refused, and it is said that trying again is of no use.
     Reject,
-    /// Nobody is let in for [`REFUSED`].
+    /// Nobody is let in, for longer than is allowed.
     Shut,
 }
 
