@@ -200,8 +200,9 @@ async fn connection(
         .max_write_buffer_size(WRITE_BUFFER + gateway.config.outgoing_queue + WRITE_SLACK)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let mut socket =
+        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let handle = gateway.new_session(address, terms.encoding);
     tracing::debug!(client = %handle.client(), %address, encoding = ?terms.encoding, "connection opened");
-    session::serve(gateway, handle, terms.pings, socket).await;
+    session::serve(&gateway, &handle, terms.pings, &mut socket).await;
 }

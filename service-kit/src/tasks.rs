@@ -184,10 +184,11 @@ impl Tasks {
         let tasks = self.clone();
         let entry = RunningTask::enter(self, name);
         let id = entry.id;
+        // Outside: what an async block captures keeps its place in it, also after it was moved.
+        let caught = CatchPanic::new(future);
         let wrapped = async move {
             let _entry = entry;
-            let ended = CatchPanic::new(future).await;
-            let cause = match ended {
+            let cause = match caught.await {
                 Ok(()) if tasks.0.stop.is_cancelled() || kind == TaskKind::Replaceable => return,
                 Ok(()) => {
                     tracing::error!(task = name, "essential task ended before the stop");
