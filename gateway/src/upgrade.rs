@@ -206,3 +206,19 @@ async fn connection(
     tracing::debug!(client = %handle.client(), %address, encoding = ?terms.encoding, "connection opened");
     session::serve(&gateway, &handle, terms.pings, &mut socket).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is there for every connection, so what a connection needs now and then has to be boxed.
+    #[test]
+    fn a_connection_waits_in_two_kibibytes() {
+        let size = size_of_future(connection);
+        assert!(size <= 2048, "{size}");
+    }
+}
