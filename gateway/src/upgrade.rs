@@ -200,8 +200,25 @@ async fn connection(
         .max_write_buffer_size(WRITE_BUFFER + gateway.config.outgoing_queue + WRITE_SLACK)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let mut socket =
+        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let handle = gateway.new_session(address, terms.encoding);
     tracing::debug!(client = %handle.client(), %address, encoding = ?terms.encoding, "connection opened");
-    session::serve(gateway, handle, terms.pings, socket).await;
+    session::serve(&gateway, &handle, terms.pings, &mut socket).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is there for every connection, so what a connection needs now and then has to be boxed.
+    #[test]
+    fn a_connection_waits_in_two_kibibytes() {
+        let size = size_of_future(connection);
+        assert!(size <= 2048, "{size}");
+    }
 }

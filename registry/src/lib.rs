@@ -12,6 +12,7 @@
 //! Without its store nobody is worse off than with one gateway: connecting and publishing go on.
 
 mod announcer;
+mod by_client;
 pub mod config;
 #[cfg(feature = "conformance")]
 #[expect(

@@ -11,6 +11,7 @@ use switchboard_proto::time::now_us;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::by_client::ByClient;
 use crate::registry::{
     Admission, Announced, Change, FORGOTTEN_AFTER, KeepError, KeptSubscription, LONGEST_KEPT, Lease,
     MAX_SESSIONS_PER_USER, NewSession, Registry, RegistryError, Session, SubscriptionOptions, UserPage,
@@ -26,7 +27,7 @@ pub struct MemoryRegistry {
 #[derive(Debug, Default)]
 struct State {
     gateways: HashMap<Incarnation, Gateway>,
-    sessions: HashMap<String, BTreeMap<Uuid, Registered>>,
+    sessions: HashMap<String, ByClient<Registered>>,
     kept: HashMap<String, BTreeMap<ChannelName, Kept>>,
     /// When [`State::sweep`] has something to do at the earliest.
     next_sweep: Option<Instant>,
@@ -90,9 +91,9 @@ impl State {
     fn enter(&mut self, lease: Lease, user: &str, session: &NewSession, limit: usize, now: Instant) -> bool {
         let mut sessions = self.sessions.remove(user).unwrap_or_default();
         if sessions.len() >= limit {
-            sessions.retain(|_, registered| self.is_there(registered, now));
+            sessions.retain(|registered| self.is_there(registered, now));
         }
-        let fits = sessions.contains_key(&session.client) || sessions.len() < limit;
+        let fits = sessions.contains(session.client) || sessions.len() < limit;
         if fits {
             let registered = Registered {
                 lease,
@@ -109,7 +110,7 @@ impl State {
 
     fn leave(&mut self, user: &str, client: Uuid) {
         if let Some(sessions) = self.sessions.get_mut(user) {
-            sessions.remove(&client);
+            sessions.remove(client);
             if sessions.is_empty() {
                 self.sessions.remove(user);
             }
@@ -121,7 +122,7 @@ impl State {
         self.gateways.retain(|_, gateway| gateway.until > now);
         let mut sessions = std::mem::take(&mut self.sessions);
         sessions.retain(|_, sessions| {
-            sessions.retain(|_, registered| self.is_there(registered, now));
+            sessions.retain(|registered| self.is_there(registered, now));
             !sessions.is_empty()
         });
         self.sessions = sessions;
@@ -205,11 +206,12 @@ impl Registry for MemoryRegistry {
 
     async fn sessions(&self, user: &str) -> Result<Vec<Session>, RegistryError> {
         Ok(self.with(|state, now| {
-            let sessions = state.sessions.get(user).into_iter().flatten();
+            let sessions = state.sessions.get(user).into_iter();
             sessions
+                .flat_map(ByClient::iter)
                 .filter(|(_, registered)| state.is_there(registered, now))
                 .map(|(client, registered)| Session {
-                    client: *client,
+                    client,
                     gateway: registered.lease.gateway,
                     device: registered.session.device.clone(),
                     since_us: registered.session.since_us,

@@ -181,31 +181,41 @@ impl Tasks {
         kind: TaskKind,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
-        let tasks = self.clone();
         let entry = RunningTask::enter(self, name);
         let id = entry.id;
-        let wrapped = async move {
-            let _entry = entry;
-            let ended = CatchPanic::new(future).await;
-            let cause = match ended {
-                Ok(()) if tasks.0.stop.is_cancelled() || kind == TaskKind::Replaceable => return,
-                Ok(()) => {
-                    tracing::error!(task = name, "essential task ended before the stop");
-                    FailureCause::Ended
-                }
-                Err(text) => tasks.count_panic(name, text),
-            };
-            if kind == TaskKind::Essential {
-                // Only the first counts: it is the cause, later ones may be its consequences.
-                drop(tasks.0.failure.set(TaskFailure { task: name, cause }));
-            }
-        };
-        let handle = self.0.tracker.spawn(wrapped).abort_handle();
+        let watched = self.watched(entry, kind, CatchPanic::new(future));
+        let handle = self.0.tracker.spawn(watched).abort_handle();
         // It may have ended already.
         if let Some(running) = self.0.running.lock().get_mut(&id) {
             running.handle = Some(handle.clone());
         }
         handle
+    }
+
+    /// What a task runs: a few words, however large the future. It comes boxed, because what an async block captures
+    /// keeps its place there also after it was moved into a box.
+    fn watched<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        entry: RunningTask,
+        kind: TaskKind,
+        caught: CatchPanic<F>,
+    ) -> impl Future<Output = ()> + Send + use<F> {
+        let tasks = self.clone();
+        async move {
+            let task = entry.label.task;
+            let cause = match caught.await {
+                Ok(()) if tasks.0.stop.is_cancelled() || kind == TaskKind::Replaceable => return,
+                Ok(()) => {
+                    tracing::error!(task, "essential task ended before the stop");
+                    FailureCause::Ended
+                }
+                Err(text) => tasks.count_panic(task, text),
+            };
+            if kind == TaskKind::Essential {
+                // Only the first counts: it is the cause, later ones may be its consequences.
+                drop(tasks.0.failure.set(TaskFailure { task, cause }));
+            }
+        }
     }
 
     /// Runs futures from `factory` one after the other, until the stop: after an end or a panic the

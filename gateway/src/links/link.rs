@@ -14,6 +14,7 @@
 //!   does not happen at this gateway later.
 
 mod channels;
+mod live;
 mod publishes;
 
 use std::collections::VecDeque;
@@ -383,7 +384,7 @@ impl<S: Subscriber> Link<S> {
         let Some(entry) = self.channels.0.get_mut(channel) else {
             return;
         };
-        entry.live.remove(&session);
+        entry.live.remove(session);
         let behind = entry.behind.len();
         entry.behind.retain(|placed| placed.session.id() != session);
         self.behind -= behind - entry.behind.len();
@@ -735,7 +736,7 @@ impl<S: Subscriber> Link<S> {
         for (name, channel) in &mut self.channels.0 {
             channel.head = Offset::from_u64(UNKNOWN);
             let behind = channel.behind.drain(..).inspect(|_| self.behind -= 1);
-            for placed in channel.live.drain().map(|(_, placed)| placed).chain(behind) {
+            for placed in channel.live.take().chain(behind) {
                 out.lost(&placed.session, name);
             }
         }
@@ -750,7 +751,7 @@ impl<S: Subscriber> Link<S> {
     fn fell_behind(&mut self, had: Offset) {
         for (name, channel) in &mut self.channels.0 {
             channel.head = Offset::from_u64(UNKNOWN);
-            for (_, mut placed) in channel.live.drain() {
+            for mut placed in channel.live.take() {
                 placed.has = placed.has.max(had);
                 channel.behind.push(placed);
                 self.behind += 1;
@@ -872,7 +873,7 @@ impl<S: Subscriber> Link<S> {
                     session: session.clone(),
                     has: place.offset,
                 };
-                channel.live.insert(session.id(), placed);
+                channel.live.insert(placed);
             }
         }
         if wants && !channel.wants && channel.asking.is_none() {
@@ -992,7 +993,7 @@ impl<S: Subscriber> Link<S> {
             }
             let placed = Placed { session, has };
             if is_all {
-                channel.live.insert(placed.session.id(), placed);
+                channel.live.insert(placed);
             } else {
                 self.behind += 1;
                 channel.behind.push(placed);
@@ -1016,7 +1017,7 @@ impl<S: Subscriber> Link<S> {
                     placed.has = answer.up_to;
                     if is_all {
                         self.behind -= 1;
-                        channel.live.insert(placed.session.id(), placed);
+                        channel.live.insert(placed);
                     } else {
                         channel.behind.push(placed);
                     }

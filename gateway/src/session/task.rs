@@ -40,12 +40,12 @@ const LEAVING: &str = "this gateway stops; the connection is closed at the given
 /// Runs a connection to its end. A panic inside ends this session with 3004, after which it is
 /// passed on to the caller, who counts it.
 pub(crate) async fn serve(
-    gateway: Arc<Gateway>,
-    session: Arc<SessionHandle>,
+    gateway: &Arc<Gateway>,
+    session: &Arc<SessionHandle>,
     pings: Pings,
-    mut socket: Socket,
+    socket: &mut Socket,
 ) {
-    let conversation = converse(&gateway, &session, pings, &mut socket);
+    let conversation = converse(gateway, session, pings, socket);
     // What a panic may have left half done belongs to this session and is thrown away: the socket is
     // only closed after it, and the rest is behind locks that are not held across a panic's way.
     let (end, panic) = match AssertUnwindSafe(conversation).catch_unwind().await {
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
         End::Disconnect { code, .. } => code,
         _ => DisconnectCode::BadRequest,
     });
-    end.note(&gateway, &session);
+    end.note(gateway, session);
     gateway.metrics.outgoing_peak(session.outgoing.peak());
     gateway
         .metrics
@@ -67,10 +67,11 @@ pub(crate) async fn serve(
     let forget = async {
         for channel in session.subscriptions.end() {
             let room = gateway.links.room(&channel).await;
-            room.unsubscribe(&session, None, channel);
+            room.unsubscribe(session, None, channel);
         }
     };
-    tokio::join!(close(&gateway, &session, &mut socket, &end), forget);
+    // Boxed, as all that is not always there: a connection takes room for the largest of its states.
+    Box::pin(async { tokio::join!(close(gateway, session, socket, &end), forget) }).await;
     if let Some(panic) = panic {
         std::panic::resume_unwind(panic);
     }
@@ -141,7 +142,7 @@ async fn converse(
                     }
                 }
             };
-            tokio::pin!(carried_out);
+            let mut carried_out = Box::pin(carried_out);
             loop {
                 tokio::select! {
                     biased;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::by_client::ByClient;
 use crate::registry::{Change, NewSession};
 
 /// See the module.
@@ -33,7 +34,7 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct User {
-    sessions: BTreeMap<Uuid, Entry>,
+    sessions: ByClient<Entry>,
     /// Sessions that ended and may be stored.
     ended: BTreeSet<Uuid>,
     /// The store says that the user is at this gateway, or may.
@@ -98,7 +99,7 @@ impl Table {
         let client = session.client;
         let entry = Entry { session, state };
         let known = self.users.entry(Arc::clone(user)).or_default();
-        if known.sessions.insert(client, entry).is_none() {
+        if known.sessions.insert(client, entry) {
             self.sessions += 1;
         }
         if !asked {
@@ -112,7 +113,7 @@ impl Table {
         let Some(known) = self.users.get_mut(user) else {
             return;
         };
-        let Some(entry) = known.sessions.get_mut(&client) else {
+        let Some(entry) = known.sessions.get_mut(client) else {
             return;
         };
         entry.state = if stored { State::Stored } else { State::Sent };
@@ -128,7 +129,7 @@ impl Table {
         let Some(known) = self.users.get_mut(user) else {
             return;
         };
-        let Some(entry) = known.sessions.remove(&client) else {
+        let Some(entry) = known.sessions.remove(client) else {
             return;
         };
         self.sessions -= 1;
@@ -222,7 +223,7 @@ impl Table {
                 continue;
             };
             for session in &change.connected {
-                if let Some(entry) = user.sessions.get_mut(&session.client)
+                if let Some(entry) = user.sessions.get_mut(session.client)
                     && entry.state == State::Sent
                 {
                     entry.state = State::Stored;
@@ -318,7 +319,7 @@ impl Table {
 impl User {
     /// Whether the user has a session here that began.
     fn is_here(&self) -> bool {
-        self.sessions.values().any(|entry| entry.state != State::Asked)
+        self.sessions.iter().any(|(_, entry)| entry.state != State::Asked)
     }
 
     /// Whether there is nothing to tell of it any more.

@@ -10,6 +10,7 @@
 //! * A gateway that does not confirm is held back beyond its credit, and no other with it (K6).
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -367,7 +368,11 @@ impl Links {
         link.asked.push((link.up_number, Arc::clone(&channel)));
         if link.channels.insert(Arc::clone(&channel)) {
             link.set.insert(&channel);
-            self.interest.entry(channel).or_default().push(gateway);
+            match self.interest.entry(channel) {
+                Entry::Occupied(mut interested) => interested.get_mut().push(gateway),
+                // Most channels have one, for which `push` would make room for four.
+                Entry::Vacant(nobody) => drop(nobody.insert(vec![gateway])),
+            }
         }
     }
 

@@ -39,6 +39,21 @@ async fn an_essential_task_that_panics_or_ends_is_reported() {
     );
 }
 
+/// A gateway has a task for each connection.
+#[tokio::test]
+async fn a_task_takes_the_memory_of_its_future_once() {
+    let (tasks, _) = tasks();
+    let large = async {
+        let room = [0_u8; 8192];
+        tokio::task::yield_now().await;
+        drop(room);
+    };
+    assert!(size_of_val(&large) > 8192);
+    let entry = RunningTask::enter(&tasks, "large");
+    let watched = tasks.watched(entry, TaskKind::Replaceable, CatchPanic::new(large));
+    assert!(size_of_val(&watched) < 256, "{}", size_of_val(&watched));
+}
+
 #[tokio::test]
 async fn a_replaceable_task_fails_alone() {
     let (tasks, metrics) = tasks();

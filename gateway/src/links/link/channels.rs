@@ -5,6 +5,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::ids::Offset;
 
 use super::Subscriber;
+use super::live::Live;
 use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
 
@@ -40,7 +41,7 @@ pub(super) struct Asking {
 
 pub(super) struct Channel<S> {
     /// Given everything as it comes.
-    pub(super) live: HashMap<u64, Placed<S>>,
+    pub(super) live: Live<S>,
     pub(super) waiting: Vec<Waiting<S>>,
     /// Subscribed, and given page by page what it missed (R7).
     pub(super) behind: Vec<Placed<S>>,
@@ -61,7 +62,7 @@ pub(super) const UNKNOWN: u64 = u64::MAX;
 impl<S> Channel<S> {
     pub(super) fn new() -> Self {
         Self {
-            live: HashMap::default(),
+            live: Live::None,
             waiting: Vec::new(),
             behind: Vec::new(),
             asked: 0,

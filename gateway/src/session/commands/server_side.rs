@@ -93,7 +93,9 @@ impl Commands {
                 promise,
                 overrides,
             };
-            self.session.leases.enter(&channel, id, Some(lease));
+            // One that grants nothing of its own, as an inbox's, is as good as none.
+            let lease = Some(lease).filter(|lease| *lease != Lease::default());
+            self.session.leases.enter(&channel, id, lease);
             let known = request.subs.get(channel.as_str());
             let since = known
                 .and_then(since)
