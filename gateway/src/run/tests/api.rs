@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard_bus::membership::{Membership, MembershipSettings};
-use switchboard_proto::bus::Role;
+use switchboard_proto::bus::{HistoryOutcome, Role};
 use switchboard_proto::ids::Incarnation;
 use switchboard_service_kit::service::Context;
 
@@ -186,7 +186,7 @@ async fn what_makes_no_sense_is_refused() {
         ("disconnect", json!({ "user": "alice", "whitelist": ["x"] }), 107),
         ("refresh", json!({ "info": 1 }), 107),
         ("history", json!({ "channel": "none:a" }), 102),
-        ("history_remove", json!({ "channel": "a" }), 108),
+        ("history_remove", json!({ "channel": "none:a" }), 102),
         ("presence", json!({ "channel": "a" }), 108),
         ("presence_stats", json!({ "channel": "a" }), 108),
         ("channels", json!({ "pattern": "[" }), 107),
@@ -398,4 +398,35 @@ async fn without_a_key_there_is_no_server_api() {
     assert_eq!(node.api, None);
     let node = Node::start(&keys("enabled = false")).await;
     assert_eq!(node.api, None);
+}
+
+/// What is hidden is named by the offset that was the head before: neither a repetition nor a late question hides more.
+#[tokio::test]
+async fn removing_a_history_names_what_was_there() {
+    let node = Node::start(&keys("")).await;
+    let mut owner = Owner::of(&node, "room", 1, 50).await;
+    let remove = || call(&node, "history_remove", json!({ "channel": "room" }));
+    let answers = async |owner: &mut Owner, outcomes: &[HistoryOutcome]| {
+        let (question, to) = owner.history_asked().await;
+        assert_eq!((question.limit, question.hide), (0, None));
+        assert_eq!(question.at_least, 50, "R6: what was delivered is removed too");
+        owner.history(&to, 30, Vec::new()).await;
+        for outcome in outcomes {
+            let (question, to) = owner.history_asked().await;
+            let hide = question.hide.unwrap();
+            assert_eq!((&*question.channel, hide.up_to), ("room", 30));
+            assert_eq!(hide.log_epoch, owner.log_epoch());
+            owner.no_history(&to, *outcome).await;
+        }
+    };
+    for (outcomes, expected) in [
+        (&[HistoryOutcome::Hidden][..], 0),
+        (&[HistoryOutcome::Unavailable, HistoryOutcome::Hidden], 0),
+        (&[HistoryOutcome::NoRoom], 106),
+        // An owner of before, which takes it for a question about history.
+        (&[HistoryOutcome::Complete], 108),
+    ] {
+        let (answer, ()) = tokio::join!(remove(), answers(&mut owner, outcomes));
+        assert_eq!(code(&answer), expected, "{outcomes:?}: {answer}");
+    }
 }
