@@ -8,8 +8,9 @@ use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::{HistoryOutcome, Role};
 use switchboard_proto::ids::Incarnation;
 use switchboard_service_kit::service::Context;
+use switchboard_testkit::wait_until;
 
-use super::harness::{Client, Node, own_bus, own_registry};
+use super::harness::{Client, DEADLINE, Node, own_bus, own_registry};
 use super::owner::Owner;
 use super::tokens::{SECRET, token};
 
@@ -29,17 +30,13 @@ async fn two(more: &str) -> [Node; 2] {
         Node::start_on(bus, registry, &keys(more)).await,
     ];
     for node in &nodes {
-        let both = async {
-            while call(node, "info", json!({})).await["result"]["nodes"]
+        let both = async || {
+            let info = call(node, "info", json!({})).await;
+            info["result"]["nodes"]
                 .as_array()
-                .is_none_or(|nodes| nodes.len() < 2)
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+                .is_some_and(|nodes| nodes.len() == 2)
         };
-        tokio::time::timeout(super::harness::DEADLINE, both)
-            .await
-            .unwrap();
+        wait_until(DEADLINE, both).await.unwrap();
     }
     nodes
 }
@@ -375,14 +372,8 @@ async fn a_gateway_that_does_not_answer_makes_an_error() {
     .await
     .unwrap();
     let until = async |expected| {
-        let reached = async {
-            while code(&call(&node, "info", json!({})).await) != expected {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(super::harness::DEADLINE, reached)
-            .await
-            .unwrap();
+        let reached = async || code(&call(&node, "info", json!({})).await) == expected;
+        wait_until(DEADLINE, reached).await.unwrap();
     };
     until(100).await;
     // It says that it leaves.
