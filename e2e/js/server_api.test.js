@@ -38,6 +38,46 @@ test("what a backend publishes reaches subscribers, once for each key", options,
   assert.equal(history.epoch, first.epoch);
 });
 
+test("a history that was removed is not shown, not recovered, and goes on", options, async (t) => {
+  const channel = freshChannel();
+  const said = [];
+  for (const data of [1, 2, 3]) said.push(await backend(0).publish({ channel, data }));
+  const [, below, last] = said;
+  const live = await subscribe(await user(t, freshUser(), 1), channel);
+  await backend(1).historyRemove({ channel });
+  const history = async (index, request) => {
+    const { publications } = await backend(index).getHistory({ channel, limit: 10, ...request });
+    return publications.map((publication) => publication.data);
+  };
+  for (const index of [0, 1]) {
+    assert.deepEqual(await history(index), []);
+    assert.deepEqual(await history(index, { reverse: true }), []);
+  }
+  const since = async (index, { offset, epoch }) =>
+    subscribe(await user(t, freshUser(), index), channel, { since: { offset, epoch } });
+  // Who knows the channel's head answers for it, and who has to ask its owner.
+  for (const index of [0, 1]) {
+    assert.equal((await since(index, below)).context.recovered, false);
+    assert.equal((await since(index, last)).context.recovered, true);
+  }
+
+  const next = await backend(0).publish({ channel, data: 4 });
+  assert.ok(next.offset > last.offset && next.epoch === last.epoch, JSON.stringify([last, next]));
+  await live.until(1);
+  assert.deepEqual(live.data, [4]);
+  const recovering = await since(1, last);
+  await recovering.until(1);
+  assert.deepEqual([recovering.context.recovered, recovering.data], [true, [4]]);
+  assert.equal((await since(0, below)).context.recovered, false);
+  assert.deepEqual(await history(1), [4]);
+
+  // Again, and for a channel where nothing was ever said.
+  await backend(0).historyRemove({ channel });
+  await backend(0).historyRemove({ channel });
+  await backend(0).historyRemove({ channel: freshChannel() });
+  assert.deepEqual(await history(1), []);
+});
+
 test("what is not to be stored is only delivered", options, async (t) => {
   const channel = freshChannel();
   const inbox = await subscribe(await user(t, freshUser(), 1), channel);

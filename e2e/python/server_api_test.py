@@ -59,6 +59,17 @@ class Http(unittest.TestCase):
         rest = self.client.history(cent.HistoryRequest(channel=channel, limit=10, since=since))
         self.assertEqual([publication.data for publication in rest.publications], [{"n": 2}])
 
+    def test_history_remove_hides_what_was_said_and_may_be_repeated(self):
+        channel = fresh_channel()
+        for number in range(3):
+            self.client.publish(cent.PublishRequest(channel=channel, data=number))
+        for _ in range(2):
+            self.client.history_remove(cent.HistoryRemoveRequest(channel=channel))
+            self.assertEqual(self.client.history(cent.HistoryRequest(channel=channel, limit=10)).publications, [])
+        self.client.publish(cent.PublishRequest(channel=channel, data="next"))
+        history = self.client.history(cent.HistoryRequest(channel=channel, limit=10))
+        self.assertEqual([publication.data for publication in history.publications], ["next"])
+
     def test_bytes_that_are_not_json_come_back_as_base64(self):
         channel = f"raw:{uuid.uuid4()}"
         self.client.publish(cent.PublishRequest(channel=channel, data=None, b64data="/wA="))
@@ -97,7 +108,7 @@ class Http(unittest.TestCase):
             (102, lambda: self.client.publish(cent.PublishRequest(channel="none:1", data=1))),
             (106, lambda: self.client.publish(cent.PublishRequest(channel=fresh_channel(), data="x" * 100_000))),
             (108, lambda: self.client.presence(cent.PresenceRequest(channel=fresh_channel()))),
-            (108, lambda: self.client.history_remove(cent.HistoryRemoveRequest(channel=fresh_channel()))),
+            (102, lambda: self.client.history_remove(cent.HistoryRemoveRequest(channel="none:1"))),
         ]
         for code, call in calls:
             with self.assertRaises(cent.CentApiResponseError) as raised:
@@ -138,6 +149,9 @@ class Grpc(unittest.TestCase):
         self.call("Publish", self.messages.PublishRequest(channel=channel, data=b"2"))
         history = self.call("History", self.messages.HistoryRequest(channel=channel, limit=-1)).result
         self.assertEqual([publication.data for publication in history.publications], [b'{"n":1}', b"2"])
+        self.assertEqual(self.call("HistoryRemove", self.messages.HistoryRemoveRequest(channel=channel)).error.code, 0)
+        history = self.call("History", self.messages.HistoryRequest(channel=channel, limit=-1)).result
+        self.assertEqual(list(history.publications), [])
         self.assertEqual(history.epoch, first.result.epoch)
 
     def test_bytes_stay_bytes(self):

@@ -194,7 +194,7 @@ calls! {
             Transport::Grpc => result,
         })
     };
-    HistoryRemoveRequest -> HistoryRemoveResult, HistoryRemove: |api, request, _| api.history_remove(&request);
+    HistoryRemoveRequest -> HistoryRemoveResult, HistoryRemove: |api, request, _| api.history_remove(request).await;
     ChannelsRequest -> ChannelsResult, Channels: |api, request, _| api.channels(request).await;
     InfoRequest -> InfoResult, Info: |api, request, _| api.info(request).await;
     RpcRequest -> RpcResult, Rpc: |api, request, _| api.rpc(&request);

@@ -161,13 +161,22 @@ fn log_records_and_layout() {
         }],
         purged_before: 3,
         frozen: false,
+        hidden: Vec::new(),
     };
     golden("record-state", &written_by(8, record::Body::State(state.clone())));
     let frozen = State {
         frozen: true,
-        ..state
+        ..state.clone()
     };
     golden("record-state-frozen", &written_by(8, record::Body::State(frozen)));
+    let hidden = State {
+        hidden: vec![Removed {
+            channel: "room:7".to_owned(),
+            up_to: 12_288,
+        }],
+        ..state
+    };
+    golden("record-state-hidden", &written_by(8, record::Body::State(hidden)));
     let closed = Closed {
         next_ordinal: 2,
         shards: 6,

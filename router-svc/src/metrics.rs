@@ -68,6 +68,7 @@ shard_gauges! {
     channels: "Channels of the shard that some gateway is interested in",
     queued_bytes: "Bytes of publishes that wait for the append in flight",
     window_bytes: "Bytes of recent messages in memory",
+    hidden_bytes: "Bytes that the marks of removed histories take in a state record",
     known_channels: "Channels whose newest message is known",
     known_keys: "Idempotency keys that are known",
     publishers: "Gateways whose publishes are told from repeats",

@@ -179,6 +179,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             keys_us: us(config.key_window),
             keys: each(config.known_keys),
             removed: 256 * 1024,
+            hidden: 128 * 1024,
         },
         upkeep: UpkeepLimits {
             state_records: 4096,

@@ -6,6 +6,7 @@ mod applying;
 mod budget;
 mod claim;
 mod derive;
+mod hidden;
 mod history;
 mod keys;
 mod links;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard_bus::{LogInfo, RecordAt};
-use switchboard_proto::bus::{Derivation, Derive, Down, Fence, OwnerBeat, Record, Up, record};
+use switchboard_proto::bus::{
+    Derivation, Derive, Down, Fence, HistoryOutcome, OwnerBeat, Record, Up, record,
+};
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, OwnerEpoch, Sequence, ShardCount, ShardId};
 
@@ -51,6 +53,9 @@ impl Output for Effects {
         self.0.push(Effect::Derivation(router, frame));
     }
 
+    /// The simulated world has no server API.
+    fn hidden(&mut self, _: String, _: HistoryOutcome) {}
+
     fn purge(&mut self, before: Sequence) {
         self.0.push(Effect::Purge(before));
     }
@@ -90,6 +95,7 @@ impl Sizes {
                 keys_us: us(self.key_window),
                 keys: 10_000,
                 removed: 1024,
+                hidden: 1024,
             },
             upkeep: UpkeepLimits {
                 state_records: self.state_records,

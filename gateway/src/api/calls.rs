@@ -370,12 +370,24 @@ impl Api {
         })
     }
 
-    pub(super) fn history_remove(
+    /// Messages of one channel cannot be taken out of the log, which is that of many; they are hidden.
+    pub(super) async fn history_remove(
         &self,
-        request: &HistoryRemoveRequest,
+        request: HistoryRemoveRequest,
     ) -> Result<HistoryRemoveResult, Failure> {
-        self.channel(&request.channel)?;
-        unavailable("messages of one channel cannot be removed from the log")
+        let arrived = Instant::now();
+        let channel = self.channel(&request.channel)?;
+        if !self.gateway.config.policy.now().is_durable(&channel) {
+            return unavailable("the channel's messages are not stored");
+        }
+        match self.gateway.links.hide_history(&channel, arrived).await {
+            Ok(()) => Ok(HistoryRemoveResult {}),
+            Err(ErrorCode::LimitExceeded) => Err(Failure::because(
+                ErrorCode::LimitExceeded,
+                "the channel's shard keeps as many removals as it can, and nothing was removed",
+            )),
+            Err(code) => Err(code.into()),
+        }
     }
 
     pub(super) fn presence(&self, request: &PresenceRequest) -> Result<PresenceResult, Failure> {

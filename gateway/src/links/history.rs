@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use switchboard_bus::{RequestError, Subject};
-use switchboard_proto::bus::{HistoryAnswer, HistoryOutcome, HistoryQuestion, PayloadKind};
+use switchboard_proto::bus::{HideHistory, HistoryAnswer, HistoryOutcome, HistoryQuestion, PayloadKind};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{HistoryResult, StreamPosition};
 use switchboard_proto::codes::ErrorCode;
@@ -44,7 +44,7 @@ impl Links {
         query: &HistoryQuery,
         arrived: Instant,
     ) -> Result<(HistoryResult, PayloadKind), ErrorCode> {
-        let asking = self.ask_owner(channel, query);
+        let asking = self.ask_owner(channel, query, None);
         let answer = tokio::time::timeout_at(arrived + self.answer_timeout, asking)
             .await
             .map_err(|_| ErrorCode::Internal)??;
@@ -62,11 +62,41 @@ impl Links {
         Ok((result, kind))
     }
 
+    /// Hides all that was said in `channel` from history and recoveries, as its shard's owner has it stored. What is said
+    /// while this runs may be hidden or not; what is said later is not, even if this call's last question arrives only
+    /// then.
+    ///
+    /// Cancel safe; what was asked may be done all the same.
+    ///
+    /// # Errors
+    /// [`ErrorCode::LimitExceeded`]: the shard has no room for a further channel's mark. [`ErrorCode::NotAvailable`]:
+    /// its owner is of a version that hides nothing. [`ErrorCode::Internal`], temporary: it was not done in time.
+    pub(crate) async fn hide_history(
+        &self,
+        channel: &ChannelName,
+        arrived: Instant,
+    ) -> Result<(), ErrorCode> {
+        let hiding = async {
+            let nothing = HistoryQuery::default();
+            let seen = self.ask_owner(channel, &nothing, None).await?;
+            let hide = HideHistory {
+                up_to: seen.head,
+                log_epoch: seen.log_epoch,
+            };
+            self.ask_owner(channel, &nothing, Some(hide)).await
+        };
+        tokio::time::timeout_at(arrived + self.answer_timeout, hiding)
+            .await
+            .map_err(|_| ErrorCode::Internal)??;
+        Ok(())
+    }
+
     /// Asks until there is an answer.
     async fn ask_owner(
         &self,
         channel: &ChannelName,
         query: &HistoryQuery,
+        hide: Option<HideHistory>,
     ) -> Result<HistoryAnswer, ErrorCode> {
         let shard = self.shard_of(channel);
         let mut known = match self.known.get(usize::from(shard.get())) {
@@ -90,6 +120,7 @@ impl Links {
                 at_least: before
                     .filter(|before| before.rank.0 == owner.rank.0)
                     .map_or(0, |before| before.told.get()),
+                hide: hide.clone(),
             };
             let subject = Subject::History {
                 shard,
@@ -105,8 +136,10 @@ impl Links {
             };
             match asked.map(format::decode::<HistoryAnswer>) {
                 Ok(Ok(answer)) => match answer.outcome() {
-                    HistoryOutcome::Complete => return Ok(answer),
-                    HistoryOutcome::TooFar => return Err(ErrorCode::LimitExceeded),
+                    // It read over what it does not know, and took this for a question.
+                    HistoryOutcome::Complete if hide.is_some() => return Err(ErrorCode::NotAvailable),
+                    HistoryOutcome::Complete | HistoryOutcome::Hidden => return Ok(answer),
+                    HistoryOutcome::TooFar | HistoryOutcome::NoRoom => return Err(ErrorCode::LimitExceeded),
                     HistoryOutcome::Unavailable => {}
                 },
                 Ok(Err(error)) => {

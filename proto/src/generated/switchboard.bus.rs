@@ -226,6 +226,11 @@ pub struct State {
     /// Its writer takes no publishes, for the number of shards is being changed.
     #[prost(bool, tag = "6")]
     pub frozen: bool,
+    /// Messages of these channels up to the mark are hidden: `history_remove` of the server API was called. They may be
+    /// in the log still, and whoever shows messages to clients must not show them. Every state record carries all
+    /// marks that hold. A channel's mark goes once all records up to it are purged.
+    #[prost(message, repeated, tag = "7")]
+    pub hidden: ::prost::alloc::vec::Vec<Removed>,
 }
 /// Entries derived from a source shard that are in this shard's log: all up to and with this one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -252,7 +257,7 @@ pub struct DerivedAt {
     #[prost(uint32, tag = "2")]
     pub index: u32,
 }
-/// The newest message of a channel that was removed from the log.
+/// The newest message of a channel that was removed from the log, or is hidden.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Removed {
     #[prost(string, tag = "1")]
@@ -751,6 +756,20 @@ pub struct HistoryQuestion {
     /// The asker was told of everything up to here: an owner that has less does not answer (rule R6).
     #[prost(uint64, tag = "6")]
     pub at_least: u64,
+    /// Hide the channel's messages instead, those up to the given offset.
+    #[prost(message, optional, tag = "7")]
+    pub hide: ::core::option::Option<HideHistory>,
+}
+/// Hides what was said in a channel. It names its end, so it may be repeated, and arrive late: messages that
+/// came after its asker looked stay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HideHistory {
+    /// The head of the channel, as its asker was told.
+    #[prost(uint64, tag = "1")]
+    pub up_to: u64,
+    /// The life of the log that it was told of; the offset says nothing in another one.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HistoryAnswer {
@@ -773,6 +792,10 @@ pub enum HistoryOutcome {
     Unavailable = 1,
     /// It would take more reading than a question is allowed.
     TooFar = 2,
+    /// Hidden, and written into the log. Only for `hide`.
+    Hidden = 3,
+    /// There is no room for a further channel's mark. Only for `hide`.
+    NoRoom = 4,
 }
 impl HistoryOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -784,6 +807,8 @@ impl HistoryOutcome {
             Self::Complete => "HISTORY_OUTCOME_COMPLETE",
             Self::Unavailable => "HISTORY_OUTCOME_UNAVAILABLE",
             Self::TooFar => "HISTORY_OUTCOME_TOO_FAR",
+            Self::Hidden => "HISTORY_OUTCOME_HIDDEN",
+            Self::NoRoom => "HISTORY_OUTCOME_NO_ROOM",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -792,6 +817,8 @@ impl HistoryOutcome {
             "HISTORY_OUTCOME_COMPLETE" => Some(Self::Complete),
             "HISTORY_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
             "HISTORY_OUTCOME_TOO_FAR" => Some(Self::TooFar),
+            "HISTORY_OUTCOME_HIDDEN" => Some(Self::Hidden),
+            "HISTORY_OUTCOME_NO_ROOM" => Some(Self::NoRoom),
             _ => None,
         }
     }

@@ -136,6 +136,7 @@ struct Turn {
     read: Option<(Sequence, Sequence)>,
     purge: Option<Sequence>,
     down: Vec<(Incarnation, Down)>,
+    hidden: Vec<(String, HistoryOutcome)>,
     between: Vec<(ShardId, Incarnation, BetweenOwners)>,
 }
 
@@ -167,6 +168,10 @@ impl Output for Turn {
 
     fn derivation(&mut self, router: Incarnation, frame: Derivation) {
         self.between(frame.source, router, between_owners::Item::Derivation(frame));
+    }
+
+    fn hidden(&mut self, to: String, outcome: HistoryOutcome) {
+        self.hidden.push((to, outcome));
     }
 
     fn purge(&mut self, before: Sequence) {
@@ -339,7 +344,7 @@ impl Shard {
                         Settled::Refused(why) => {
                             tracing::error!(shard = %self.shard, why, "log refuses messages");
                             self.metrics.refused.inc();
-                            owner.refused();
+                            owner.refused(&mut turn);
                         }
                         Settled::Deposed => return Err(ShardEnd::Deposed),
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
@@ -445,7 +450,7 @@ impl Shard {
                     }
                 }
                 Some(question) = asked.next(), if !stopping => {
-                    self.history(question, &owner, &mut histories).await;
+                    self.history(question, &mut owner, &mut histories).await;
                 }
             }
             if let (Some(since), None) = (handing_over, give_up) {
@@ -459,7 +464,7 @@ impl Shard {
             if give_up.is_none()
                 && let Some(question) = asked.try_next()
             {
-                self.history(question, &owner, &mut histories).await;
+                self.history(question, &mut owner, &mut histories).await;
             }
             owner.flush(begun.elapsed(), now_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
@@ -478,6 +483,9 @@ impl Shard {
                 let shard = self.shard;
                 self.send(Subject::LinkDown { gateway, shard }, format::encode(&frame))
                     .await?;
+            }
+            for (to, outcome) in turn.hidden {
+                answer_history(self.bus.as_ref(), &to, &only(outcome)).await;
             }
             for (shard, router, frame) in turn.between {
                 self.send(Subject::Derive { shard, router }, format::encode(&frame))
@@ -512,9 +520,9 @@ impl Shard {
     }
 
     /// Answers at once, or begins a reading that does.
-    async fn history(&self, asked: BusMessage, owner: &Owner, readings: &mut JoinSet<()>) {
+    async fn history(&self, asked: BusMessage, owner: &mut Owner, readings: &mut JoinSet<()>) {
         let Some(to) = asked.reply else { return };
-        let question = match format::decode::<HistoryQuestion>(asked.payload) {
+        let mut question = match format::decode::<HistoryQuestion>(asked.payload) {
             Ok(question) => question,
             Err(error) => {
                 self.metrics.bad_frames.inc();
@@ -524,14 +532,16 @@ impl Shard {
         };
         self.metrics.history_questions.inc();
         let bus = Arc::clone(&self.bus);
+        if let Some(hide) = question.hide.take() {
+            if let Some(outcome) = owner.hide(question.channel, &hide, to.clone()) {
+                answer_history(bus.as_ref(), &to, &only(outcome)).await;
+            }
+            return;
+        }
         match owner.history(question) {
             Begun::Answered(answer) => answer_history(bus.as_ref(), &to, &answer).await,
             Begun::NeedsLog(_) if readings.len() >= HISTORY_READINGS => {
-                let busy = HistoryAnswer {
-                    outcome: HistoryOutcome::Unavailable.into(),
-                    ..HistoryAnswer::default()
-                };
-                answer_history(bus.as_ref(), &to, &busy).await;
+                answer_history(bus.as_ref(), &to, &only(HistoryOutcome::Unavailable)).await;
             }
             Begun::NeedsLog(unfinished) => {
                 self.metrics.history_readings.inc();
@@ -709,6 +719,7 @@ impl Shard {
         shard.channels.set(owner.links().channel_count() as i64);
         shard.queued_bytes.set(owner.queued_bytes() as i64);
         shard.window_bytes.set(memory.window.bytes() as i64);
+        shard.hidden_bytes.set(memory.hidden.bytes() as i64);
         shard.known_channels.set(memory.window.channel_count() as i64);
         shard.known_keys.set(memory.keys.len() as i64);
         shard.publishers.set(memory.publishers.len() as i64);
@@ -719,6 +730,14 @@ impl Shard {
         shard.duplicates.set(owner.duplicates().cast_signed());
         shard.link_resets.set(owner.links().resets().cast_signed());
         shard.purges.set(owner.upkeep().purges().cast_signed());
+    }
+}
+
+/// An answer that holds nothing else.
+fn only(outcome: HistoryOutcome) -> HistoryAnswer {
+    HistoryAnswer {
+        outcome: outcome.into(),
+        ..HistoryAnswer::default()
     }
 }
 

@@ -7,6 +7,7 @@
 //! What must hold, each with a test:
 //! * A page has no hole: between its first and its last message there is none of the channel that is kept.
 //! * What its asker was told of is in it, or it is not answered (R6).
+//! * What is hidden is in no page.
 //! * Reading is bounded by bytes. A page that would take more ends before that, and where it would be empty then, it
 //!   is refused: an empty page says that there is nothing.
 
@@ -30,6 +31,8 @@ pub(crate) struct Asked {
     reverse: bool,
     /// Forward: behind this. Reverse: before this.
     bound: Offset,
+    /// Messages up to here are not shown.
+    hidden: Offset,
     limit: usize,
     bytes: usize,
 }
@@ -90,8 +93,14 @@ impl Page {
     }
 }
 
-/// Begins to answer, with what the owner holds at `position`.
-pub(crate) fn begin(question: HistoryQuestion, window: &Window, log: LogEpoch, position: Offset) -> Begun {
+/// Begins to answer, with what the owner holds at `position`. Messages up to `hidden` are not shown.
+pub(crate) fn begin(
+    question: HistoryQuestion,
+    window: &Window,
+    hidden: Offset,
+    log: LogEpoch,
+    position: Offset,
+) -> Begun {
     let mut answer = HistoryAnswer {
         outcome: HistoryOutcome::Complete.into(),
         log_epoch: log.to_string(),
@@ -102,9 +111,14 @@ pub(crate) fn begin(question: HistoryQuestion, window: &Window, log: LogEpoch, p
         answer.outcome = HistoryOutcome::Unavailable.into();
         return Begun::Answered(answer);
     }
-    let open_end = if question.reverse { u64::MAX } else { 0 };
+    let bound = if question.reverse {
+        Offset::from_u64(question.since.unwrap_or(u64::MAX))
+    } else {
+        Offset::from_u64(question.since.unwrap_or(0)).max(hidden)
+    };
     let asked = Asked {
-        bound: Offset::from_u64(question.since.unwrap_or(open_end)),
+        bound,
+        hidden,
         channel: question.channel,
         reverse: question.reverse,
         limit: usize::try_from(question.limit).unwrap_or(usize::MAX),
@@ -126,12 +140,13 @@ pub(crate) fn begin(question: HistoryQuestion, window: &Window, log: LogEpoch, p
         // Not all of a busy channel for each question: this is the owner's turn.
         let newest = window
             .before(&asked.channel, asked.bound)
+            .take_while(|(offset, _)| *offset > asked.hidden)
             .take(asked.limit)
             .map(|(offset, message)| (offset, message.clone()))
             .collect();
         unfinished.from_window = newest;
         let page = unfinished.fill(page);
-        if page.is_full() || start == Offset::ZERO {
+        if page.is_full() || start <= unfinished.asked.hidden {
             unfinished.answer.messages = page.messages;
             return Begun::Answered(unfinished.answer);
         }
@@ -237,7 +252,8 @@ impl Unfinished {
     async fn read_backward(&self, log: &dyn Log, shard: ShardId, allowed: usize) -> Result<Page, Unread> {
         let mut page = self.fill(self.asked.page());
         let mut left = Allowance::new(allowed);
-        let first = log.info(shard).await?.first.max(Sequence(1));
+        let kept = log.info(shard).await?.first.max(Sequence(1));
+        let first = kept.max(self.asked.hidden.sequence());
         let mut to = self.to;
         let mut step = FIRST_STEP;
         while to >= first && !page.is_full() {
@@ -285,7 +301,7 @@ impl Unfinished {
             found.extend(
                 messages
                     .into_iter()
-                    .filter(|(offset, _)| *offset < self.asked.bound),
+                    .filter(|(offset, _)| *offset < self.asked.bound && *offset > self.asked.hidden),
             );
             if at.sequence == to {
                 break;

@@ -10,6 +10,7 @@ use switchboard_bus::RecordAt;
 use switchboard_proto::bus::{Applied, Removed as RemovedMark, Series, State};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence};
 
+use super::hidden::Hidden;
 use super::keys::{self, KeyName, Keys};
 use super::publishers::Publishers;
 use super::records::{Body, Entry, Reading};
@@ -32,6 +33,8 @@ pub(crate) struct MemoryLimits {
     /// Bytes of names of channels of which it is known up to where messages were removed, at most. All
     /// of them fit into one state record.
     pub(crate) removed: usize,
+    /// Likewise of channels of which messages are hidden. All of them fit into the same state record.
+    pub(crate) hidden: usize,
 }
 
 /// One message that enters the memory.
@@ -50,6 +53,7 @@ pub(crate) struct Memory {
     /// By source shard.
     pub(crate) applied: HashMap<u32, Applied>,
     pub(crate) removed: Removed,
+    pub(crate) hidden: Hidden,
     /// Everything up to here is derived, and stored where it went.
     pub(crate) derived_up_to: Offset,
     /// The newest state record; 0: there is none.
@@ -70,6 +74,7 @@ impl Memory {
             keys: Keys::new(limits.keys_us, limits.keys),
             applied: HashMap::default(),
             removed: Removed::new(limits.removed),
+            hidden: Hidden::new(limits.hidden),
             derived_up_to: Offset::ZERO,
             state_at: Sequence(0),
             fences: VecDeque::new(),
@@ -134,6 +139,7 @@ impl Memory {
                 .collect(),
             purged_before: self.removed.purged_before.0,
             frozen: false,
+            hidden: self.hidden.marks(),
         }
     }
 
@@ -146,6 +152,7 @@ impl Memory {
             Offset::from_u64(state.removed_up_to),
             state.removed,
         );
+        self.hidden.load(state.hidden);
     }
 }
 
@@ -255,7 +262,7 @@ pub(crate) struct Removed {
 }
 
 /// What a mark costs in a record besides its name.
-const MARK: usize = 16;
+pub(crate) const MARK: usize = 16;
 
 impl Removed {
     fn new(limit: usize) -> Self {

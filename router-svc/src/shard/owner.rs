@@ -21,8 +21,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::{LogInfo, RecordAt};
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HistoryQuestion, Message, Open, Publish, Record,
-    Refusal, Series, State, Unknown, Up, answer, down_item, record, up_item,
+    Answer, Applied, Batch, Derivation, Derive, Down, Entry, HideHistory, HistoryOutcome, HistoryQuestion,
+    Message, Open, Publish, Record, Refusal, Series, State, Unknown, Up, answer, down_item, record, up_item,
 };
 use switchboard_proto::channel::ChannelSet;
 use switchboard_proto::codes::ErrorCode;
@@ -33,6 +33,7 @@ use switchboard_proto::ids::{
 
 use super::applying::{Applying, SourceOwner, Verdict};
 use super::derive::{Deriver, Place};
+use super::hidden::{Hidden, NoRoom};
 use super::history::{self, Begun};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
@@ -48,6 +49,9 @@ use crate::rules::{Rule, is_kept};
 /// come each second.
 const SHORT_LOOKS: u32 = 12;
 
+/// Calls that hide messages and wait for a state record, at most. Further ones are told to ask again.
+const HIDING: usize = 1024;
+
 /// What an owner causes.
 pub(crate) trait Output {
     /// Append `record` behind `expected`. The outcome comes back by [`Owner::stored`] or
@@ -62,6 +66,8 @@ pub(crate) trait Output {
     fn derive(&mut self, router: Incarnation, frame: Derive);
     /// Answer such a frame, to the owner of the shard it came from.
     fn derivation(&mut self, router: Incarnation, frame: Derivation);
+    /// Answer who asked to hide messages, at `to`.
+    fn hidden(&mut self, to: String, outcome: HistoryOutcome);
     /// Remove all records below `before`.
     fn purge(&mut self, before: Sequence);
 }
@@ -153,8 +159,23 @@ struct Attached {
 
 enum InFlight {
     Batch(Vec<Queued>, u64),
-    /// With what is to be purged behind it, and whether it says that nothing waits any more.
-    State(Sequence, bool),
+    /// With what is to be purged behind it, whether it says that nothing waits any more, and what is hidden with it.
+    State(Sequence, bool, Option<Hiding>),
+}
+
+/// A call that hides messages of a channel.
+struct Hide {
+    channel: String,
+    up_to: Offset,
+    /// Where its answer goes.
+    to: String,
+}
+
+/// What a state record in flight hides.
+struct Hiding {
+    /// All marks, once it is stored.
+    hidden: Hidden,
+    asked: Vec<Hide>,
 }
 
 /// When we were asked for something beyond our position. Only what the log is asked afterwards tells
@@ -186,6 +207,10 @@ pub(crate) struct Owner {
     /// Keyed publishes that came before the keys were known.
     unkeyed: VecDeque<(Incarnation, u64, Publish)>,
     queue_bytes: usize,
+    /// They wait for the next state record.
+    hiding: Vec<Hide>,
+    /// The last append was made to hide something: publishes that wait go before the next such one.
+    hid_last: bool,
     /// The number of shards is being changed: no publish is taken.
     is_frozen: bool,
     /// The state record that says so and that nothing waits any more; 0: none does.
@@ -228,6 +253,8 @@ impl Owner {
             queue: VecDeque::new(),
             unkeyed: VecDeque::new(),
             queue_bytes: 0,
+            hiding: Vec::new(),
+            hid_last: false,
             is_frozen: false,
             frozen_at: Sequence(0),
             keys_known: false,
@@ -471,7 +498,66 @@ impl Owner {
 
     /// Begins to answer what was said in a channel.
     pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
-        history::begin(question, &self.memory.window, self.is.log_epoch, self.position())
+        let hidden = self.memory.hidden.up_to(&question.channel);
+        history::begin(
+            question,
+            &self.memory.window,
+            hidden,
+            self.is.log_epoch,
+            self.position(),
+        )
+    }
+
+    /// Hides messages of a channel from history and recoveries. Answers at once, or by [`Output::hidden`] once a state
+    /// record with the mark is stored.
+    pub(crate) fn hide(&mut self, channel: String, hide: &HideHistory, to: String) -> Option<HistoryOutcome> {
+        let up_to = Offset::from_u64(hide.up_to);
+        let is_known = hide.log_epoch == self.is.log_epoch.to_string()
+            && up_to <= self.position()
+            && ShardId::of_channel(&channel, self.is.shards) == self.is.shard;
+        if !is_known {
+            return Some(HistoryOutcome::Unavailable);
+        }
+        if up_to <= self.memory.hidden.up_to(&channel) {
+            return Some(HistoryOutcome::Hidden);
+        }
+        // The room above the fill mark is for records that a take-over and a purge need (L3).
+        if self.is_frozen || self.upkeep.is_full() || self.hiding.len() >= HIDING {
+            return Some(HistoryOutcome::Unavailable);
+        }
+        self.hiding.push(Hide { channel, up_to, to });
+        None
+    }
+
+    /// The marks that the next state record adds, where it is time for them. Who finds no room is told.
+    fn next_hiding(&mut self, out: &mut impl Output) -> Option<Hiding> {
+        if self.hiding.is_empty() || (self.hid_last && !self.queue.is_empty()) {
+            return None;
+        }
+        let mut hidden = self.memory.hidden.clone();
+        let mut asked = Vec::with_capacity(self.hiding.len());
+        for hide in self.hiding.drain(..) {
+            match hidden.hide(&hide.channel, hide.up_to) {
+                Ok(()) => asked.push(hide),
+                Err(NoRoom) => out.hidden(hide.to, HistoryOutcome::NoRoom),
+            }
+        }
+        (!asked.is_empty()).then_some(Hiding { hidden, asked })
+    }
+
+    /// A state record with these marks is stored: they hold from now on.
+    fn hiding_stored(&mut self, hiding: Hiding, out: &mut impl Output) {
+        self.memory.hidden = hiding.hidden;
+        for hide in hiding.asked {
+            for (question, answer) in self.questions.hide(&hide.channel, hide.up_to) {
+                self.links.push_to(
+                    question.gateway,
+                    question.open,
+                    down_item::Item::Recovered(answer),
+                );
+            }
+            out.hidden(hide.to, HistoryOutcome::Hidden);
+        }
     }
 
     /// Answers a recovery, at once or later.
@@ -524,9 +610,13 @@ impl Owner {
 
     fn answer_recovery(&mut self, question: Question) {
         let position = self.position();
-        let answered = self
-            .questions
-            .ask(question, &self.memory.window, &self.memory.removed, position);
+        let answered = self.questions.ask(
+            question,
+            &self.memory.window,
+            &self.memory.removed,
+            &self.memory.hidden,
+            position,
+        );
         if let Some((question, answer)) = answered {
             self.links.push_to(
                 question.gateway,
@@ -852,7 +942,7 @@ impl Owner {
             Some(InFlight::Batch(batch, time_us)) => {
                 self.batch_stored(sequence, previous, batch, time_us, now, out)
             }
-            Some(InFlight::State(purge, is_frozen)) => {
+            Some(InFlight::State(purge, is_frozen, hiding)) => {
                 self.memory.state_at = sequence;
                 self.upkeep.state_stored(purge);
                 if is_frozen && self.is_frozen {
@@ -860,6 +950,9 @@ impl Owner {
                 }
                 if purge > Sequence(1) {
                     out.purge(purge);
+                }
+                if let Some(hiding) = hiding {
+                    self.hiding_stored(hiding, out);
                 }
                 0
             }
@@ -947,10 +1040,13 @@ impl Owner {
     }
 
     /// The log refused the append in flight for certain: its publishers may try again.
-    pub(crate) fn refused(&mut self) {
+    pub(crate) fn refused(&mut self, out: &mut impl Output) {
         let batch = match self.in_flight.take() {
             Some(InFlight::Batch(batch, _)) => batch,
-            Some(InFlight::State(..)) => {
+            Some(InFlight::State(_, _, hiding)) => {
+                for hide in hiding.into_iter().flat_map(|hiding| hiding.asked) {
+                    out.hidden(hide.to, HistoryOutcome::Unavailable);
+                }
                 // Not again before something else was stored.
                 self.frozen_at = self.last;
                 return self.upkeep.state_refused();
@@ -1078,6 +1174,8 @@ impl Owner {
         let position = self.position();
         self.reading_rests = false;
         self.memory.window.trim(now_us);
+        let purged_before = self.memory.removed.purged_before;
+        self.memory.hidden.purged(self.upkeep.first().min(purged_before));
         self.memory.keys.tick(now_us);
         self.memory.publishers.tick(now);
         self.links.tick(now, position);
@@ -1105,13 +1203,19 @@ impl Owner {
             let is_drained = self.is_drained();
             let due = self.upkeep.state_due(&mut self.memory.removed);
             let due = due.or_else(|| (is_drained && self.frozen_at != self.last).then_some(Sequence(0)));
+            let hiding = self.next_hiding(out);
+            self.hid_last = hiding.is_some();
+            let due = due.or_else(|| hiding.is_some().then_some(Sequence(0)));
             if let Some(purge) = due {
                 let derived_up_to = self.deriver.derived_up_to(position);
-                let state = State {
+                let mut state = State {
                     frozen: is_drained,
                     ..self.memory.state(derived_up_to)
                 };
-                self.in_flight = Some(InFlight::State(purge, is_drained));
+                if let Some(hiding) = &hiding {
+                    state.hidden = hiding.hidden.marks();
+                }
+                self.in_flight = Some(InFlight::State(purge, is_drained, hiding));
                 let record = self.encode(record::Body::State(state), time_us);
                 out.append(self.last, record);
             } else if !self.queue.is_empty() {

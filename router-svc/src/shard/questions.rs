@@ -12,6 +12,7 @@ use switchboard_bus::RecordAt;
 use switchboard_proto::bus::{Delivered, Recovered, RecoveredOutcome};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence};
 
+use super::hidden::Hidden;
 use super::memory::Removed;
 use super::records::{Body, Reading};
 use super::window::Window;
@@ -146,12 +147,18 @@ impl Questions {
         question: Question,
         window: &Window,
         removed: &Removed,
+        hidden: &Hidden,
         position: Offset,
     ) -> Option<Answered> {
         let after = question.after;
         if after > position {
             // Nobody ever was told of such an offset by this log.
             let answer = without(&question, RecoveredOutcome::Lost, Offset::from_u64(u64::MAX));
+            return Some((question, answer));
+        }
+        let hidden_up_to = hidden.up_to(&question.channel);
+        if hidden_up_to > after {
+            let answer = without(&question, RecoveredOutcome::Lost, hidden_up_to);
             return Some((question, answer));
         }
         if after >= window.start() || after >= window.head(&question.channel) {
@@ -163,6 +170,32 @@ impl Questions {
         }
         self.waiting.push(question);
         None
+    }
+
+    /// Messages of `channel` up to `up_to` are hidden from now on, also from who waits for them.
+    pub(crate) fn hide(&mut self, channel: &str, up_to: Offset) -> Vec<Answered> {
+        let is_lost = |question: &Question| &*question.channel == channel && question.after < up_to;
+        let mut lost: Vec<Question> = self
+            .waiting
+            .extract_if(.., |question| is_lost(question))
+            .collect();
+        if let Some(scan) = &mut self.scan
+            && let Some(asked) = scan.asked.get_mut(channel)
+        {
+            lost.extend(
+                asked
+                    .extract_if(.., |(question, _)| is_lost(question))
+                    .map(|(question, _)| question),
+            );
+            if asked.is_empty() {
+                scan.asked.remove(channel);
+            }
+        }
+        let answered = lost.into_iter().map(|question| {
+            let answer = without(&question, RecoveredOutcome::Lost, up_to);
+            (question, answer)
+        });
+        answered.collect()
     }
 
     /// Questions that wait for the log, for metrics.

@@ -229,6 +229,7 @@ mod tests {
         keys_us: 300_000_000,
         keys: 100,
         removed: 10_000,
+        hidden: 10_000,
     };
 
     const DEADLINE: Duration = Duration::from_secs(10);

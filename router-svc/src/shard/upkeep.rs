@@ -126,6 +126,11 @@ impl Upkeep {
         &mut self.readers
     }
 
+    /// The first record that the log still has, as its leader said when it was last asked.
+    pub(crate) fn first(&self) -> Sequence {
+        self.first
+    }
+
     /// The last record of the log, as its leader said when it was last asked.
     pub(crate) fn last(&self) -> Sequence {
         self.last

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard_bus::membership::{Membership, MembershipSettings};
-use switchboard_proto::bus::Role;
+use switchboard_proto::bus::{HistoryOutcome, Role};
 use switchboard_proto::ids::Incarnation;
 use switchboard_service_kit::service::Context;
+use switchboard_testkit::wait_until;
 
-use super::harness::{Client, Node, own_bus, own_registry};
+use super::harness::{Client, DEADLINE, Node, own_bus, own_registry};
 use super::owner::Owner;
 use super::tokens::{SECRET, token};
 
@@ -29,17 +30,13 @@ async fn two(more: &str) -> [Node; 2] {
         Node::start_on(bus, registry, &keys(more)).await,
     ];
     for node in &nodes {
-        let both = async {
-            while call(node, "info", json!({})).await["result"]["nodes"]
+        let both = async || {
+            let info = call(node, "info", json!({})).await;
+            info["result"]["nodes"]
                 .as_array()
-                .is_none_or(|nodes| nodes.len() < 2)
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+                .is_some_and(|nodes| nodes.len() == 2)
         };
-        tokio::time::timeout(super::harness::DEADLINE, both)
-            .await
-            .unwrap();
+        wait_until(DEADLINE, both).await.unwrap();
     }
     nodes
 }
@@ -186,7 +183,7 @@ async fn what_makes_no_sense_is_refused() {
         ("disconnect", json!({ "user": "alice", "whitelist": ["x"] }), 107),
         ("refresh", json!({ "info": 1 }), 107),
         ("history", json!({ "channel": "none:a" }), 102),
-        ("history_remove", json!({ "channel": "a" }), 108),
+        ("history_remove", json!({ "channel": "none:a" }), 102),
         ("presence", json!({ "channel": "a" }), 108),
         ("presence_stats", json!({ "channel": "a" }), 108),
         ("channels", json!({ "pattern": "[" }), 107),
@@ -375,14 +372,8 @@ async fn a_gateway_that_does_not_answer_makes_an_error() {
     .await
     .unwrap();
     let until = async |expected| {
-        let reached = async {
-            while code(&call(&node, "info", json!({})).await) != expected {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(super::harness::DEADLINE, reached)
-            .await
-            .unwrap();
+        let reached = async || code(&call(&node, "info", json!({})).await) == expected;
+        wait_until(DEADLINE, reached).await.unwrap();
     };
     until(100).await;
     // It says that it leaves.
@@ -398,4 +389,35 @@ async fn without_a_key_there_is_no_server_api() {
     assert_eq!(node.api, None);
     let node = Node::start(&keys("enabled = false")).await;
     assert_eq!(node.api, None);
+}
+
+/// What is hidden is named by the offset that was the head before: neither a repetition nor a late question hides more.
+#[tokio::test]
+async fn removing_a_history_names_what_was_there() {
+    let node = Node::start(&keys("")).await;
+    let mut owner = Owner::of(&node, "room", 1, 50).await;
+    let remove = || call(&node, "history_remove", json!({ "channel": "room" }));
+    let answers = async |owner: &mut Owner, outcomes: &[HistoryOutcome]| {
+        let (question, to) = owner.history_asked().await;
+        assert_eq!((question.limit, question.hide), (0, None));
+        assert_eq!(question.at_least, 50, "R6: what was delivered is removed too");
+        owner.history(&to, 30, Vec::new()).await;
+        for outcome in outcomes {
+            let (question, to) = owner.history_asked().await;
+            let hide = question.hide.unwrap();
+            assert_eq!((&*question.channel, hide.up_to), ("room", 30));
+            assert_eq!(hide.log_epoch, owner.log_epoch());
+            owner.no_history(&to, *outcome).await;
+        }
+    };
+    for (outcomes, expected) in [
+        (&[HistoryOutcome::Hidden][..], 0),
+        (&[HistoryOutcome::Unavailable, HistoryOutcome::Hidden], 0),
+        (&[HistoryOutcome::NoRoom], 106),
+        // An owner of before, which takes it for a question about history.
+        (&[HistoryOutcome::Complete], 108),
+    ] {
+        let (answer, ()) = tokio::join!(remove(), answers(&mut owner, outcomes));
+        assert_eq!(code(&answer), expected, "{outcomes:?}: {answer}");
+    }
 }

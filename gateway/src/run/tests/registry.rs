@@ -6,6 +6,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_registry::config::RegistryConfig;
 use switchboard_registry::{Device, Registry, SubscriptionOptions};
 use switchboard_service_kit::config::Document;
+use switchboard_testkit::wait_until;
 
 use super::super::*;
 use super::harness::{Client, DEADLINE, Node, own_registry};
@@ -35,12 +36,7 @@ async fn connected(node: &Node, user: &str) -> Client {
 
 /// Waits until a user has so many sessions.
 async fn has_sessions(registry: &dyn Registry, user: &str, count: usize) {
-    let reached = async {
-        while registry.count(user).await != Ok(count) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let reached = tokio::time::timeout(DEADLINE, reached).await;
+    let reached = wait_until(DEADLINE, async || registry.count(user).await == Ok(count)).await;
     assert!(
         reached.is_ok(),
         "{user} has not {count} sessions: {:?}",

@@ -25,6 +25,7 @@ struct Written {
     first: u64,
     records: VecDeque<Bytes>,
     window: Window,
+    hidden: Offset,
     /// All of channel `a` that is kept.
     kept: Vec<u64>,
 }
@@ -81,6 +82,7 @@ impl Written {
             first: purged as u64 + 1,
             records,
             window,
+            hidden: Offset::ZERO,
             kept,
         })
     }
@@ -92,7 +94,7 @@ impl Written {
 
 impl TestLog<Written> {
     async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
-        match begin(question, &self.window, EPOCH, self.end()) {
+        match begin(question, &self.window, self.hidden, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
             Begun::NeedsLog(unfinished) => {
                 let shard = ShardId::new(SHARD).unwrap();
@@ -138,6 +140,7 @@ fn question(reverse: bool, since: Option<u64>, limit: u32) -> HistoryQuestion {
         limit,
         bytes: 1 << 20,
         at_least: 0,
+        hide: None,
     }
 }
 
@@ -164,15 +167,19 @@ proptest! {
         since in prop::option::of((0u64..220, 0usize..3)),
         limit in 1u32..40,
         allowed in prop::option::of(0usize..20_000),
+        hidden in prop::option::of((0u64..220, 0usize..3)),
     ) {
         let purged = purged.min(batches.len() - 1);
         // The window is never purged.
         let window_from = window_from.clamp(purged, batches.len());
-        let written = Written::new(&batches, purged, window_from);
+        let mut written = Written::new(&batches, purged, window_from);
+        let hidden = hidden.map_or(Offset::ZERO, |(sequence, index)| Offset::new(Sequence(sequence), index));
+        written.hidden = hidden;
         let since = since.map(|(sequence, index)| Offset::new(Sequence(sequence), index).get());
         let asked = question(reverse, since, limit);
         let answer = now(written.ask(asked, allowed.unwrap_or(usize::MAX)));
         let mut expected = written.kept.clone();
+        expected.retain(|offset| *offset > hidden.get());
         expected.retain(|offset| match (reverse, since) {
             (_, None) => true,
             (false, Some(since)) => *offset > since,

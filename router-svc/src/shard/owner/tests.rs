@@ -1,6 +1,7 @@
 //! The owner against scripted gateways, other owners and a log, each rule attacked by a test that names it.
 
 mod derivation;
+mod hiding;
 mod links;
 mod ownership;
 mod publishing;
@@ -50,6 +51,7 @@ const LIMITS: Limits = Limits {
         keys_us: 300_000_000,
         keys: 100,
         removed: 10_000,
+        hidden: 10_000,
     },
     upkeep: UpkeepLimits {
         state_records: 1_000_000,
@@ -79,6 +81,7 @@ struct Seen {
     down: Vec<(Incarnation, Down)>,
     derive: Vec<(Incarnation, Derive)>,
     derivation: Vec<(Incarnation, Derivation)>,
+    hidden: Vec<(String, HistoryOutcome)>,
 }
 
 impl Output for Seen {
@@ -102,6 +105,10 @@ impl Output for Seen {
 
     fn derivation(&mut self, router: Incarnation, frame: Derivation) {
         self.derivation.push((router, frame));
+    }
+
+    fn hidden(&mut self, to: String, outcome: HistoryOutcome) {
+        self.hidden.push((to, outcome));
     }
 
     fn purge(&mut self, before: Sequence) {
@@ -479,7 +486,7 @@ impl Rig {
     /// The log refuses the append in flight.
     fn refuse(&mut self) {
         self.seen.append.take().expect("an append");
-        self.owner.refused();
+        self.owner.refused(&mut self.seen);
         self.flush();
     }
 
