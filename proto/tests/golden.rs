@@ -478,6 +478,16 @@ fn registry() {
     let subscription = StoredSubscription {
         info: Bytes::from_static(br#"{"role":"guest"}"#),
         data: Bytes::from_static(br#"{"topic":"rust"}"#),
+        ..StoredSubscription::default()
     };
     golden("registry-subscription", &subscription);
+    let overridden = StoredSubscription {
+        presence: Some(true),
+        join_leave: Some(false),
+        force_recovery: Some(false),
+        force_positioning: Some(true),
+        force_push_join_leave: Some(false),
+        ..subscription
+    };
+    golden("registry-subscription-overridden", &overridden);
 }

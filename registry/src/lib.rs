@@ -29,5 +29,5 @@ pub use announcer::{Announcer, AnnouncerSettings, OverLimit, Registration};
 pub use registry::{
     Admission, Announced, Change, Device, FORGOTTEN_AFTER, KeepError, KeptSubscription, LONGEST_KEPT, Lease,
     MAX_DEVICE_TEXT, MAX_SESSIONS_PER_USER, MAX_SUBSCRIPTION_SIZE, NewSession, Registry, RegistryError,
-    Session, SubscriptionOptions, UserPage,
+    Session, SubscriptionOptions, SubscriptionOverrides, UserPage,
 };

@@ -281,6 +281,7 @@ impl Registry for MemoryRegistry {
                         channel: channel.clone(),
                         info: kept.options.info.clone(),
                         data: kept.options.data.clone(),
+                        overrides: kept.options.overrides,
                         until_ms: now_ms.saturating_add(u64::try_from(left).unwrap_or(u64::MAX)),
                     }
                 })

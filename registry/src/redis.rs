@@ -36,7 +36,8 @@ use self::keys::Keys;
 use self::scripts::Scripts;
 use crate::registry::{
     Admission, Announced, Change, Device, FORGOTTEN_AFTER, KeepError, KeptSubscription, LONGEST_KEPT, Lease,
-    MAX_SESSIONS_PER_USER, NewSession, Registry, RegistryError, Session, SubscriptionOptions, UserPage,
+    MAX_SESSIONS_PER_USER, NewSession, Registry, RegistryError, Session, SubscriptionOptions,
+    SubscriptionOverrides, UserPage,
 };
 
 /// Scripts of one announcement that are on the way at a time.
@@ -373,6 +374,11 @@ impl Registry for RedisRegistry {
         let value = format::encode(&StoredSubscription {
             info: options.info.clone(),
             data: options.data.clone(),
+            presence: options.overrides.presence,
+            join_leave: options.overrides.join_leave,
+            force_recovery: options.overrides.force_recovery,
+            force_positioning: options.overrides.force_positioning,
+            force_push_join_leave: options.overrides.force_push_join_leave,
         });
         let mut script = self.scripts.keep.prepare_invoke();
         script
@@ -402,12 +408,19 @@ impl Registry for RedisRegistry {
         let mut kept = stored
             .into_iter()
             .map(|(channel, until_ms, value)| {
-                let StoredSubscription { info, data } = format::decode(value)?;
+                let stored: StoredSubscription = format::decode(value)?;
                 let channel = ChannelName::parse(&channel, MAX_CHANNEL_LENGTH).map_err(body)?;
                 Ok(KeptSubscription {
                     channel,
-                    info,
-                    data,
+                    info: stored.info,
+                    data: stored.data,
+                    overrides: SubscriptionOverrides {
+                        presence: stored.presence,
+                        join_leave: stored.join_leave,
+                        force_recovery: stored.force_recovery,
+                        force_positioning: stored.force_positioning,
+                        force_push_join_leave: stored.force_push_join_leave,
+                    },
                     until_ms,
                 })
             })

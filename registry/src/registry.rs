@@ -139,6 +139,8 @@ pub struct KeptSubscription {
     pub info: Bytes,
     /// JSON for the client; empty: none.
     pub data: Bytes,
+    /// What holds instead of the channel's configuration.
+    pub overrides: SubscriptionOverrides,
     /// Unix milliseconds, by the store's clock, from which on it is no more.
     pub until_ms: u64,
 }
@@ -261,6 +263,23 @@ pub struct SubscriptionOptions {
     pub info: Bytes,
     /// JSON for the client; empty: none.
     pub data: Bytes,
+    /// What holds instead of the channel's configuration.
+    pub overrides: SubscriptionOverrides,
+}
+
+/// What a backend said of one subscription; `None`: as the channel's configuration says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SubscriptionOverrides {
+    /// The user is seen in the channel.
+    pub presence: Option<bool>,
+    /// Joining and leaving is told to others.
+    pub join_leave: Option<bool>,
+    /// What was missed is recovered.
+    pub force_recovery: Option<bool>,
+    /// The client is told its position.
+    pub force_positioning: Option<bool>,
+    /// The client is told of others' joining and leaving.
+    pub force_push_join_leave: Option<bool>,
 }
 
 /// Why the registry has no answer.

@@ -22,7 +22,7 @@ use switchboard_proto::client::StreamPosition;
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::json;
 use switchboard_proto::time::now_us;
-use switchboard_registry::{KeepError, LONGEST_KEPT, SubscriptionOptions};
+use switchboard_registry::{KeepError, LONGEST_KEPT, SubscriptionOptions, SubscriptionOverrides};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -170,6 +170,13 @@ impl Api {
         let options = SubscriptionOptions {
             info: question.info.clone(),
             data: question.data.clone(),
+            overrides: SubscriptionOverrides {
+                presence: question.presence,
+                join_leave: question.join_leave,
+                force_recovery: question.force_recovery,
+                force_positioning: question.force_positioning,
+                force_push_join_leave: question.force_push_join_leave,
+            },
         };
         let lasts = match u64::try_from(question.expire_at) {
             Ok(0) | Err(_) => LONGEST_KEPT,

@@ -26,4 +26,16 @@ pub struct StoredSubscription {
     /// JSON for the client; empty: none.
     #[prost(bytes = "bytes", tag = "2")]
     pub data: ::prost::bytes::Bytes,
+    /// What was said instead of the channel's configuration; absent: that holds, also for all that was stored before these
+    /// fields.
+    #[prost(bool, optional, tag = "3")]
+    pub presence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    pub join_leave: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    pub force_recovery: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "6")]
+    pub force_positioning: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "7")]
+    pub force_push_join_leave: ::core::option::Option<bool>,
 }

@@ -9,7 +9,7 @@ use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
 use switchboard_proto::time::now_us;
 
 use super::{KEPT_PER_USER, LONG, RegistryFixture, until};
-use crate::{KeepError, MAX_SUBSCRIPTION_SIZE, Registry, SubscriptionOptions};
+use crate::{KeepError, MAX_SUBSCRIPTION_SIZE, Registry, SubscriptionOptions, SubscriptionOverrides};
 
 /// So long that it ends while a test waits for it.
 const SHORT: Duration = Duration::from_millis(300);
@@ -22,6 +22,13 @@ fn options(info: &'static str) -> SubscriptionOptions {
     SubscriptionOptions {
         info: Bytes::from_static(info.as_bytes()),
         data: Bytes::from_static(b"{\"a\":1}"),
+        overrides: SubscriptionOverrides {
+            presence: Some(true),
+            join_leave: Some(false),
+            force_recovery: Some(false),
+            force_positioning: None,
+            force_push_join_leave: Some(true),
+        },
     }
 }
 
@@ -48,6 +55,7 @@ pub async fn subscription_is_kept_until_it_is_forgotten(fixture: &impl RegistryF
         (&kept[0].info, &kept[0].data),
         (&options("1").info, &options("1").data)
     );
+    assert_eq!(kept[0].overrides, options("1").overrides);
     let (now, ends) = (now_us() / 1000, kept[0].until_ms);
     let longest = u64::try_from(LONG.as_millis()).unwrap();
     assert!(ends > now && ends <= now + longest, "{now} {ends}");
@@ -161,6 +169,7 @@ pub async fn large_subscription_is_refused(fixture: &impl RegistryFixture) {
     let options = |size| SubscriptionOptions {
         info: Bytes::from(vec![b'1'; size]),
         data: Bytes::from_static(b"1"),
+        ..SubscriptionOptions::default()
     };
     let room = channel("room");
     let fits = options(MAX_SUBSCRIPTION_SIZE - 1);

@@ -323,7 +323,8 @@ async fn a_connection_elsewhere_is_subscribed_and_unsubscribed() {
 #[tokio::test]
 async fn a_users_subscription_is_there_at_the_next_connect() {
     let [node, other] = two("").await;
-    let subscribe = json!({ "user": "alice", "channel": "news", "data": { "a": 1 } });
+    let overrides = json!({ "force_recovery": { "value": false } });
+    let subscribe = json!({ "user": "alice", "channel": "news", "data": { "a": 1 }, "override": overrides });
     assert_eq!(call(&node, "subscribe", subscribe).await, json!({ "result": {} }));
     let mut owner = Owner::of(&other, "news", 1, 50).await;
     let mut alice = other.client().await;
@@ -335,6 +336,10 @@ async fn a_users_subscription_is_there_at_the_next_connect() {
         reply["connect"]["subs"]["news"]["data"],
         json!({ "a": 1 }),
         "{reply}"
+    );
+    assert!(
+        reply["connect"]["subs"]["news"]["recoverable"].is_null(),
+        "what the call overrode is kept: {reply}"
     );
     let unsubscribe = json!({ "user": "alice", "channel": "news" });
     assert_eq!(

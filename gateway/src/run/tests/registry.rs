@@ -103,6 +103,7 @@ async fn what_is_kept_for_a_user_is_restored_with_each_connect() {
     let options = SubscriptionOptions {
         info: Bytes::new(),
         data: Bytes::from_static(b"{\"by\":\"api\"}"),
+        ..SubscriptionOptions::default()
     };
     let lasts = Duration::from_secs(3600);
     registry

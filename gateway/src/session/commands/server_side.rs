@@ -167,7 +167,13 @@ impl Commands {
                     channel: kept.channel,
                     info: kept.info,
                     data: kept.data,
-                    overrides: Overrides::default(),
+                    overrides: Overrides {
+                        presence: kept.overrides.presence,
+                        join_leave: kept.overrides.join_leave,
+                        force_push_join_leave: kept.overrides.force_push_join_leave,
+                        force_positioning: kept.overrides.force_positioning,
+                        force_recovery: kept.overrides.force_recovery,
+                    },
                 });
                 continue;
             };
