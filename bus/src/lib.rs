@@ -3,7 +3,7 @@
 //!
 //! The traits' documentation is the contract; `conformance` tests it on both backends. Nothing of
 //! a backend shows in a trait, and no other crate may see `async-nats`. What a message means is
-//! none of this crate's business.
+//! none of this crate's business; which of a log's [`records`] count is.
 
 mod bus;
 pub mod config;
@@ -20,6 +20,7 @@ pub mod membership;
 pub mod nats;
 mod position;
 pub mod reader;
+pub mod records;
 mod subject;
 
 pub use bus::{Bus, BusError, BusMessage, RequestError, Subscription};

@@ -71,6 +71,17 @@ pub struct Batch {
 /// What is done with the records.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// How far the handler's own store is in this life of the shard's log, where what it stores and its position are
+    /// one: reading goes on behind that, whatever is committed. So a store that was restored from a backup is given again
+    /// what it lost, as far as the log still has it. `None`: the committed position is all there is.
+    ///
+    /// # Errors
+    /// Any: it is asked again, after a pause.
+    async fn position(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Sequence>, HandleError> {
+        let _ = (shard, log);
+        Ok(None)
+    }
+
     /// Makes what `batch` brings safe where it belongs; after that the position is committed. The same
     /// records may come again, and at another replica at the same time: tell them by shard, log and
     /// sequence. Batches of one shard come one after the other, those of several at the same time.
@@ -233,6 +244,9 @@ impl Reader {
                 });
             }
         };
+        if let Some(own) = self.own_position(shard, log).await? {
+            after = own;
+        }
         let mut records = self.log.read(shard, after.next()).await?;
         // It is this log's records that were begun with, unless it was replaced in between.
         self.check(shard, log).await?;
@@ -265,11 +279,36 @@ impl Reader {
             after = up_to;
             if in_force.up_to > up_to {
                 // Another replica is further: what it has done need not be done again.
-                after = in_force.up_to;
+                after = self.own_position(shard, log).await?.unwrap_or(in_force.up_to);
+                if after <= up_to {
+                    after = up_to;
+                    continue;
+                }
                 records = self.log.read(shard, after.next()).await?;
                 self.check(shard, log).await?;
             }
         }
+    }
+
+    /// See [`Handler::position`].
+    async fn own_position(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Sequence>, ReadError> {
+        let own = self
+            .handler
+            .position(shard, log)
+            .await
+            .map_err(ReadError::Handle)?;
+        let Some(up_to) = own else { return Ok(None) };
+        // Asked for afterwards: other replicas move the position on meanwhile.
+        let last = self.log.info(shard).await?.last;
+        if up_to > last {
+            return Err(ReadError::WentBack {
+                log,
+                last,
+                was: log,
+                up_to,
+            });
+        }
+        Ok(Some(up_to))
     }
 
     async fn check(&self, shard: ShardId, log: LogEpoch) -> Result<(), ReadError> {

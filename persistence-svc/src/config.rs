@@ -1,16 +1,180 @@
-//! The section `[persistence]`.
+//! The section `[persistence]`: where messages are stored.
 
-use switchboard_service_kit::config::Document;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// What the service can be told: nothing yet, since its duty is not built yet. An empty section is
-/// accepted, a key in it is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Config {}
+use switchboard_service_kit::config::{Document, Section};
+
+use crate::store::{MessageStore, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
+
+/// The section `[persistence]` with its stores' own sections.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where messages are stored; `None`: nowhere.
+    pub store: Option<StoreSettings>,
+    /// Whether the schema is made, or brought up to this release's, at start.
+    pub migrate: bool,
+    /// Bytes of records in one write of a shard, about.
+    pub batch_bytes: usize,
+    /// How long the first record of a write waits for others.
+    pub linger: Duration,
+}
+
+/// A store with its own settings.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// A file of this process.
+    Sqlite(SqliteSettings),
+    /// A server.
+    Postgres(PostgresSettings),
+}
+
+/// Why a store cannot be opened. Whether the database is there is not asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is none. It is not repeated, for it may hold a password.
+    #[error("persistence.postgres.url cannot be read: {0}; write postgres://user@host:port/database")]
+    Url(String),
+    /// The folder of the file.
+    #[error("cannot make the folder of {path} (persistence.sqlite.path)")]
+    Folder {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    None,
+    Sqlite,
+    Postgres,
+}
 
 impl Config {
-    /// Reads the section.
+    /// Reads the section and those of its stores.
     pub fn read(document: &mut Document) -> Self {
-        document.section("persistence");
-        Self {}
+        let seconds = Duration::from_secs;
+        let mut section = document.section("persistence");
+        let kinds = [
+            ("none", Kind::None),
+            ("sqlite", Kind::Sqlite),
+            ("postgres", Kind::Postgres),
+        ];
+        let kind = section.choice(
+            "store",
+            &kinds,
+            "none",
+            "Where messages are stored for good: nowhere, in a file of this one process, or in PostgreSQL. Routers must name \
+             \"persistence\" in router.readers, or the log forgets what was not stored yet; in one process with the router that \
+             is done.",
+        );
+        let migrate = section.boolean(
+            "migrate",
+            true,
+            "Make the store's schema, or bring it up to this release's, at start. Otherwise run `switchboard migrate`.",
+        );
+        let batch_bytes = section.bytes(
+            "batch_bytes",
+            1 << 20,
+            (16 << 10)..=(64 << 20),
+            "Bytes of records in one write of a shard, about; so much memory is taken for each shard that is read.",
+        );
+        let linger = section.duration(
+            "linger",
+            Duration::from_millis(20),
+            Duration::ZERO..=seconds(5),
+            "How long the first record of a write waits for others.",
+        );
+        // Read always, so that a file may keep the settings of the store not in use.
+        let sqlite = read_sqlite(&mut document.section("persistence.sqlite"));
+        let postgres = read_postgres(
+            &mut document.section("persistence.postgres"),
+            kind == Kind::Postgres,
+        );
+        Self {
+            store: match kind {
+                Kind::None => None,
+                Kind::Sqlite => Some(StoreSettings::Sqlite(sqlite)),
+                Kind::Postgres => Some(StoreSettings::Postgres(postgres)),
+            },
+            migrate,
+            batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
+            linger,
+        }
     }
+}
+
+impl StoreSettings {
+    /// Opens the store. A server is connected to when it is first asked something, and may be missing until then.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and where.
+    pub fn open(&self) -> Result<Arc<dyn MessageStore>, OpenError> {
+        match self {
+            Self::Sqlite(settings) => {
+                if let Some(folder) = settings.path.parent() {
+                    std::fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
+                        path: settings.path.clone(),
+                        source,
+                    })?;
+                }
+                Ok(Arc::new(SqliteStore::new(settings)))
+            }
+            Self::Postgres(settings) => {
+                let store =
+                    PostgresStore::new(settings).map_err(|error| OpenError::Url(error.to_string()))?;
+                Ok(Arc::new(store))
+            }
+        }
+    }
+}
+
+fn read_sqlite(section: &mut Section<'_>) -> SqliteSettings {
+    SqliteSettings {
+        path: section.path("path", "./data/messages.db", "The file."),
+        connections: connections(section, 4, "Connections that read, at most; one more writes."),
+        wait: wait(section),
+    }
+}
+
+fn read_postgres(section: &mut Section<'_>, is_used: bool) -> PostgresSettings {
+    let url = section.secret(
+        "url",
+        "The database, as `postgres://user@host:port/database?sslmode=verify-full`.",
+    );
+    if is_used && url.is_none() {
+        section.fault(
+            "url",
+            "is missing",
+            "name the database: postgres://user@host:port/database",
+        );
+    }
+    PostgresSettings {
+        url: url.unwrap_or_default(),
+        password: section.secret("password", "The password, instead of one in the URL."),
+        connections: connections(section, 8, "Connections of this process, at most."),
+        wait: wait(section),
+        statement: section.duration(
+            "statement_timeout",
+            Duration::from_secs(30),
+            Duration::from_millis(100)..=Duration::from_secs(600),
+            "What one statement may take; the server ends it then.",
+        ),
+    }
+}
+
+fn connections(section: &mut Section<'_>, default: u64, help: &str) -> u32 {
+    u32::try_from(section.integer("connections", default, 1..=1000, help)).unwrap_or(u32::MAX)
+}
+
+fn wait(section: &mut Section<'_>) -> Duration {
+    section.duration(
+        "connection_timeout",
+        Duration::from_secs(5),
+        Duration::from_millis(100)..=Duration::from_secs(60),
+        "How long a call waits for a connection.",
+    )
 }

@@ -2,10 +2,15 @@
 
 use switchboard_bus::membership::MembershipError;
 
+use crate::config::OpenError;
+
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The bus did not take the subscription to beats.
     #[error("persistence service cannot join the bus: see that the bus of section [bus] can be reached")]
     Join(#[source] MembershipError),
+    /// The store's settings are wrong.
+    #[error(transparent)]
+    Store(#[from] OpenError),
 }

@@ -1,16 +1,27 @@
-//! The persistence service.
+//! The persistence service: carries every durable message from the log into a message store.
 //!
-//! **Its duty is not built yet.** Today it joins the bus, so that other processes see it, reports
-//! its health and leaves in order; it neither reads nor stores nor answers anything.
+//! It is a durable reader of the log ([`switchboard_bus::reader`]): replicas share the shards, a batch of records is
+//! one write ([`writer`]), and how far a shard is stored is committed together with the rows ([`store`]). So a death
+//! at any moment means reading again, and what is read again is there already. Without `persistence.store` it only joins the bus.
 //!
-//! What it will be: the reader of the log that carries every durable message into PostgreSQL (SQLite
-//! on one machine), its position committed with the rows; and who answers history, search, unread
-//! counts, receipts, members and statistics from there, archives, and enforces retention.
+//! **What is not built yet:** nothing is asked of the store; search, receipts, members, statistics, retention and the archive are to come.
 
 mod config;
+#[cfg(feature = "conformance")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a suite of tests, compiled for tests only"
+)]
+pub mod conformance;
 mod error;
+mod metrics;
 mod run;
+pub mod store;
+mod writer;
 
-pub use config::Config;
+pub use config::{Config, OpenError, StoreSettings};
 pub use error::StartError;
-pub use run::{Deps, Running, start};
+pub use metrics::PersistenceMetrics;
+pub use run::{Deps, READER, Running, start};
+pub use writer::Writer;

@@ -10,7 +10,7 @@ use switchboard_service_kit::run::{self, Program, StartFailure};
 const PROGRAM: Program = Program {
     name: "switchboard-persistence-svc",
     version: env!("CARGO_PKG_VERSION"),
-    about: "will store and search messages; today it only joins the bus",
+    about: "stores what is said for good",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8003),
     other_sections: &[
         "channels",
@@ -29,9 +29,23 @@ fn main() -> ExitCode {
         PROGRAM,
         |document| (BusConfig::read_shared(document), Config::read(document)),
         |(bus, config), context| async move {
-            let bus = bus.open_bus(PROGRAM.name).await?;
-            let running = start(config, Deps { bus: bus.clone() }, context).await?;
-            Ok::<_, StartFailure>((running, bus))
+            // Who stores nothing needs no right to the log.
+            if config.store.is_none() {
+                let opened = bus.open_bus(PROGRAM.name).await?;
+                let deps = Deps {
+                    bus: opened,
+                    log: None,
+                    shards: bus.shards,
+                };
+                return start(config, deps, context).await.map_err(StartFailure::from);
+            }
+            let backends = bus.open(PROGRAM.name).await?;
+            let deps = Deps {
+                bus: backends.bus,
+                log: Some(backends.log),
+                shards: backends.shards,
+            };
+            start(config, deps, context).await.map_err(StartFailure::from)
         },
     )
 }

@@ -1,22 +1,43 @@
-//! Start: joins the bus, is seen there, and says how it is doing.
+//! Start: joins the bus, is seen there, and reads the log into the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use switchboard_bus::Bus;
 use switchboard_bus::membership::{Membership, MembershipSettings};
+use switchboard_bus::reader::{Reader, ReaderSettings};
+use switchboard_bus::{Bus, Log, ReaderName};
 use switchboard_proto::bus::Role;
-use switchboard_proto::ids::Incarnation;
+use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_proto::time::now_us;
+use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::metrics::PersistenceMetrics;
+use crate::store::{MessageStore, StoreError};
+use crate::writer::Writer;
+
+/// The service's name among the readers of the log (`router.readers`).
+pub const READER: &str = "persistence";
+
+/// How often a store that cannot be used is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the store is asked whether it can still be used, and is given what it needs soon.
+const MAINTENANCE: Duration = Duration::from_secs(10);
 
 /// What the service needs of the outside.
 #[derive(Clone)]
 pub struct Deps {
     /// The bus.
     pub bus: Arc<dyn Bus>,
+    /// The log; used only where messages are stored.
+    pub log: Option<Arc<dyn Log>>,
+    /// Shards of its layout.
+    pub shards: ShardCount,
 }
 
 /// A service that runs until its context's tasks are stopped. It listens on no address.
@@ -28,13 +49,18 @@ pub struct Running {
     pub membership: Membership,
 }
 
-/// Joins the bus as [`Role::Persistence`] and reports ready. The stop of `context.tasks` makes it leave
+/// Joins the bus as [`Role::Persistence`] and, where a store is configured, reads the log into it. A store that cannot be used is
+/// no error: the service is not ready until it can. The stop of `context.tasks` ends what is being written, and leaves the bus
 /// with a last beat that says so.
 ///
 /// # Errors
-/// [`StartError`] where the bus cannot be used.
-pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+/// [`StartError`] where the bus cannot be used, or a setting is wrong.
+pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
     let health = context.health.component("persistence");
+    let store = match &config.store {
+        Some(settings) => Some(settings.open()?),
+        None => None,
+    };
     let incarnation = Incarnation::random();
     let membership = Membership::join(
         deps.bus,
@@ -46,16 +72,112 @@ pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Runn
     )
     .await
     .map_err(StartError::Join)?;
+    let metrics = PersistenceMetrics::register(&context.metrics);
     let members = membership.clone();
+    let counts = metrics.clone();
     summary::spawn(&context.tasks, "persistence", summary::INTERVAL, move || {
-        vec![("members", members.members().len() as u64)]
+        vec![
+            ("members", members.members().len() as u64),
+            ("messages", counts.rows.get()),
+            ("dead_letters", counts.dead_letters.get()),
+        ]
     });
-    health.ready();
+    match (store, deps.log, ReaderName::new(READER)) {
+        (Some(store), Some(log), Some(name)) => {
+            health.not_ready("the message store was not reached yet");
+            let work = Work {
+                store: Arc::clone(&store),
+                migrate: config.migrate,
+                health,
+                stop: context.tasks.stop_token(),
+                membership: membership.clone(),
+                reader: Reader {
+                    log,
+                    shards: deps.shards,
+                    name,
+                    role: Role::Persistence,
+                    incarnation,
+                    settings: ReaderSettings {
+                        batch_bytes: config.batch_bytes,
+                        linger: config.linger,
+                        ..ReaderSettings::default()
+                    },
+                    handler: Arc::new(Writer::new(store, metrics)),
+                },
+            };
+            context.tasks.supervise("persistence", move || work.clone().run());
+        }
+        _ => health.ready(),
+    }
     tracing::info!(%incarnation, "persistence service has joined the bus");
     Ok(Running {
         incarnation,
         membership,
     })
+}
+
+#[derive(Clone)]
+struct Work {
+    store: Arc<dyn MessageStore>,
+    migrate: bool,
+    health: Component,
+    stop: CancellationToken,
+    membership: Membership,
+    reader: Reader,
+}
+
+impl Work {
+    /// Reads the log into the store until the stop.
+    async fn run(self) {
+        while let Err(error) = self.prepare().await {
+            tracing::warn!(%error, "the message store cannot be used yet");
+            self.health.not_ready(error.to_string());
+            if self
+                .stop
+                .run_until_cancelled(tokio::time::sleep(RETRY))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+        self.health.ready();
+        let reading = self
+            .reader
+            .clone()
+            .run(self.membership.clone(), self.stop.clone());
+        tokio::join!(reading, self.maintain());
+        self.store.close().await;
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        if self.migrate {
+            self.store.migrate().await?;
+        }
+        self.store.check().await?;
+        self.store.maintain(now_us()).await
+    }
+
+    async fn maintain(&self) {
+        while self
+            .stop
+            .run_until_cancelled(tokio::time::sleep(MAINTENANCE))
+            .await
+            .is_some()
+        {
+            let done = match self.store.check().await {
+                Ok(()) => self.store.maintain(now_us()).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => self.health.ready(),
+                Err(error) => {
+                    tracing::warn!(%error, "the message store cannot be used");
+                    self.health.not_ready(error.to_string());
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -158,6 +158,17 @@ impl Config {
     }
 }
 
+impl Config {
+    /// One more durable reader of the log, unless it is named already.
+    pub fn read_by(&mut self, name: &str) {
+        if let Some(reader) = ReaderName::new(name)
+            && !self.readers.contains(&reader)
+        {
+            self.readers.push(reader);
+        }
+    }
+}
+
 fn read_readers(router: &mut Section<'_>) -> Vec<ReaderName> {
     let names = router.list(
         "readers",

@@ -15,13 +15,14 @@ mod owner;
 mod publishers;
 mod questions;
 mod readers;
-mod records;
 mod successor;
 mod takeover;
 #[cfg(test)]
 mod test_log;
 mod upkeep;
 mod window;
+
+use switchboard_bus::records;
 
 pub(crate) use actor::{Ending, Owners, Shard, ShardEnd, ShardSettings};
 pub(crate) use budget::WindowBudget;

@@ -38,7 +38,8 @@ struct Arguments {
 enum Command {
     /// Start the configured services and run until SIGTERM or SIGINT (the default).
     Serve,
-    /// Create what the bus backend needs: the layout and each shard's log. Changes nothing that exists.
+    /// Create what the backends need: the layout, each shard's log, and the message store's schema, which is also brought up to
+    /// this release's. Changes nothing else that exists.
     Migrate,
     /// Look at the log, or change what it is made of.
     Log {
@@ -225,6 +226,12 @@ async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
         "the layout of {} shards is in force, and each has its log",
         backends.shards.get()
     );
+    if let Some(settings) = &config.persistence.store {
+        let store = settings.open()?;
+        store.migrate().await?;
+        store.close().await;
+        tell!("the message store has this release's schema");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,7 @@ pub enum Service {
     Gateway,
     /// Owns shards.
     Router,
-    /// Will store and search messages.
+    /// Stores what is said for good.
     Persistence,
     /// Will know who is there.
     Presence,
@@ -112,6 +112,11 @@ impl Config {
             notify: switchboard_notify_svc::Config::read(&mut document),
         };
         config.bus.key_window = Some(config.router.key_window);
+        let runs = |service| config.services.contains(&service);
+        if runs(Service::Router) && runs(Service::Persistence) && config.persistence.store.is_some() {
+            // The log keeps what was not stored yet.
+            config.router.read_by(switchboard_persistence_svc::READER);
+        }
         let embedded = matches!(config.bus.backend, Backend::Embedded { .. });
         if embedded
             && config.services.contains(&Service::Gateway)

@@ -75,11 +75,12 @@ impl Switchboard {
     /// # Errors
     /// [`StartError`]; whatever was started before it is stopped again.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        if config.services.contains(&Service::Router) {
+        let stores = config.services.contains(&Service::Persistence) && config.persistence.store.is_some();
+        if stores || config.services.contains(&Service::Router) {
             let backends = config.bus.open("switchboard").await?;
             return Self::start_on(config, &backends).await;
         }
-        // Who owns no shard needs no right to the log.
+        // Who owns no shard and stores nothing needs no right to the log.
         let bus = config.bus.open_bus("switchboard").await?;
         let shards = config.bus.shards;
         Self::start_with(config, bus, None, shards).await
@@ -95,7 +96,7 @@ impl Switchboard {
         Self::start_with(config, bus, Some(log), shards).await
     }
 
-    /// `log` is there where a router is to be started.
+    /// `log` is there where a router is to be started, or messages are to be stored.
     async fn start_with(
         config: Config,
         bus: Arc<dyn Bus>,
@@ -144,7 +145,7 @@ impl Switchboard {
         shards: ShardCount,
     ) -> Result<(), StartError> {
         let runs = |service| config.services.contains(&service);
-        if let Some(log) = log.filter(|_| runs(Service::Router)) {
+        if let Some(log) = log.clone().filter(|_| runs(Service::Router)) {
             let deps = switchboard_router_svc::Deps {
                 bus: Arc::clone(bus),
                 log,
@@ -154,7 +155,11 @@ impl Switchboard {
             switchboard_router_svc::start(config.router, deps, context).await?;
         }
         if runs(Service::Persistence) {
-            let deps = switchboard_persistence_svc::Deps { bus: Arc::clone(bus) };
+            let deps = switchboard_persistence_svc::Deps {
+                bus: Arc::clone(bus),
+                log,
+                shards,
+            };
             switchboard_persistence_svc::start(config.persistence, deps, self.service()).await?;
         }
         if runs(Service::Presence) {

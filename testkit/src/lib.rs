@@ -1,11 +1,15 @@
 //! Real servers for tests: the programs that Switchboard runs with, on free ports of the loopback
 //! address, with their data in folders that go away.
 //!
+//! NATS ([`NatsServer`], [`NatsCluster`]), Redis ([`RedisServer`], [`RedisCluster`]) and PostgreSQL
+//! ([`PostgresServer`], a [database](PostgresServer::database) of it for each test).
+//!
 //! A missing program is an error that says how to get it, never a skipped test.
 
 mod disk;
 mod logged;
 mod nats;
+mod postgres;
 mod program;
 mod redis;
 
@@ -16,6 +20,7 @@ use anyhow::{Result, bail};
 pub use disk::SmallDisk;
 pub use logged::Logged;
 pub use nats::{NatsCluster, NatsServer};
+pub use postgres::PostgresServer;
 pub use redis::{RedisCluster, RedisServer, RedisTls};
 
 /// Waits until `condition` holds, asking a hundred times a second. For tests: instead of a sleep

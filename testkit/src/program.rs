@@ -75,7 +75,12 @@ impl Program {
     }
 
     pub(crate) async fn stop(&mut self, deadline: Duration) -> Result<()> {
-        self.signal("TERM")?;
+        self.stop_by("TERM", deadline).await
+    }
+
+    /// As [`Program::stop`], for a program to which another signal means the same.
+    pub(crate) async fn stop_by(&mut self, signal: &str, deadline: Duration) -> Result<()> {
+        self.signal(signal)?;
         let ended = tokio::time::timeout(deadline, async {
             while self.is_running() {
                 tokio::time::sleep(PAUSE).await;
@@ -94,6 +99,11 @@ impl Program {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Nothing where it was not started, or stopped or killed since.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {

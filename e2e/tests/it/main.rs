@@ -19,6 +19,7 @@ mod inboxes;
 mod load;
 mod log_life;
 mod memory;
+mod message_store;
 mod nats_permissions;
 mod protocol;
 mod readers;

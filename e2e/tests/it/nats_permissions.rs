@@ -41,7 +41,7 @@ async fn a_message_crosses_with_the_rights_of_the_manual_and_a_gateway_cannot_to
     for user in SERVICES.iter().chain(&["switchboard"]) {
         let config = format!(
             "[bus]\nbackend = \"nats\"\nshards = 4\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\nuser = {user:?}\npassword = {PASSWORD:?}\n\
-             [gateway]\ninsecure = true\n",
+             [gateway]\ninsecure = true\n[persistence]\nstore = \"sqlite\"\n",
             nats.url()
         );
         std::fs::write(folder.path().join(format!("{user}.toml")), config)?;

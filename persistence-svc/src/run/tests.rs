@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use switchboard_bus::SubjectPrefix;
 use switchboard_bus::embedded::EmbeddedBus;
+use switchboard_service_kit::config::Document;
 
 use super::*;
 
@@ -20,11 +21,14 @@ async fn until(membership: &mut Membership, wanted: impl Fn(&[Incarnation]) -> b
 async fn joins_is_ready_and_leaves_at_the_stop() {
     let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::default());
     let (one, other) = (Context::new(), Context::new());
+    let config = Config::read(&mut Document::parse("", []).unwrap());
     let deps = || Deps {
         bus: Arc::clone(&bus),
+        log: None,
+        shards: ShardCount::new(1).unwrap(),
     };
-    let first = start(Config::default(), deps(), one.clone()).await.unwrap();
-    let mut second = start(Config::default(), deps(), other.clone()).await.unwrap();
+    let first = start(config.clone(), deps(), one.clone()).await.unwrap();
+    let mut second = start(config.clone(), deps(), other.clone()).await.unwrap();
     assert!(one.health.report().ready && other.health.report().ready);
 
     until(&mut second.membership, |there| there.contains(&first.incarnation)).await;

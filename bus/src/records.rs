@@ -1,26 +1,33 @@
-//! Records as readers of a shard see them: those that count, decoded (L2). No I/O and no clock.
+//! Records as readers of a shard see them: those that count, decoded (L2). Owners and durable readers must agree on
+//! what that is, so it stands here. No I/O and no clock.
 
 use bytes::Bytes;
 use prost::Message as _;
-use switchboard_bus::RecordAt;
 use switchboard_proto::bus::{Applied, Message, Record, Series, State, record};
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, Sequence};
+use switchboard_proto::ids::{Incarnation, OwnerEpoch, Sequence};
+
+use crate::RecordAt;
 
 /// One message of a batch.
-pub(crate) struct Entry {
+#[derive(Debug)]
+pub struct Entry {
     /// As it is stored.
-    pub(crate) encoded: Bytes,
-    pub(crate) message: Message,
+    pub encoded: Bytes,
+    /// Decoded; empty where it does not decode.
+    pub message: Message,
     /// Whose publish it was; `None`: derived from another shard's message.
-    pub(crate) source: Option<(Incarnation, Series, u64)>,
+    pub source: Option<(Incarnation, Series, u64)>,
 }
 
 /// What a record that counts holds.
-pub(crate) enum Body {
+#[derive(Debug)]
+pub enum Body {
     /// Somebody took over.
     Fence,
+    /// Messages, in the order of their offsets.
     Batch(Vec<Entry>),
+    /// What the owner knew (L6).
     State(State),
     /// The log's end: its epoch is over.
     Closed,
@@ -28,31 +35,47 @@ pub(crate) enum Body {
 
 /// Reads a shard's records in order. A record at another place than the one it was written for, or of
 /// an owner that another's fence deposed before it, is void.
-#[derive(Default)]
-pub(crate) struct Reading {
+#[derive(Debug, Default)]
+pub struct Reading {
     owner_epoch: u64,
     /// Records that could not be decoded.
     damaged: u64,
     /// Of the last record that counts.
-    pub(crate) head: Head,
+    pub head: Head,
 }
 
 /// What stands beside a record's body.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Head {
-    pub(crate) time_us: u64,
-    pub(crate) state_at: Sequence,
-    pub(crate) applied: Vec<Applied>,
+pub struct Head {
+    /// Unix microseconds at the writer.
+    pub time_us: u64,
+    /// The newest state record, this one included; 0: there is none.
+    pub state_at: Sequence,
+    /// Positions of derived entries that it moves.
+    pub applied: Vec<Applied>,
 }
 
 impl Reading {
+    /// Goes on where another reading ended, with the owner epoch that it knew.
+    pub fn after(owner_epoch: OwnerEpoch) -> Self {
+        Self {
+            owner_epoch: owner_epoch.0,
+            ..Self::default()
+        }
+    }
+
+    /// The owner epoch of the last record that counts.
+    pub fn owner_epoch(&self) -> OwnerEpoch {
+        OwnerEpoch(self.owner_epoch)
+    }
+
     /// Records that were not readable.
-    pub(crate) fn damaged(&self) -> u64 {
+    pub fn damaged(&self) -> u64 {
         self.damaged
     }
 
     /// What the record holds; `None` where it is void or not readable.
-    pub(crate) fn record(&mut self, at: &RecordAt) -> Option<Body> {
+    pub fn record(&mut self, at: &RecordAt) -> Option<Body> {
         let Ok(record) = format::decode::<Record>(at.record.clone()) else {
             self.damaged += 1;
             return None;

@@ -1,0 +1,356 @@
+//! The message store: every durable message as a row, and how far each shard's log is in it.
+//!
+//! Two backends, PostgreSQL and SQLite, pass one suite ([`conformance`](crate::conformance)). What a store holds is read from
+//! the log and can be read from there again: rows are keyed by what stands in the record, so a record that is
+//! written twice, or by two replicas at once, is there once.
+
+mod postgres;
+mod progress;
+mod sqlite;
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+
+pub use postgres::{PostgresSettings, PostgresStore};
+pub use progress::{Hole, Progress};
+pub use sqlite::{SqliteSettings, SqliteStore};
+
+/// What a [`History`] question may ask for at most, in messages.
+pub const MAX_LIMIT: usize = 10_000;
+
+/// Channels of one question about heads, at most.
+pub const MAX_HEADS: usize = 10_000;
+
+/// A store of messages.
+///
+/// # Contract
+/// * [`MessageStore::write`] is all or nothing: the rows are there exactly if the progress says so.
+/// * Writing the same again changes nothing, also where two do it at the same time.
+/// * A row that was written is found by the next question, whoever asks.
+///
+/// All calls are bounded in time by the backend's settings. None is cancel safe in the sense that a dropped
+/// [`MessageStore::write`] may still be carried out; it may be called again.
+#[async_trait]
+pub trait MessageStore: Send + Sync + 'static {
+    /// How far this life of the shard's log is in the store; `None`: nothing of it was ever written.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError>;
+
+    /// Stores what stands in consecutive records, and how far that is, in one transaction. Records that are
+    /// in the store already are passed over. Where `written.after` is beyond what is stored, what lies between
+    /// is a hole: it is recorded, and [`Progress::complete_to`] stays before it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is stored then or, where the answer was lost, everything.
+    async fn write(&self, written: &Written) -> Result<Progress, StoreError>;
+
+    /// Messages of one channel, in order, within the bounds of the question.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn history(&self, question: &History) -> Result<Page, StoreError>;
+
+    /// The newest message of each of these channels that is stored, [`MAX_HEADS`] channels at most; those without
+    /// one are left out. One query, however many they are.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMany`] where there are more channels.
+    async fn heads(&self, channels: &[&str]) -> Result<HashMap<String, Place>, StoreError>;
+
+    /// Stretches of a shard's log that are not in the store, in order; the first hundred.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<Hole>, StoreError>;
+
+    /// What could not be stored as a message, the newest first, `limit` at most (and [`MAX_LIMIT`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Whether the store can be used: it is reached, and its schema is this release's.
+    ///
+    /// # Errors
+    /// [`StoreError`] says what to do.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Creates the schema, or brings it up to this release's. Several processes may do so at the same time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// What must be done from time to time so that writing goes on: creates the partitions that are needed soon.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn maintain(&self, now_us: u64) -> Result<(), StoreError>;
+
+    /// Closes all connections, and waits until they are closed.
+    async fn close(&self);
+}
+
+/// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
+/// first, as histories do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The life of the log.
+    pub log: LogEpoch,
+    /// The offset.
+    pub offset: Offset,
+}
+
+/// What consecutive records of a shard's log hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The shard.
+    pub shard: ShardId,
+    /// The life of its log.
+    pub log: LogEpoch,
+    /// The last record before these that was written, or read and found to hold nothing.
+    pub after: Sequence,
+    /// The last of these.
+    pub up_to: Sequence,
+    /// Of the last record that counts: what a reader that goes on behind `up_to` needs to know of void records (rule L2).
+    pub owner_epoch: OwnerEpoch,
+    /// Messages, in order.
+    pub rows: Vec<Row>,
+    /// What is no message.
+    pub dead: Vec<DeadLetter>,
+}
+
+/// A message as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its place in the log.
+    pub offset: Offset,
+    /// Unix microseconds, of its record.
+    pub time_us: u64,
+    /// Its channel.
+    pub channel: String,
+    /// The user who published it; `None`: a server, or an anonymous user.
+    pub sender: Option<String>,
+    /// The encoded `Message`.
+    pub message: Bytes,
+}
+
+/// What was read from the log and is no message that can be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The shard.
+    pub shard: ShardId,
+    /// The life of its log.
+    pub log: LogEpoch,
+    /// Its place. Of a record that is not readable as a whole: the place of its first entry.
+    pub offset: Offset,
+    /// Why.
+    pub reason: String,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// A question about one channel's messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The channel.
+    pub channel: String,
+    /// Only messages behind this place.
+    pub after: Option<Place>,
+    /// Only messages before this place.
+    pub before: Option<Place>,
+    /// Only messages of this time on, in Unix microseconds.
+    pub since_us: Option<u64>,
+    /// Newest first.
+    pub reverse: bool,
+    /// Messages, at most; more than [`MAX_LIMIT`] counts as that.
+    pub limit: usize,
+    /// Bytes of messages after which the page ends. The first message is given whatever its size.
+    pub bytes: usize,
+}
+
+impl History {
+    /// The whole history of a channel, `limit` messages of it at most, oldest first.
+    pub fn of(channel: impl Into<String>, limit: usize) -> Self {
+        Self {
+            channel: channel.into(),
+            after: None,
+            before: None,
+            since_us: None,
+            reverse: false,
+            limit,
+            bytes: usize::MAX,
+        }
+    }
+}
+
+/// Messages of one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// In the order that was asked for.
+    pub messages: Vec<Stored>,
+    /// There may be more behind the last of these, within the same bounds.
+    pub more: bool,
+}
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it stands.
+    pub place: Place,
+    /// Unix microseconds.
+    pub time_us: u64,
+    /// The encoded `Message`.
+    pub message: Bytes,
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time. Worth another try.
+    #[error("message store unavailable: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// It refuses what it was given: a fault of this program or of the database's set-up.
+    #[error("message store refuses: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// It cannot hold a value that it was given.
+    #[error("message store cannot hold this: {0}")]
+    Data(#[source] sqlx::Error),
+    /// The schema is not the one of this release.
+    #[error(
+        "the message store's schema is not this release's ({0}): run `switchboard migrate` with this release"
+    )]
+    Schema(String),
+    /// It holds what no release writes.
+    #[error("message store is damaged: {0}")]
+    Damaged(String),
+    /// The question is too large.
+    #[error("{asked} channels in one question, {MAX_HEADS} are allowed")]
+    TooMany {
+        /// Channels asked for.
+        asked: usize,
+    },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(refusal) if is_data(refusal.code().as_deref()) => Self::Data(error),
+            sqlx::Error::Database(refusal) if !is_passing(refusal.code().as_deref()) => Self::Refused(error),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+/// Whether it is the values that the database does not take. PostgreSQL: data exceptions (22) and broken constraints (23); SQLite's
+/// codes of values that are too big, of a broken constraint and of a wrong type.
+fn is_data(code: Option<&str>) -> bool {
+    match code {
+        Some(code) if code.len() == 5 => matches!(code.get(..2), Some("22" | "23")),
+        Some(code) => matches!(code.parse::<u32>().map(|code| code & 0xff), Ok(18..=20)),
+        None => false,
+    }
+}
+
+/// Whether the database would perhaps do it later. PostgreSQL: connection failures (08), rollbacks after a conflict (40),
+/// no resources (53), an operator's doing (57), a full or failing disk (58). SQLite's codes of a locked, busy or full database and of
+/// failed I/O.
+fn is_passing(code: Option<&str>) -> bool {
+    let Some(code) = code else { return true };
+    if code.len() == 5 {
+        return matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58"));
+    }
+    // The low byte of an extended code is the code.
+    matches!(
+        code.parse::<u32>().map(|code| code & 0xff),
+        Ok(5 | 6 | 10 | 13 | 14)
+    )
+}
+
+/// A log epoch as both backends write it: one number that orders by ordinal.
+fn log_number(log: LogEpoch) -> i64 {
+    (i64::from(log.ordinal) << 32) | i64::from(log.random)
+}
+
+fn log_of(number: i64) -> Result<LogEpoch, StoreError> {
+    let damaged = || StoreError::Damaged(format!("{number} as a log"));
+    let number = u64::try_from(number).map_err(|_| damaged())?;
+    Ok(LogEpoch {
+        ordinal: u32::try_from(number >> 32).map_err(|_| damaged())?,
+        random: u32::try_from(number & u64::from(u32::MAX)).map_err(|_| damaged())?,
+    })
+}
+
+/// Offsets, sequences and times are below 2^63 for longer than anything runs.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> Result<u64, StoreError> {
+    u64::try_from(value)
+        .map_err(|_| StoreError::Damaged(format!("{value} where no negative number is written")))
+}
+
+/// What rows of a channel are found by. Names are compared as well: two may have one hash.
+fn channel_hash(channel: &str) -> i64 {
+    xxhash_rust::xxh3::xxh3_64(channel.as_bytes()).cast_signed()
+}
+
+/// The bounds of a question as the lives of the log have them: first and last place, both included. `None`: nothing can be
+/// within.
+fn bounds(question: &History) -> Option<((i64, i64), (i64, i64))> {
+    let first = match question.after {
+        None => (0, 0),
+        Some(after) => (log_number(after.log), number(after.offset.get()).checked_add(1)?),
+    };
+    let last = match question.before {
+        None => (i64::MAX, i64::MAX),
+        Some(before) => (
+            log_number(before.log),
+            number(before.offset.get()).checked_sub(1)?,
+        ),
+    };
+    (first <= last).then_some((first, last))
+}
+
+/// Heads of the channels of a batch: of each the newest.
+fn heads_of(written: &Written) -> Vec<&Row> {
+    let mut heads: HashMap<&str, &Row> = HashMap::new();
+    for row in &written.rows {
+        heads.insert(row.channel.as_str(), row);
+    }
+    let mut heads: Vec<&Row> = heads.into_values().collect();
+    // In one order, so that two replicas that write the same never wait for each other in a circle.
+    heads.sort_unstable_by(|one, other| one.channel.cmp(&other.channel));
+    heads
+}
+
+/// Compares the migrations that a database has with those of this release.
+fn check_versions(
+    applied: Result<Vec<i64>, sqlx::Error>,
+    migrator: &sqlx::migrate::Migrator,
+) -> Result<(), StoreError> {
+    let applied = match applied {
+        Ok(applied) => applied,
+        // There is no table of migrations.
+        Err(sqlx::Error::Database(refusal)) if matches!(refusal.code().as_deref(), Some("42P01" | "1")) => {
+            Vec::new()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let known: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+    if applied == known {
+        return Ok(());
+    }
+    let newest = |versions: &[i64]| versions.last().copied().unwrap_or(0);
+    Err(StoreError::Schema(format!(
+        "it has version {}, this release {}",
+        newest(&applied),
+        newest(&known)
+    )))
+}

@@ -1,0 +1,353 @@
+//! The message store in one SQLite file.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Row as _, SqlSafeStr as _, SqliteConnection};
+use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+
+use super::{
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError, Stored,
+    Written, bounds, channel_hash, heads_of, log_number, log_of, number, unsigned,
+};
+
+/// Where the file is and what it may take.
+#[derive(Debug, Clone)]
+pub struct SqliteSettings {
+    /// The file; it is made where it is missing.
+    pub path: PathBuf,
+    /// Connections that read, at most. One more writes.
+    pub connections: u32,
+    /// How long a call waits for a connection.
+    pub wait: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SqliteStore {
+    /// SQLite has one writer at a time: here they queue without polling the file.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// A store that opens the file when it is first asked something.
+    pub fn new(settings: &SqliteSettings) -> Self {
+        let options = SqliteConnectOptions::new()
+            .filename(&settings.path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // The log's position moves behind a commit: what is committed has to outlast a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(settings.wait);
+        let pool = |connections, options: SqliteConnectOptions| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(settings.wait)
+                .test_before_acquire(false)
+                .connect_lazy_with(options)
+        };
+        Self {
+            writer: pool(1, options.clone()),
+            readers: pool(settings.connections, options),
+        }
+    }
+
+    fn migrator() -> Migrator {
+        let sql = include_str!("../../migrations/sqlite/0001_messages.sql");
+        Migrator::with_migrations(vec![Migration::new(
+            1,
+            "messages".into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )])
+    }
+}
+
+async fn insert_rows(connection: &mut SqliteConnection, written: &Written) -> Result<(), StoreError> {
+    let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
+    for row in &written.rows {
+        sqlx::query(
+            r#"INSERT INTO messages (log_time, shard, log, "offset", channel_hash, channel, sender, message)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"#,
+        )
+        .bind(number(row.time_us))
+        .bind(shard)
+        .bind(log)
+        .bind(number(row.offset.get()))
+        .bind(channel_hash(&row.channel))
+        .bind(row.channel.as_str())
+        .bind(row.sender.as_deref())
+        .bind(row.message.as_ref())
+        .execute(&mut *connection)
+        .await?;
+    }
+    for row in heads_of(written) {
+        sqlx::query(
+            r#"INSERT INTO channels (name, log, "offset", log_time) VALUES (?, ?, ?, ?)
+               ON CONFLICT (name) DO UPDATE
+               SET log = excluded.log, "offset" = excluded."offset", log_time = excluded.log_time
+               WHERE (channels.log, channels."offset") < (excluded.log, excluded."offset")"#,
+        )
+        .bind(row.channel.as_str())
+        .bind(log)
+        .bind(number(row.offset.get()))
+        .bind(number(row.time_us))
+        .execute(&mut *connection)
+        .await?;
+    }
+    for dead in &written.dead {
+        sqlx::query(
+            r#"INSERT INTO dead_letters (shard, log, "offset", reason, bytes) VALUES (?, ?, ?, ?, ?)
+               ON CONFLICT DO NOTHING"#,
+        )
+        .bind(i32::from(dead.shard.get()))
+        .bind(log_number(dead.log))
+        .bind(number(dead.offset.get()))
+        .bind(dead.reason.as_str())
+        .bind(dead.bytes.as_ref())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn progress_of(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    log: i64,
+) -> Result<Option<Progress>, StoreError> {
+    sqlx::query("SELECT read_to, complete_to, owner_epoch FROM progress WHERE shard = ? AND log = ?")
+        .bind(shard)
+        .bind(log)
+        .fetch_optional(connection)
+        .await?
+        .map(|row| {
+            Ok(Progress {
+                read_to: Sequence(unsigned(row.try_get(0)?)?),
+                complete_to: Sequence(unsigned(row.try_get(1)?)?),
+                owner_epoch: OwnerEpoch(unsigned(row.try_get(2)?)?),
+            })
+        })
+        .transpose()
+}
+
+async fn holes_of(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    log: i64,
+    limit: i64,
+) -> Result<Vec<Hole>, StoreError> {
+    sqlx::query("SELECT first, last FROM holes WHERE shard = ? AND log = ? ORDER BY first LIMIT ?")
+        .bind(shard)
+        .bind(log)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(Hole {
+                first: Sequence(unsigned(row.try_get(0)?)?),
+                last: Sequence(unsigned(row.try_get(1)?)?),
+            })
+        })
+        .collect()
+}
+
+async fn replace_holes(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    log: i64,
+    holes: &[Hole],
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM holes WHERE shard = ? AND log = ?")
+        .bind(shard)
+        .bind(log)
+        .execute(&mut *connection)
+        .await?;
+    for hole in holes {
+        sqlx::query("INSERT INTO holes (shard, log, first, last) VALUES (?, ?, ?, ?)")
+            .bind(shard)
+            .bind(log)
+            .bind(number(hole.first.0))
+            .bind(number(hole.last.0))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+fn place_of(row: &SqliteRow, log: usize, offset: usize) -> Result<Place, StoreError> {
+    Ok(Place {
+        log: log_of(row.try_get(log)?)?,
+        offset: Offset::from_u64(unsigned(row.try_get(offset)?)?),
+    })
+}
+
+#[async_trait]
+impl MessageStore for SqliteStore {
+    async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        progress_of(&mut connection, i32::from(shard.get()), log_number(log)).await
+    }
+
+    async fn write(&self, written: &Written) -> Result<Progress, StoreError> {
+        let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
+        // It reads before it writes: a lock that is taken at the first write could come too late.
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let progress = progress_of(&mut transaction, shard, log)
+            .await?
+            .unwrap_or(Progress::START);
+        if written.up_to <= progress.complete_to {
+            return Ok(progress);
+        }
+        let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
+        insert_rows(&mut transaction, written).await?;
+        let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
+        if left != holes {
+            replace_holes(&mut transaction, shard, log, &left).await?;
+        }
+        sqlx::query("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)")
+            .bind(shard)
+            .bind(log)
+            .bind(number(next.read_to.0))
+            .bind(number(next.complete_to.0))
+            .bind(number(next.owner_epoch.0))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(next)
+    }
+
+    async fn history(&self, question: &History) -> Result<Page, StoreError> {
+        let Some((first, last)) = bounds(question) else {
+            return Ok(Page::default());
+        };
+        let limit = question.limit.min(MAX_LIMIT);
+        let forward = r#"SELECT log, "offset", log_time, message FROM messages
+            WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
+                AND log_time >= ?
+            ORDER BY log, "offset" LIMIT ?"#;
+        let backward = r#"SELECT log, "offset", log_time, message FROM messages
+            WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
+                AND log_time >= ?
+            ORDER BY log DESC, "offset" DESC LIMIT ?"#;
+        let mut rows = sqlx::query(if question.reverse { backward } else { forward })
+            .bind(channel_hash(&question.channel))
+            .bind(&question.channel)
+            .bind(first.0)
+            .bind(first.1)
+            .bind(last.0)
+            .bind(last.1)
+            .bind(number(question.since_us.unwrap_or(0)))
+            // One more tells whether there is more.
+            .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
+            .fetch(&self.readers);
+        let mut page = Page::default();
+        let mut bytes = 0_usize;
+        while let Some(row) = rows.try_next().await? {
+            let message: Vec<u8> = row.try_get(3)?;
+            bytes = bytes.saturating_add(message.len());
+            if page.messages.len() == limit || (bytes > question.bytes && !page.messages.is_empty()) {
+                page.more = true;
+                break;
+            }
+            page.messages.push(Stored {
+                place: place_of(&row, 0, 1)?,
+                time_us: unsigned(row.try_get(2)?)?,
+                message: message.into(),
+            });
+        }
+        Ok(page)
+    }
+
+    async fn heads(&self, channels: &[&str]) -> Result<HashMap<String, Place>, StoreError> {
+        if channels.len() > MAX_HEADS {
+            return Err(StoreError::TooMany {
+                asked: channels.len(),
+            });
+        }
+        let names =
+            serde_json::to_string(channels).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let rows = sqlx::query(
+            r#"SELECT name, log, "offset" FROM channels WHERE name IN (SELECT value FROM json_each(?))"#,
+        )
+        .bind(names)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, place_of(row, 1, 2)?)))
+            .collect()
+    }
+
+    async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<Hole>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        holes_of(&mut connection, i32::from(shard.get()), log_number(log), 100).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        let rows = sqlx::query(
+            r#"SELECT shard, log, "offset", reason, bytes FROM dead_letters
+               ORDER BY log DESC, "offset" DESC, shard LIMIT ?"#,
+        )
+        .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let shard: i32 = row.try_get(0)?;
+                let place = place_of(row, 1, 2)?;
+                let bytes: Vec<u8> = row.try_get(4)?;
+                Ok(DeadLetter {
+                    shard: u32::try_from(shard)
+                        .ok()
+                        .and_then(ShardId::new)
+                        .ok_or_else(|| StoreError::Damaged(format!("{shard} as a shard")))?,
+                    log: place.log,
+                    offset: place.offset,
+                    reason: row.try_get(3)?,
+                    bytes: Bytes::from(bytes),
+                })
+            })
+            .collect()
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let applied: Result<Vec<i64>, _> =
+            sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version")
+                .fetch_all(&self.readers)
+                .await;
+        super::check_versions(applied, &Self::migrator())
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        // SQLite has no lock around migrations: who lost a race against another process finds them done the second time.
+        let first = Self::migrator().run(&self.writer).await;
+        let done = match first {
+            Ok(()) => Ok(()),
+            Err(_) => Self::migrator().run(&self.writer).await,
+        };
+        done.map_err(|error| match error {
+            MigrateError::Execute(error) => error.into(),
+            other => StoreError::Schema(other.to_string()),
+        })
+    }
+
+    async fn maintain(&self, _now_us: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

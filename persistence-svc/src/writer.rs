@@ -1,0 +1,203 @@
+//! From the log into the store: what each record holds becomes rows, and the log's position moves behind them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use switchboard_bus::RecordAt;
+use switchboard_bus::reader::{Batch, HandleError, Handler};
+use switchboard_bus::records::{Body, Entry, Reading};
+use switchboard_proto::format::FORMAT;
+use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+
+use crate::metrics::PersistenceMetrics;
+use crate::store::{DeadLetter, MessageStore, Row, StoreError, Written};
+
+/// Writes what a durable reader of the log reads.
+pub struct Writer {
+    store: Arc<dyn MessageStore>,
+    metrics: PersistenceMetrics,
+    /// By shard: up to where it was written here, and by whom the last record that counts was.
+    known: Mutex<HashMap<ShardId, (LogEpoch, Sequence, OwnerEpoch)>>,
+}
+
+impl Writer {
+    /// Writes into `store`.
+    pub fn new(store: Arc<dyn MessageStore>, metrics: PersistenceMetrics) -> Self {
+        Self {
+            store,
+            metrics,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Who had written the last record that counts before `first` (rule L2). Where nobody knows, the first record tells.
+    async fn owner_epoch(&self, batch: &Batch, before: Sequence) -> Result<OwnerEpoch, StoreError> {
+        let known = self.known.lock().get(&batch.shard).copied();
+        if let Some((log, at, owner_epoch)) = known
+            && (log, at) == (batch.log, before)
+        {
+            return Ok(owner_epoch);
+        }
+        let stored = self.store.progress(batch.shard, batch.log).await?;
+        Ok(stored
+            .filter(|progress| progress.read_to == before)
+            .map_or(OwnerEpoch(0), |progress| progress.owner_epoch))
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<(), HandleError> {
+        let (Some(first), Some(last)) = (batch.records.first(), batch.records.last()) else {
+            return Ok(());
+        };
+        let after = Sequence(first.sequence.0.saturating_sub(1));
+        let mut reading = Reading::after(self.owner_epoch(batch, after).await?);
+        let empty = Written {
+            shard: batch.shard,
+            log: batch.log,
+            after,
+            up_to: last.sequence,
+            owner_epoch: OwnerEpoch(0),
+            rows: Vec::new(),
+            dead: Vec::new(),
+        };
+        let mut written = empty.clone();
+        // Where records end among rows and dead letters, for a store that refuses one of them.
+        let mut parts = Vec::with_capacity(batch.records.len());
+        for at in &batch.records {
+            decode(&mut reading, at, &mut written)?;
+            parts.push((
+                at.sequence,
+                reading.owner_epoch(),
+                written.rows.len(),
+                written.dead.len(),
+            ));
+        }
+        written.owner_epoch = reading.owner_epoch();
+        match self.store.write(&written).await {
+            Ok(_) => {}
+            Err(StoreError::Data(error)) => {
+                tracing::error!(shard = %batch.shard, %error, "the store refuses a message, records are written one by one");
+                self.one_by_one(&written, &parts).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.metrics.rows.inc_by(written.rows.len() as u64);
+        self.metrics.dead_letters.inc_by(written.dead.len() as u64);
+        let progress = (batch.log, last.sequence, reading.owner_epoch());
+        self.known.lock().insert(batch.shard, progress);
+        Ok(())
+    }
+
+    /// Writes each record by itself. The messages of one that the store refuses become dead letters.
+    async fn one_by_one(
+        &self,
+        written: &Written,
+        parts: &[(Sequence, OwnerEpoch, usize, usize)],
+    ) -> Result<(), StoreError> {
+        let (mut rows, mut dead) = (0, 0);
+        let mut after = written.after;
+        for &(up_to, owner_epoch, rows_end, dead_end) in parts {
+            let mut one = Written {
+                after,
+                up_to,
+                owner_epoch,
+                rows: written.rows.get(rows..rows_end).unwrap_or_default().to_vec(),
+                dead: written.dead.get(dead..dead_end).unwrap_or_default().to_vec(),
+                ..*written
+            };
+            if let Err(StoreError::Data(error)) = self.store.write(&one).await {
+                let refused = std::mem::take(&mut one.rows);
+                self.metrics.dead_letters.inc_by(refused.len() as u64);
+                one.dead.extend(refused.into_iter().map(|row| DeadLetter {
+                    shard: written.shard,
+                    log: written.log,
+                    offset: row.offset,
+                    reason: format!("the store refuses its record: {error}"),
+                    bytes: row.message,
+                }));
+                self.store.write(&one).await?;
+            }
+            (after, rows, dead) = (up_to, rows_end, dead_end);
+        }
+        Ok(())
+    }
+}
+
+/// What a record brings. One of a newer format is nobody's to pass over: it is read by a newer release.
+fn decode(reading: &mut Reading, at: &RecordAt, written: &mut Written) -> Result<(), HandleError> {
+    if at.record.first().is_some_and(|format| *format > FORMAT) {
+        return Err(format!("record {} is of a newer format: update this process", at.sequence).into());
+    }
+    let damaged = reading.damaged();
+    let body = reading.record(at);
+    let dead = |index, reason: &str, bytes| DeadLetter {
+        shard: written.shard,
+        log: written.log,
+        offset: Offset::new(at.sequence, index),
+        reason: reason.to_owned(),
+        bytes,
+    };
+    if reading.damaged() > damaged {
+        let letter = dead(0, "not a record", at.record.clone());
+        written.dead.push(letter);
+        return Ok(());
+    }
+    let Some(Body::Batch(entries)) = body else {
+        return Ok(());
+    };
+    for (index, entry) in entries.into_iter().enumerate() {
+        let letter = match row(at.sequence, index, reading.head.time_us, &entry) {
+            Ok(row) => {
+                written.rows.push(row);
+                continue;
+            }
+            Err(reason) => DeadLetter {
+                shard: written.shard,
+                log: written.log,
+                offset: Offset::new(at.sequence, index),
+                reason: reason.to_owned(),
+                bytes: entry.encoded,
+            },
+        };
+        written.dead.push(letter);
+    }
+    Ok(())
+}
+
+fn row(sequence: Sequence, index: usize, time_us: u64, entry: &Entry) -> Result<Row, &'static str> {
+    let message = &entry.message;
+    if message.channel.is_empty() {
+        return Err("not a message, or one without a channel");
+    }
+    let sender = message.sender.as_ref().map_or("", |sender| sender.user.as_str());
+    if message.channel.contains('\0') || sender.contains('\0') {
+        return Err("a zero byte in its channel's or its sender's name, which no database takes");
+    }
+    Ok(Row {
+        offset: Offset::new(sequence, index),
+        time_us,
+        channel: message.channel.clone(),
+        sender: (!sender.is_empty()).then(|| sender.to_owned()),
+        message: entry.encoded.clone(),
+    })
+}
+
+#[async_trait]
+impl Handler for Writer {
+    async fn position(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Sequence>, HandleError> {
+        let progress = self.store.progress(shard, log).await?;
+        Ok(Some(progress.map_or(Sequence(0), |progress| progress.read_to)))
+    }
+
+    async fn handle(&self, batch: &Batch) -> Result<(), HandleError> {
+        let written = self.write(batch).await;
+        if written.is_err() {
+            self.metrics.failures.inc();
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use switchboard_persistence_svc::conformance::StoreFixture;
+use switchboard_persistence_svc::store::{MessageStore, SqliteSettings, SqliteStore};
+use tempfile::TempDir;
+
+struct Fixture(TempDir);
+
+#[async_trait]
+impl StoreFixture for Fixture {
+    async fn start() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn open(&self) -> Arc<dyn MessageStore> {
+        Arc::new(SqliteStore::new(&SqliteSettings {
+            path: self.0.path().join("messages.db"),
+            connections: 2,
+            wait: Duration::from_secs(20),
+        }))
+    }
+}
+
+switchboard_persistence_svc::store_conformance!(Fixture);
