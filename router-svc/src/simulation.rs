@@ -242,7 +242,8 @@ impl SimulatedOwner {
     }
 
     pub fn refused(&mut self) {
-        self.owner.refused();
+        // Says something only to those who hide a history, which nobody does here.
+        self.owner.refused(&mut Effects::default());
     }
 
     pub fn page(&mut self, page: Result<&[RecordAt], ()>) {

@@ -1,10 +1,5 @@
 //! The conformance suite on both stores, and the writer on real ones.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::large_futures,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, reason = "fixtures are tests, too")]
 
 mod postgres;
 mod sqlite;
