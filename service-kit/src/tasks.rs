@@ -202,6 +202,8 @@ impl Tasks {
     ) -> impl Future<Output = ()> + Send + use<F> {
         let tasks = self.clone();
         async move {
+            // All of it, not the one field alone: it ends with the task.
+            let entry = entry;
             let task = entry.label.task;
             let cause = match caught.await {
                 Ok(()) if tasks.0.stop.is_cancelled() || kind == TaskKind::Replaceable => return,
