@@ -225,7 +225,8 @@ impl Reader {
         stop: &CancellationToken,
         has_committed: &mut bool,
     ) -> Result<(), ReadError> {
-        let (committed, info) = self.log.committed(&self.name, shard).await?;
+        let source = self.in_force().await?;
+        let (committed, info) = source.committed(&self.name, shard).await?;
         let log = info.epoch;
         let mut after = match committed {
             Committed::Nothing => Sequence(0),
@@ -244,10 +245,10 @@ impl Reader {
                 });
             }
         };
-        if let Some(own) = self.own_position(shard, log).await? {
+        if let Some(own) = self.own_position(&*source, shard, log).await? {
             after = own;
         }
-        let mut records = self.log.read(shard, after.next()).await?;
+        let mut records = source.read(shard, after.next()).await?;
         // It is this log's records that were begun with, unless it was replaced in between.
         self.check(shard, log).await?;
         loop {
@@ -274,24 +275,40 @@ impl Reader {
             }
             self.handler.handle(&batch).await.map_err(ReadError::Handle)?;
             let position = ReaderPosition { epoch: log, up_to };
-            let in_force = self.log.commit(&self.name, shard, position).await?;
+            let in_force = source.commit(&self.name, shard, position).await?;
             *has_committed = true;
             after = up_to;
             if in_force.up_to > up_to {
                 // Another replica is further: what it has done need not be done again.
-                after = self.own_position(shard, log).await?.unwrap_or(in_force.up_to);
+                after = self
+                    .own_position(&*source, shard, log)
+                    .await?
+                    .unwrap_or(in_force.up_to);
                 if after <= up_to {
                     after = up_to;
                     continue;
                 }
-                records = self.log.read(shard, after.next()).await?;
+                records = source.read(shard, after.next()).await?;
                 self.check(shard, log).await?;
             }
         }
     }
 
+    /// The logs in force: others than those that the process started with, after `switchboard log new-epoch`.
+    async fn in_force(&self) -> Result<Arc<dyn Log>, LogError> {
+        Ok(match self.log.layout().await? {
+            Some(layout) => self.log.of(&layout),
+            None => Arc::clone(&self.log),
+        })
+    }
+
     /// See [`Handler::position`].
-    async fn own_position(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Sequence>, ReadError> {
+    async fn own_position(
+        &self,
+        source: &dyn Log,
+        shard: ShardId,
+        log: LogEpoch,
+    ) -> Result<Option<Sequence>, ReadError> {
         let own = self
             .handler
             .position(shard, log)
@@ -299,7 +316,7 @@ impl Reader {
             .map_err(ReadError::Handle)?;
         let Some(up_to) = own else { return Ok(None) };
         // Asked for afterwards: other replicas move the position on meanwhile.
-        let last = self.log.info(shard).await?.last;
+        let last = source.info(shard).await?.last;
         if up_to > last {
             return Err(ReadError::WentBack {
                 log,
@@ -312,7 +329,8 @@ impl Reader {
     }
 
     async fn check(&self, shard: ShardId, log: LogEpoch) -> Result<(), ReadError> {
-        let is_same = self.log.info(shard).await?.epoch == log;
+        let source = self.in_force().await?;
+        let is_same = source.info(shard).await?.epoch == log;
         is_same.then_some(()).ok_or(ReadError::OtherLog)
     }
 

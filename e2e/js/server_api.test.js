@@ -44,7 +44,7 @@ test("a history that was removed is not shown, not recovered, and goes on", opti
   for (const data of [1, 2, 3]) said.push(await backend(0).publish({ channel, data }));
   const [, below, last] = said;
   const live = await subscribe(await user(t, freshUser(), 1), channel);
-  await backend(1).historyRemove({ channel });
+  await backend(1).removeHistory({ channel });
   const history = async (index, request) => {
     const { publications } = await backend(index).getHistory({ channel, limit: 10, ...request });
     return publications.map((publication) => publication.data);
@@ -72,9 +72,9 @@ test("a history that was removed is not shown, not recovered, and goes on", opti
   assert.deepEqual(await history(1), [4]);
 
   // Again, and for a channel where nothing was ever said.
-  await backend(0).historyRemove({ channel });
-  await backend(0).historyRemove({ channel });
-  await backend(0).historyRemove({ channel: freshChannel() });
+  await backend(0).removeHistory({ channel });
+  await backend(0).removeHistory({ channel });
+  await backend(0).removeHistory({ channel: freshChannel() });
   assert.deepEqual(await history(1), []);
 });
 

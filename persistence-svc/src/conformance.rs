@@ -51,6 +51,7 @@ fn written(after: u64, up_to: u64) -> Written {
     Written {
         shard: shard(3),
         log: log(1, 7),
+        read_after: Sequence(after),
         after: Sequence(after),
         up_to: Sequence(up_to),
         owner_epoch: OwnerEpoch(1),
@@ -190,7 +191,11 @@ pub async fn replicas_that_race_write_once(fixture: &impl StoreFixture) {
 pub async fn jump_is_a_hole_until_it_is_written(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
     store.write(&written(0, 3)).await.unwrap();
-    assert_eq!(store.write(&written(6, 9)).await.unwrap(), progress(9, 3));
+    let jump = Written {
+        read_after: Sequence(3),
+        ..written(6, 9)
+    };
+    assert_eq!(store.write(&jump).await.unwrap(), progress(9, 3));
     assert_eq!(store.write(&written(9, 12)).await.unwrap(), progress(12, 3));
     let hole = Hole {
         first: Sequence(4),
@@ -202,6 +207,45 @@ pub async fn jump_is_a_hole_until_it_is_written(fixture: &impl StoreFixture) {
     assert_eq!(store.write(&written(5, 6)).await.unwrap(), progress(12, 12));
     assert_eq!(store.holes(shard(3), log(1, 7)).await.unwrap(), []);
     assert_eq!(texts(&*store, &History::of("room:odd", 100)).await.len(), 6);
+}
+
+/// A store that does not have what was read before is restored, or empty: what follows is not taken for a hole.
+pub async fn store_that_went_back_is_read_into_again(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    store.write(&written(0, 3)).await.unwrap();
+    let refused = store.write(&written(6, 9)).await;
+    assert!(
+        matches!(
+            refused,
+            Err(StoreError::WentBack {
+                read_to: Sequence(3),
+                read_after: Sequence(6)
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        store.progress(shard(3), log(1, 7)).await.unwrap(),
+        Some(progress(3, 3))
+    );
+    assert_eq!(store.holes(shard(3), log(1, 7)).await.unwrap(), []);
+}
+
+/// Messages that a clock dated ahead are there already when their day gets its partition.
+pub async fn clock_that_was_ahead_stops_nothing(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let ahead = (now_us() / DAY_US + 5) * DAY_US;
+    let mut early = written(0, 1);
+    early.rows[0].time_us = ahead + 1;
+    store.write(&early).await.unwrap();
+    store.maintain(ahead - DAY_US).await.unwrap();
+    store.maintain(ahead).await.unwrap();
+    let mut then = written(1, 3);
+    for row in &mut then.rows {
+        row.time_us = ahead + 2;
+    }
+    assert_eq!(store.write(&then).await.unwrap(), progress(3, 3));
+    assert_eq!(texts(&*store, &History::of("room:odd", 9)).await.len(), 2);
 }
 
 /// A message at midnight, before and behind it, of long ago and of a clock that is wrong: all in order.
@@ -411,6 +455,8 @@ macro_rules! store_conformance {
             what_is_written_again_is_there_once,
             replicas_that_race_write_once,
             jump_is_a_hole_until_it_is_written,
+            store_that_went_back_is_read_into_again,
+            clock_that_was_ahead_stops_nothing,
             time_puts_nothing_out_of_order,
             pages_follow_each_other,
             lives_of_a_log_are_one_history,

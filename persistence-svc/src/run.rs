@@ -129,7 +129,12 @@ struct Work {
 impl Work {
     /// Reads the log into the store until the stop.
     async fn run(self) {
-        while let Err(error) = self.prepare().await {
+        loop {
+            let error = match self.stop.run_until_cancelled(self.prepare()).await {
+                Some(Ok(())) => break,
+                Some(Err(error)) => error,
+                None => return,
+            };
             tracing::warn!(%error, "the message store cannot be used yet");
             self.health.not_ready(error.to_string());
             if self

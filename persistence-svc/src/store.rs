@@ -42,11 +42,12 @@ pub trait MessageStore: Send + Sync + 'static {
     async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError>;
 
     /// Stores what stands in consecutive records, and how far that is, in one transaction. Records that are
-    /// in the store already are passed over. Where `written.after` is beyond what is stored, what lies between
+    /// in the store already are passed over. Where `written.after` is beyond `written.read_after`, what lies between
     /// is a hole: it is recorded, and [`Progress::complete_to`] stays before it.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is stored then or, where the answer was lost, everything.
+    /// [`StoreError`]; nothing is stored then or, where the answer was lost, everything. [`StoreError::WentBack`] where the
+    /// store has not what was read before: read again from its progress.
     async fn write(&self, written: &Written) -> Result<Progress, StoreError>;
 
     /// Messages of one channel, in order, within the bounds of the question.
@@ -113,7 +114,9 @@ pub struct Written {
     pub shard: ShardId,
     /// The life of its log.
     pub log: LogEpoch,
-    /// The last record before these that was written, or read and found to hold nothing.
+    /// Up to where the log was read before. Where these do not follow it, what lies between was purged unread.
+    pub read_after: Sequence,
+    /// The record before the first of these.
     pub after: Sequence,
     /// The last of these.
     pub up_to: Sequence,
@@ -218,6 +221,16 @@ pub enum StoreError {
     /// It refuses what it was given: a fault of this program or of the database's set-up.
     #[error("message store refuses: {0}")]
     Refused(#[source] sqlx::Error),
+    /// It was restored, or emptied, since it was asked last.
+    #[error(
+        "message store went back: it has records up to {read_to}, and was given what follows {read_after}"
+    )]
+    WentBack {
+        /// Up to where it has records.
+        read_to: Sequence,
+        /// What it was given follows this one.
+        read_after: Sequence,
+    },
     /// It cannot hold a value that it was given.
     #[error("message store cannot hold this: {0}")]
     Data(#[source] sqlx::Error),
@@ -316,6 +329,17 @@ fn bounds(question: &History) -> Option<((i64, i64), (i64, i64))> {
         ),
     };
     (first <= last).then_some((first, last))
+}
+
+/// What is written follows what is stored.
+fn follows(written: &Written, progress: Progress) -> Result<(), StoreError> {
+    if written.read_after > progress.read_to {
+        return Err(StoreError::WentBack {
+            read_to: progress.read_to,
+            read_after: written.read_after,
+        });
+    }
+    Ok(())
 }
 
 /// Heads of the channels of a batch: of each the newest.

@@ -12,7 +12,7 @@ use switchboard_proto::format::FORMAT;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::metrics::PersistenceMetrics;
-use crate::store::{DeadLetter, MessageStore, Row, StoreError, Written};
+use crate::store::{DeadLetter, MessageStore, Progress, Row, StoreError, Written};
 
 /// Writes what a durable reader of the log reads.
 pub struct Writer {
@@ -32,18 +32,21 @@ impl Writer {
         }
     }
 
-    /// Who had written the last record that counts before `first` (rule L2). Where nobody knows, the first record tells.
-    async fn owner_epoch(&self, batch: &Batch, before: Sequence) -> Result<OwnerEpoch, StoreError> {
+    /// Who had written the last record that counts before the batch (rule L2).
+    async fn owner_epoch(&self, batch: &Batch) -> Result<OwnerEpoch, HandleError> {
         let known = self.known.lock().get(&batch.shard).copied();
         if let Some((log, at, owner_epoch)) = known
-            && (log, at) == (batch.log, before)
+            && (log, at) == (batch.log, batch.after)
         {
             return Ok(owner_epoch);
         }
         let stored = self.store.progress(batch.shard, batch.log).await?;
-        Ok(stored
-            .filter(|progress| progress.read_to == before)
-            .map_or(OwnerEpoch(0), |progress| progress.owner_epoch))
+        let stored = stored.unwrap_or(Progress::START);
+        if stored.read_to != batch.after {
+            // Another replica is further, or the store went back. Reading begins anew where the store is.
+            return Err(format!("the store is at {}, not at {}", stored.read_to, batch.after).into());
+        }
+        Ok(stored.owner_epoch)
     }
 
     async fn write(&self, batch: &Batch) -> Result<(), HandleError> {
@@ -51,17 +54,17 @@ impl Writer {
             return Ok(());
         };
         let after = Sequence(first.sequence.0.saturating_sub(1));
-        let mut reading = Reading::after(self.owner_epoch(batch, after).await?);
-        let empty = Written {
+        let mut reading = Reading::after(self.owner_epoch(batch).await?);
+        let mut written = Written {
             shard: batch.shard,
             log: batch.log,
+            read_after: batch.after,
             after,
             up_to: last.sequence,
             owner_epoch: OwnerEpoch(0),
             rows: Vec::new(),
             dead: Vec::new(),
         };
-        let mut written = empty.clone();
         // Where records end among rows and dead letters, for a store that refuses one of them.
         let mut parts = Vec::with_capacity(batch.records.len());
         for at in &batch.records {
@@ -99,6 +102,11 @@ impl Writer {
         let mut after = written.after;
         for &(up_to, owner_epoch, rows_end, dead_end) in parts {
             let mut one = Written {
+                read_after: if after == written.after {
+                    written.read_after
+                } else {
+                    after
+                },
                 after,
                 up_to,
                 owner_epoch,
@@ -106,7 +114,12 @@ impl Writer {
                 dead: written.dead.get(dead..dead_end).unwrap_or_default().to_vec(),
                 ..*written
             };
-            if let Err(StoreError::Data(error)) = self.store.write(&one).await {
+            let refusal = match self.store.write(&one).await {
+                Ok(_) => None,
+                Err(StoreError::Data(error)) => Some(error),
+                Err(error) => return Err(error),
+            };
+            if let Some(error) = refusal {
                 let refused = std::mem::take(&mut one.rows);
                 self.metrics.dead_letters.inc_by(refused.len() as u64);
                 one.dead.extend(refused.into_iter().map(|row| DeadLetter {
@@ -124,9 +137,12 @@ impl Writer {
     }
 }
 
+/// Formats that newer releases may write, as far as this one believes it: a first byte beyond these is no format.
+const NEWER: std::ops::RangeInclusive<u8> = FORMAT + 1..=FORMAT + 8;
+
 /// What a record brings. One of a newer format is nobody's to pass over: it is read by a newer release.
 fn decode(reading: &mut Reading, at: &RecordAt, written: &mut Written) -> Result<(), HandleError> {
-    if at.record.first().is_some_and(|format| *format > FORMAT) {
+    if at.record.first().is_some_and(|format| NEWER.contains(format)) {
         return Err(format!("record {} is of a newer format: update this process", at.sequence).into());
     }
     let damaged = reading.damaged();

@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, SqlSafeStr as _};
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError, Stored,
-    Written, bounds, channel_hash, heads_of, log_number, log_of, number, unsigned,
+    Written, bounds, channel_hash, follows, heads_of, log_number, log_of, number, unsigned,
 };
 
 /// Microseconds of a day, which is what a partition holds.
@@ -59,6 +59,7 @@ impl PostgresStore {
     /// # Errors
     /// What is wrong with the URL, which is not repeated: it may hold a password.
     pub fn new(settings: &PostgresSettings) -> Result<Self, sqlx::Error> {
+        known_options(settings.url.expose_secret())?;
         let mut options: PgConnectOptions = settings.url.expose_secret().parse()?;
         if let Some(password) = &settings.password {
             options = options.password(password.expose_secret());
@@ -67,11 +68,23 @@ impl PostgresStore {
         let options = options.application_name("switchboard").options([
             ("statement_timeout", statement.as_str()),
             ("lock_timeout", statement.as_str()),
+            // Of a process that is gone or stopped in the middle: its locks are others' to wait for.
+            ("idle_in_transaction_session_timeout", statement.as_str()),
         ]);
+        let wait = settings.wait;
         let pool = PgPoolOptions::new()
             .max_connections(settings.connections)
             .acquire_timeout(settings.wait)
             .test_before_acquire(false)
+            // Before a connection is given back sqlx asks the server for an answer, and waits as long as it takes.
+            .after_release(move |connection, _| {
+                Box::pin(async move {
+                    tokio::time::timeout(wait, connection.ping())
+                        .await
+                        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+                        .map(|()| true)
+                })
+            })
             .connect_lazy_with(options);
         Ok(Self {
             pool,
@@ -127,9 +140,20 @@ impl PostgresStore {
                 let (from, to) = (day * DAY_US, (day + 1) * DAY_US);
                 let create =
                     format!("CREATE TABLE {name} PARTITION OF messages FOR VALUES FROM ({from}) TO ({to})");
-                sqlx::query(AssertSqlSafe(create))
+                match sqlx::query(AssertSqlSafe(create))
                     .execute(&mut *transaction)
-                    .await?;
+                    .await
+                {
+                    Ok(_) => {}
+                    // A clock that was wrong has put messages of this day into the default partition: there the others go, too.
+                    Err(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("23514") => {
+                        tracing::warn!(day, "messages of this day stay in the default partition");
+                        transaction.rollback().await?;
+                        self.partitions.lock().insert(day);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             transaction.commit().await?;
             self.partitions.lock().insert(day);
@@ -160,6 +184,7 @@ impl PostgresStore {
         .fetch_one(&mut *transaction)
         .await?;
         let progress = progress_of(&row)?;
+        follows(written, progress)?;
         if written.up_to <= progress.complete_to {
             return Ok(progress);
         }
@@ -183,6 +208,40 @@ impl PostgresStore {
         transaction.commit().await?;
         Ok(next)
     }
+}
+
+/// sqlx logs an option that it does not know with its value, which may be a secret.
+fn known_options(url: &str) -> Result<(), sqlx::Error> {
+    const KNOWN: [&str; 18] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
+        if !KNOWN.contains(&key) {
+            return Err(sqlx::Error::Configuration(
+                format!("there is no option {key:?}").into(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn insert_rows(connection: &mut PgConnection, written: &Written) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError, Stored,
-    Written, bounds, channel_hash, heads_of, log_number, log_of, number, unsigned,
+    Written, bounds, channel_hash, follows, heads_of, log_number, log_of, number, unsigned,
 };
 
 /// Where the file is and what it may take.
@@ -207,6 +207,7 @@ impl MessageStore for SqliteStore {
         let progress = progress_of(&mut transaction, shard, log)
             .await?
             .unwrap_or(Progress::START);
+        follows(written, progress)?;
         if written.up_to <= progress.complete_to {
             return Ok(progress);
         }

@@ -166,8 +166,9 @@ async fn l2_what_a_deposed_owner_wrote_is_not_stored_also_after_a_restart() {
     rig.restart();
     rig.writer.handle(&late()).await.unwrap();
     assert_eq!(rig.texts().await, [told(2, 0, "a"), told(5, 0, "b")]);
-    rig.writer.handle(&late()).await.unwrap();
+    // A replica that is behind is told so, and goes on where the store is.
     rig.restart();
+    rig.writer.handle(&late()).await.unwrap_err();
     assert_eq!(
         rig.writer.position(shard(), LOG).await.unwrap(),
         Some(Sequence(5))
@@ -207,6 +208,135 @@ async fn what_is_no_message_is_kept_aside_and_stops_nothing() {
     assert_eq!(places, [(3, 2), (3, 1), (2, 0)]);
     assert_eq!(dead[0].bytes, bad[2], "its bytes are kept as they were");
     assert_eq!(rig.writer.metrics.dead_letters.get(), 3);
+}
+
+/// A store that refuses some rows, and is gone for a moment just then.
+struct Fickle {
+    store: Arc<dyn MessageStore>,
+    gone: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl MessageStore for Fickle {
+    async fn write(&self, written: &Written) -> Result<Progress, StoreError> {
+        let refuse = || sqlx::Error::Protocol("injected".to_owned());
+        if written
+            .rows
+            .iter()
+            .any(|row| row.sender.as_deref() == Some("refused"))
+        {
+            return Err(StoreError::Data(refuse()));
+        }
+        let left = self.gone.fetch_update(
+            std::sync::atomic::Ordering::Relaxed,
+            std::sync::atomic::Ordering::Relaxed,
+            |left| left.checked_sub(1),
+        );
+        if left.is_ok() {
+            return Err(StoreError::Unavailable(refuse()));
+        }
+        self.store.write(written).await
+    }
+
+    async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
+        self.store.progress(shard, log).await
+    }
+
+    async fn history(&self, question: &History) -> Result<crate::store::Page, StoreError> {
+        self.store.history(question).await
+    }
+
+    async fn heads(&self, channels: &[&str]) -> Result<HashMap<String, crate::store::Place>, StoreError> {
+        self.store.heads(channels).await
+    }
+
+    async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<crate::store::Hole>, StoreError> {
+        self.store.holes(shard, log).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.store.dead_letters(limit).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.store.check().await
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
+
+    async fn maintain(&self, now_us: u64) -> Result<(), StoreError> {
+        self.store.maintain(now_us).await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn store_that_is_gone_while_records_are_written_one_by_one_loses_none() {
+    let mut rig = Rig::new().await;
+    let fickle = Fickle {
+        store: Arc::clone(&rig.store),
+        gone: 1.into(),
+    };
+    rig.writer = Writer::new(Arc::new(fickle), PersistenceMetrics::default());
+    let records = || {
+        vec![
+            fence(1),
+            messages(2, 1, &[said("a", "alice")]),
+            messages(3, 1, &[said("b", "refused")]),
+            messages(4, 1, &[said("c", "bob")]),
+        ]
+    };
+    rig.writer.handle(&batch(0, records())).await.unwrap_err();
+    rig.writer.handle(&batch(0, records())).await.unwrap();
+    assert_eq!(rig.texts().await, [told(2, 0, "a"), told(4, 0, "c")]);
+    let dead = rig.store.dead_letters(9).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].bytes, said("b", "refused"));
+    let progress = rig.store.progress(shard(), LOG).await.unwrap().unwrap();
+    assert_eq!(
+        (progress.read_to, progress.complete_to),
+        (Sequence(4), Sequence(4))
+    );
+}
+
+#[tokio::test]
+async fn store_that_went_back_is_read_into_from_where_it_is() {
+    let mut rig = Rig::new().await;
+    rig.writer.handle(&batch(0, vec![fence(1)])).await.unwrap();
+    let next = || batch(5, vec![messages(6, 1, &[said("a", "alice")])]);
+    let error = rig.writer.handle(&next()).await.unwrap_err();
+    assert!(error.to_string().contains("the store is at 1"), "{error}");
+    // Also where this writer had been there itself.
+    rig.writer
+        .known
+        .lock()
+        .insert(shard(), (LOG, Sequence(5), OwnerEpoch(1)));
+    let error = rig.writer.handle(&next()).await.unwrap_err();
+    assert!(error.to_string().contains("went back"), "{error}");
+    rig.restart();
+    assert_eq!(
+        rig.writer.position(shard(), LOG).await.unwrap(),
+        Some(Sequence(1))
+    );
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_format_are_kept_aside() {
+    let rig = Rig::new().await;
+    let garbage = RecordAt {
+        sequence: Sequence(2),
+        record: Bytes::from_static(b"\xff\xff"),
+    };
+    rig.writer
+        .handle(&batch(0, vec![fence(1), garbage]))
+        .await
+        .unwrap();
+    assert_eq!(rig.store.dead_letters(9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
