@@ -307,7 +307,9 @@ mod tests {
 
         let in_force = log.of(&layout);
         let taken = claim(in_force.as_ref(), 4, Some(following)).await;
-        assert_eq!((taken.read_ahead, taken.records), (3, 1), "its own fence alone");
+        // Its own fence alone is left to read, unless that was read ahead, too.
+        let read = (taken.read_ahead, taken.records);
+        assert!([(3, 1), (4, 0)].contains(&read), "{read:?}");
         let alike = claim(in_force.as_ref(), 4, None).await;
         assert_eq!((alike.read_ahead, alike.records), (0, 5));
         assert_eq!(readings.available_permits(), 1, "it is given back");
