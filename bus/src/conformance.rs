@@ -147,6 +147,7 @@ macro_rules! log_conformance {
             dead_replicas_shards_are_taken_over,
             replicas_share_the_shards,
             reader_begins_with_another_log,
+            running_reader_follows_another_log,
         );
     };
     ($fixture:ty: $suite:ident: $($case:ident),* $(,)?) => {

@@ -571,3 +571,32 @@ pub async fn reader_begins_with_another_log(fixture: &mut impl LogFixture) {
         Committed::UpTo(Sequence(20))
     );
 }
+
+/// L5: a log that comes into force while a reader runs is read from its beginning, and nobody has to start the reader anew.
+pub async fn running_reader_follows_another_log(fixture: &mut impl LogFixture) {
+    let log = created(fixture, 1).await;
+    let bus = EmbeddedBus::new(SubjectPrefix::default());
+    let kept = Arc::new(Kept::default());
+    fill(&*log, shard(0), 0, 10).await;
+    let replica = Replica::start(&bus, Arc::clone(&log), 1, 1, Arc::clone(&kept)).await;
+    kept.until("the records", |kept| kept.sequences(shard(0)).len() == 10)
+        .await;
+    let from = log.layout().await.unwrap().unwrap();
+    let to = from.followed().with_ordinal(shard(0), 2);
+    let anew = log.of(&to);
+    anew.create_log(shard(0)).await.unwrap();
+    log.change_layout(&from, &to).await.unwrap();
+    let epoch = anew.info(shard(0)).await.unwrap().epoch;
+    fill(&*anew, shard(0), 0, 20).await;
+    kept.until("the other log's records", |kept| {
+        let batches = kept.of(shard(0));
+        let of_it = batches.iter().filter(|batch| batch.log == epoch);
+        of_it.map(|batch| batch.records.len()).sum::<usize>() == 20
+    })
+    .await;
+    replica.stop().await;
+    assert_eq!(
+        committed(&*anew, "r", shard(0)).await,
+        Committed::UpTo(Sequence(20))
+    );
+}
