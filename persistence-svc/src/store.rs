@@ -4,6 +4,7 @@
 //! the log and can be read from there again: rows are keyed by what stands in the record, so a record that is
 //! written twice, or by two replicas at once, is there once.
 
+mod columns;
 mod postgres;
 mod progress;
 mod sqlite;

@@ -4,18 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, SqlSafeStr as _};
-use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqlSafeStr as _};
+use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
-    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError, Stored,
-    Written, bounds, channel_hash, follows, heads_of, log_number, log_of, number, unsigned,
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
 };
 
 /// Microseconds of a day, which is what a partition holds.
@@ -183,7 +181,7 @@ impl PostgresStore {
         .bind(log)
         .fetch_one(&mut *transaction)
         .await?;
-        let progress = progress_of(&row)?;
+        let progress = columns::progress(&row)?;
         follows(written, progress)?;
         if written.up_to <= progress.complete_to {
             return Ok(progress);
@@ -323,12 +321,7 @@ async fn holes_of(
         .fetch_all(connection)
         .await?
         .iter()
-        .map(|row| {
-            Ok(Hole {
-                first: Sequence(unsigned(row.try_get(0)?)?),
-                last: Sequence(unsigned(row.try_get(1)?)?),
-            })
-        })
+        .map(columns::hole)
         .collect()
 }
 
@@ -355,21 +348,6 @@ async fn replace_holes(
     Ok(())
 }
 
-fn progress_of(row: &PgRow) -> Result<Progress, StoreError> {
-    Ok(Progress {
-        read_to: Sequence(unsigned(row.try_get(0)?)?),
-        complete_to: Sequence(unsigned(row.try_get(1)?)?),
-        owner_epoch: OwnerEpoch(unsigned(row.try_get(2)?)?),
-    })
-}
-
-fn place_of(row: &PgRow, log: usize, offset: usize) -> Result<Place, StoreError> {
-    Ok(Place {
-        log: log_of(row.try_get(log)?)?,
-        offset: Offset::from_u64(unsigned(row.try_get(offset)?)?),
-    })
-}
-
 #[async_trait]
 impl MessageStore for PostgresStore {
     async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
@@ -381,7 +359,7 @@ impl MessageStore for PostgresStore {
             .bind(log_number(log))
             .fetch_optional(&self.pool)
             .await?
-            .map(|row| progress_of(&row))
+            .map(|row| columns::progress(&row))
             .transpose()
         })
         .await
@@ -405,7 +383,7 @@ impl MessageStore for PostgresStore {
                 AND log_time >= $7
             ORDER BY log DESC, "offset" DESC LIMIT $8"#;
         self.within(async {
-            let mut rows = sqlx::query(if question.reverse { backward } else { forward })
+            let rows = sqlx::query(if question.reverse { backward } else { forward })
                 .bind(channel_hash(&question.channel))
                 .bind(&question.channel)
                 .bind(first.0)
@@ -416,22 +394,7 @@ impl MessageStore for PostgresStore {
                 // One more tells whether there is more.
                 .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
                 .fetch(&self.pool);
-            let mut page = Page::default();
-            let mut bytes = 0_usize;
-            while let Some(row) = rows.try_next().await? {
-                let message: Vec<u8> = row.try_get(3)?;
-                bytes = bytes.saturating_add(message.len());
-                if page.messages.len() == limit || (bytes > question.bytes && !page.messages.is_empty()) {
-                    page.more = true;
-                    break;
-                }
-                page.messages.push(Stored {
-                    place: place_of(&row, 0, 1)?,
-                    time_us: unsigned(row.try_get(2)?)?,
-                    message: message.into(),
-                });
-            }
-            Ok(page)
+            columns::page(rows, question, limit).await
         })
         .await
     }
@@ -447,9 +410,7 @@ impl MessageStore for PostgresStore {
                 .bind(channels)
                 .fetch_all(&self.pool)
                 .await?;
-            rows.iter()
-                .map(|row| Ok((row.try_get(0)?, place_of(row, 1, 2)?)))
-                .collect()
+            rows.iter().map(columns::head).collect()
         })
         .await
     }
@@ -477,23 +438,7 @@ impl MessageStore for PostgresStore {
             .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
             .fetch_all(&self.pool)
             .await?;
-            rows.iter()
-                .map(|row| {
-                    let shard: i32 = row.try_get(0)?;
-                    let place = place_of(row, 1, 2)?;
-                    let bytes: Vec<u8> = row.try_get(4)?;
-                    Ok(DeadLetter {
-                        shard: u32::try_from(shard)
-                            .ok()
-                            .and_then(ShardId::new)
-                            .ok_or_else(|| StoreError::Damaged(format!("{shard} as a shard")))?,
-                        log: place.log,
-                        offset: place.offset,
-                        reason: row.try_get(3)?,
-                        bytes: Bytes::from(bytes),
-                    })
-                })
-                .collect()
+            rows.iter().map(columns::dead_letter).collect()
         })
         .await
     }

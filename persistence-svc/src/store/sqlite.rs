@@ -5,18 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Row as _, SqlSafeStr as _, SqliteConnection};
-use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+use sqlx::{SqlSafeStr as _, SqliteConnection};
+use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
-    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError, Stored,
-    Written, bounds, channel_hash, follows, heads_of, log_number, log_of, number, unsigned,
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
 };
 
 /// Where the file is and what it may take.
@@ -131,13 +129,7 @@ async fn progress_of(
         .bind(log)
         .fetch_optional(connection)
         .await?
-        .map(|row| {
-            Ok(Progress {
-                read_to: Sequence(unsigned(row.try_get(0)?)?),
-                complete_to: Sequence(unsigned(row.try_get(1)?)?),
-                owner_epoch: OwnerEpoch(unsigned(row.try_get(2)?)?),
-            })
-        })
+        .map(|row| columns::progress(&row))
         .transpose()
 }
 
@@ -154,12 +146,7 @@ async fn holes_of(
         .fetch_all(connection)
         .await?
         .iter()
-        .map(|row| {
-            Ok(Hole {
-                first: Sequence(unsigned(row.try_get(0)?)?),
-                last: Sequence(unsigned(row.try_get(1)?)?),
-            })
-        })
+        .map(columns::hole)
         .collect()
 }
 
@@ -184,13 +171,6 @@ async fn replace_holes(
             .await?;
     }
     Ok(())
-}
-
-fn place_of(row: &SqliteRow, log: usize, offset: usize) -> Result<Place, StoreError> {
-    Ok(Place {
-        log: log_of(row.try_get(log)?)?,
-        offset: Offset::from_u64(unsigned(row.try_get(offset)?)?),
-    })
 }
 
 #[async_trait]
@@ -242,7 +222,7 @@ impl MessageStore for SqliteStore {
             WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
                 AND log_time >= ?
             ORDER BY log DESC, "offset" DESC LIMIT ?"#;
-        let mut rows = sqlx::query(if question.reverse { backward } else { forward })
+        let rows = sqlx::query(if question.reverse { backward } else { forward })
             .bind(channel_hash(&question.channel))
             .bind(&question.channel)
             .bind(first.0)
@@ -253,22 +233,7 @@ impl MessageStore for SqliteStore {
             // One more tells whether there is more.
             .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
             .fetch(&self.readers);
-        let mut page = Page::default();
-        let mut bytes = 0_usize;
-        while let Some(row) = rows.try_next().await? {
-            let message: Vec<u8> = row.try_get(3)?;
-            bytes = bytes.saturating_add(message.len());
-            if page.messages.len() == limit || (bytes > question.bytes && !page.messages.is_empty()) {
-                page.more = true;
-                break;
-            }
-            page.messages.push(Stored {
-                place: place_of(&row, 0, 1)?,
-                time_us: unsigned(row.try_get(2)?)?,
-                message: message.into(),
-            });
-        }
-        Ok(page)
+        columns::page(rows, question, limit).await
     }
 
     async fn heads(&self, channels: &[&str]) -> Result<HashMap<String, Place>, StoreError> {
@@ -285,9 +250,7 @@ impl MessageStore for SqliteStore {
         .bind(names)
         .fetch_all(&self.readers)
         .await?;
-        rows.iter()
-            .map(|row| Ok((row.try_get(0)?, place_of(row, 1, 2)?)))
-            .collect()
+        rows.iter().map(columns::head).collect()
     }
 
     async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<Hole>, StoreError> {
@@ -303,23 +266,7 @@ impl MessageStore for SqliteStore {
         .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
         .fetch_all(&self.readers)
         .await?;
-        rows.iter()
-            .map(|row| {
-                let shard: i32 = row.try_get(0)?;
-                let place = place_of(row, 1, 2)?;
-                let bytes: Vec<u8> = row.try_get(4)?;
-                Ok(DeadLetter {
-                    shard: u32::try_from(shard)
-                        .ok()
-                        .and_then(ShardId::new)
-                        .ok_or_else(|| StoreError::Damaged(format!("{shard} as a shard")))?,
-                    log: place.log,
-                    offset: place.offset,
-                    reason: row.try_get(3)?,
-                    bytes: Bytes::from(bytes),
-                })
-            })
-            .collect()
+        rows.iter().map(columns::dead_letter).collect()
     }
 
     async fn check(&self) -> Result<(), StoreError> {
