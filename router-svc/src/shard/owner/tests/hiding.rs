@@ -1,5 +1,6 @@
 //! What a backend removed from a channel's history: hidden once it is stored, from everybody, by every owner.
 
+use super::recovery::{say, texts};
 use super::*;
 use RecoveredOutcome::{Complete, Lost};
 use switchboard_proto::bus::HideHistory;
@@ -14,18 +15,6 @@ fn with_messages(count: u64, limits: Limits) -> Rig {
     rig.open(B, 1, &[]);
     say(&mut rig, 1, count);
     rig
-}
-
-fn say(rig: &mut Rig, from: u64, to: u64) {
-    for number in from..=to {
-        rig.plain(A, number, "a");
-        rig.store_all();
-    }
-    rig.items(A);
-}
-
-fn texts(from: u64, to: u64) -> Vec<String> {
-    (from..=to).map(|number| format!("plain {number}")).collect()
 }
 
 fn hide(rig: &mut Rig, channel: &str, up_to: u64, to: &str) -> Option<HistoryOutcome> {

@@ -21,7 +21,7 @@ fn start(rig: &Rig) -> u64 {
     rig.owner.memory().window.start().sequence().0 + 1
 }
 
-fn say(rig: &mut Rig, from: u64, to: u64) {
+pub(super) fn say(rig: &mut Rig, from: u64, to: u64) {
     for number in from..=to {
         rig.plain(A, number, "a");
         rig.store_all();
@@ -29,7 +29,7 @@ fn say(rig: &mut Rig, from: u64, to: u64) {
     rig.items(A);
 }
 
-fn texts(from: u64, to: u64) -> Vec<String> {
+pub(super) fn texts(from: u64, to: u64) -> Vec<String> {
     (from..=to).map(|number| format!("plain {number}")).collect()
 }
 
