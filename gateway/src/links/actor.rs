@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::delivering::Delivering;
 use super::link::{
     Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
@@ -134,6 +135,7 @@ impl LinkActor {
             shard: self.shard,
             frames: Vec::new(),
             metrics: self.metrics.clone(),
+            delivering: Delivering::new(self.metrics.clone()),
             sends: HashMap::new(),
         };
         let mut was_up = false;
@@ -177,6 +179,7 @@ impl LinkActor {
                 self.note(reset);
             }
             self.link.flush(begun.elapsed(), &mut turn);
+            turn.delivering.run();
             for (router, frame) in turn.frames.drain(..) {
                 let subject = Subject::LinkUp {
                     shard: self.shard,
@@ -286,11 +289,13 @@ impl LinkActor {
     }
 }
 
-/// What the link wants done in one turn: frames are collected, sessions are told at once.
+/// What the link wants done in one turn: frames are collected, and sessions are told at once; what they are told is
+/// written at the end of the turn.
 struct Turn {
     shard: ShardId,
     frames: Vec<(Incarnation, Up)>,
     metrics: LinkMetrics,
+    delivering: Delivering,
     /// Ids of the messages of `message.send` commands that wait, by session and command.
     sends: HashMap<(u64, u32), Bytes>,
 }
@@ -318,7 +323,9 @@ impl Output<Arc<SessionHandle>> for Turn {
         for delivered in messages {
             match replies::urgent_publication(delivered) {
                 Ok((_, reply, kind, priority)) => {
-                    session.push_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority));
+                    if session.queue_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority)) {
+                        self.delivering.add(session);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
@@ -358,14 +365,17 @@ impl Output<Arc<SessionHandle>> for Turn {
             true => None,
             false => self.sends.remove(&(session.id(), id)),
         };
-        session.reply(&match (outcome, send_id) {
+        let reply = match (outcome, send_id) {
             (Ok(_), None) => replies::published(id),
             (Ok(stored), Some(message_id)) => replies::sent(id, &message_id, &stored),
             (Err(refusal), _) => {
                 self.metrics.error(refusal.code);
                 replies::error(id, replies::refused(refusal))
             }
-        });
+        };
+        if session.queue_reply(&reply) {
+            self.delivering.add(&session);
+        }
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
@@ -380,7 +390,9 @@ impl Output<Arc<SessionHandle>> for Turn {
         let shared = SharedReply::stored(reply, kind, &channel, priority);
         let mut receivers = 0;
         for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
-            session.push_shared(&shared);
+            if session.queue_shared(&shared) {
+                self.delivering.add(session);
+            }
             receivers += 1;
         }
         self.metrics.delivered(receivers);
@@ -396,7 +408,9 @@ impl Output<Arc<SessionHandle>> for Turn {
                 let shared = SharedReply::ephemeral(reply, kind, &channel, priority);
                 let mut receivers = 0;
                 for session in channels.subscribers(&channel) {
-                    session.push_shared(&shared);
+                    if session.queue_shared(&shared) {
+                        self.delivering.add(session);
+                    }
                     receivers += 1;
                 }
                 self.metrics.delivered(receivers);
