@@ -12,6 +12,8 @@ const MIB: u64 = 1024 * 1024;
 pub struct Config {
     /// Bytes of messages in one batch, at most.
     pub batch_bytes: usize,
+    /// Between the beginnings of two appends of a shard's messages, at least.
+    pub append_interval: Duration,
     /// Bytes of publishes a shard holds while its append is in flight.
     pub queue_bytes: usize,
     /// Gateways a shard is linked to, at most.
@@ -60,6 +62,14 @@ impl Config {
                 4 * 1024..=768 * 1024,
                 "Bytes of messages in one record of the log, at most.",
             ) as usize,
+            append_interval: router.duration(
+                "append_interval",
+                Duration::ZERO,
+                Duration::ZERO..=Duration::from_millis(100),
+                "Between the beginnings of two appends of a shard's messages, at least, unless a whole record waits. Each message of \
+                 a busy shard may wait for so long, and the log, its replicas and all readers have less to do; a shard that had \
+                 nothing to append for as long does so at once.",
+            ),
             queue_bytes: router.bytes(
                 "queue_bytes",
                 16 * 1024 * 1024,

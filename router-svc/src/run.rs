@@ -161,6 +161,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
     let each = |all: usize| (all / usize::from(shards.get())).max(1);
     Limits {
         batch_bytes: config.batch_bytes,
+        append_interval: config.append_interval,
         queue_bytes: config.queue_bytes,
         links: LinkLimits {
             links: config.links,

@@ -77,6 +77,7 @@ impl Sizes {
         let us = |duration: Duration| duration.as_micros() as u64;
         Limits {
             batch_bytes: 4096,
+            append_interval: Duration::ZERO,
             queue_bytes: 64 * 1024,
             links: LinkLimits {
                 links: 64,

@@ -6,6 +6,7 @@
 )]
 
 mod binaries;
+mod budget;
 mod client;
 mod cluster_script;
 mod commands;

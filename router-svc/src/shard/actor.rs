@@ -328,8 +328,16 @@ impl Shard {
         let mut signs = Signs::default();
         let mut is_told_full = false;
         let mut told_holding = Vec::new();
+        let append_due = tokio::time::sleep_until(begun);
+        tokio::pin!(append_due);
         loop {
             let stopping = give_up.is_some();
+            let is_append_due = owner.append_due().map(|due| begun + due);
+            if let Some(due) = is_append_due
+                && append_due.deadline() != due
+            {
+                append_due.as_mut().reset(due);
+            }
             let mut turn = Turn::default();
             tokio::select! {
                 biased;
@@ -350,6 +358,8 @@ impl Shard {
                         Settled::LogLost(why) => return Err(ShardEnd::LogLost(why)),
                     }
                 }
+                // Begun below.
+                () = &mut append_due, if is_append_due.is_some() => {}
                 () = ending.stop.cancelled(), if !stopping => give_up = Some(Instant::now() + self.settings.release),
                 () = ending.hand_over.cancelled(), if handing_over.is_none() => handing_over = Some(Instant::now()),
                 _ = beats.tick() => {

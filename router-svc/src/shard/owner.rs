@@ -87,6 +87,9 @@ pub(crate) struct Ownership {
 pub(crate) struct Limits {
     /// Bytes of messages in one batch, at most. One larger message makes a batch of its own.
     pub(crate) batch_bytes: usize,
+    /// Between the beginnings of two appends of messages, at least, unless as many wait as one takes. An owner that
+    /// has rested for as long appends at once.
+    pub(crate) append_interval: Duration,
     /// Bytes that wait for the append in flight; above, publishes are refused for the time being.
     pub(crate) queue_bytes: usize,
     pub(crate) links: LinkLimits,
@@ -203,6 +206,8 @@ pub(crate) struct Owner {
     last: Sequence,
     append_number: u64,
     in_flight: Option<InFlight>,
+    /// When the next append of messages may begin.
+    append_from: Duration,
     queue: VecDeque<Queued>,
     /// Keyed publishes that came before the keys were known.
     unkeyed: VecDeque<(Incarnation, u64, Publish)>,
@@ -250,6 +255,7 @@ impl Owner {
             last: Sequence(is.owner_epoch.0),
             append_number: 1,
             in_flight: None,
+            append_from: Duration::ZERO,
             queue: VecDeque::new(),
             unkeyed: VecDeque::new(),
             queue_bytes: 0,
@@ -1218,7 +1224,8 @@ impl Owner {
                 self.in_flight = Some(InFlight::State(purge, is_drained, hiding));
                 let record = self.encode(record::Body::State(state), time_us);
                 out.append(self.last, record);
-            } else if !self.queue.is_empty() {
+            } else if !self.queue.is_empty() && (now >= self.append_from || self.fills_a_batch()) {
+                self.append_from = now + self.limits.append_interval;
                 let batch = self.next_batch();
                 let body = Self::batch(&batch);
                 let record = self.encode(record::Body::Batch(body), time_us);
@@ -1226,6 +1233,16 @@ impl Owner {
                 out.append(self.last, record);
             }
         }
+    }
+
+    /// When an append of messages begins that waits for others to come along; `None`: none does.
+    pub(crate) fn append_due(&self) -> Option<Duration> {
+        (self.in_flight.is_none() && !self.queue.is_empty()).then_some(self.append_from)
+    }
+
+    /// One more would not be appended together with those that wait.
+    fn fills_a_batch(&self) -> bool {
+        self.queue.len() >= MAX_BATCH || self.queue_bytes >= self.limits.batch_bytes
     }
 
     /// No publish is taken, and of those that were nothing waits for this log or another any more.

@@ -33,6 +33,7 @@ const LOG: LogEpoch = LogEpoch {
 
 const LIMITS: Limits = Limits {
     batch_bytes: 1000,
+    append_interval: Duration::ZERO,
     queue_bytes: 2000,
     links: LinkLimits {
         links: 3,

@@ -27,6 +27,36 @@ fn l1_what_arrives_during_an_append_is_the_next_batch() {
 }
 
 #[test]
+fn a_busy_shard_waits_for_more_and_one_that_rested_does_not() {
+    const MS: Duration = Duration::from_millis(1);
+    let mut limits = LIMITS;
+    limits.append_interval = 10 * MS;
+    let mut rig = Rig::with(limits);
+    rig.open(A, 1, &[]);
+    rig.pass(SECOND);
+    rig.plain(A, 1, "a");
+    assert_eq!(rig.owner.append_due(), None, "it is on the way");
+    assert_eq!(numbers(&rig.store()), [1], "at once");
+    rig.plain(A, 2, "a");
+    let due = rig.owner.append_due().unwrap();
+    assert!(due > rig.now && due <= rig.now + 10 * MS, "{due:?}");
+    assert!(rig.seen.append.is_none());
+    rig.plain(A, 3, "a");
+    rig.pass(10 * MS);
+    rig.flush();
+    assert_eq!(numbers(&rig.store()), [2, 3]);
+    // As much as one record takes waits for nothing.
+    for number in 4..=6 {
+        rig.up(A, 1, vec![large(number, "a", 450)]);
+    }
+    assert_eq!(numbers(&rig.store()), [4, 5]);
+    rig.pass(10 * MS);
+    rig.flush();
+    assert_eq!(numbers(&rig.store()), [6]);
+    assert!(rig.owner.is_idle());
+}
+
+#[test]
 fn batch_keeps_to_its_size() {
     let mut rig = Rig::new();
     rig.open(A, 1, &[]);
