@@ -25,6 +25,8 @@ pub(crate) struct RouterMetrics {
     pub(crate) history_questions: Counter,
     pub(crate) history_readings: Counter,
     pub(crate) history_too_far: Counter,
+    pub(crate) store_questions: Counter,
+    pub(crate) store_failures: Counter,
     reader_lags: Family<ReaderLabel, Gauge>,
     shards: Arc<ShardFamilies>,
 }
@@ -138,6 +140,16 @@ impl RouterMetrics {
                 "history_too_far",
                 "Of those, how many were refused because they would take more than router.history_reading",
                 router.history_too_far.clone(),
+            );
+            registry.register(
+                "store_questions",
+                "Questions that recoveries put to the message store",
+                router.store_questions.clone(),
+            );
+            registry.register(
+                "store_failures",
+                "Of those, how many had no answer, so that the log was read or the client told to try again",
+                router.store_failures.clone(),
             );
             registry.register(
                 "reader_lag_records",

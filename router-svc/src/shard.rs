@@ -16,6 +16,7 @@ mod owner;
 mod publishers;
 mod questions;
 mod readers;
+mod readings;
 mod stored;
 mod successor;
 mod takeover;

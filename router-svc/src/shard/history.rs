@@ -21,6 +21,7 @@ use switchboard_bus::messages::AskError;
 use switchboard_bus::{Log, RecordAt};
 use switchboard_proto::bus::{Delivered, HistoryAnswer, HistoryOutcome, HistoryQuestion};
 use switchboard_proto::ids::{LogEpoch, Offset, Sequence, ShardId};
+use tokio::sync::Semaphore;
 
 use super::records::{Body, Reading};
 use super::stored::{Found, PageOf, Store, StoredPage};
@@ -80,6 +81,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) store: Option<&'a dyn Store>,
     /// Bytes of the log that may be read.
     pub(crate) allowed: usize,
+    /// Of those that read the log at a time. It is never closed.
+    pub(crate) places: &'a Semaphore,
 }
 
 /// Why the older part cannot be had.
@@ -352,6 +355,7 @@ impl Unfinished {
     /// Reads the log from `from` to the window; whether the window follows.
     async fn read_on(&self, sources: &Sources<'_>, from: Offset, page: &mut Page) -> Result<bool, Unread> {
         let (log, shard) = (sources.log, sources.shard);
+        let _place = sources.places.acquire().await;
         let mut left = Allowance::new(sources.allowed);
         let first = next(from).sequence().max(Sequence(1));
         let mut reading = Reading::default();
@@ -394,6 +398,7 @@ impl Unfinished {
         let wanted = next(floor).sequence().max(Sequence(1));
         let mut to = self.to;
         if to >= wanted {
+            let _place = sources.places.acquire().await;
             let kept = log.info(shard).await?.first.max(Sequence(1));
             let first = kept.max(wanted);
             let mut step = FIRST_STEP;
