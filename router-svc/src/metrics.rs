@@ -63,6 +63,7 @@ macro_rules! shard_gauges {
 }
 
 shard_gauges! {
+    first_sequence: "Sequence of the first record that the shard's log still has",
     last_sequence: "Sequence of the shard's last record",
     links: "Gateways linked to the shard",
     lagging_links: "Of those, how many have to confirm before they are sent more",

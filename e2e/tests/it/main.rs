@@ -28,5 +28,6 @@ mod registry;
 mod sdks;
 mod server_api;
 mod slow;
+mod stored_history;
 mod system;
 mod tools;

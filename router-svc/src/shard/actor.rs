@@ -747,6 +747,7 @@ impl Shard {
     fn measure(&self, owner: &Owner) {
         let shard = self.metrics.of(self.shard);
         let memory = owner.memory();
+        shard.first_sequence.set(owner.upkeep().first().0.cast_signed());
         shard
             .last_sequence
             .set(owner.position().sequence().0.cast_signed());
