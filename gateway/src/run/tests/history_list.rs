@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use switchboard_bus::messages::{ANSWERERS, AskError, answered};
 use switchboard_bus::{BusMessage, Subscription};
 use switchboard_proto::bus::{Delivered, HistoryOutcome, Question};
+use switchboard_proto::format;
 use switchboard_proto::messages::{self, HistoryRequest, HistoryResponse, StoredMessage};
 
 use prost::Message as _;
