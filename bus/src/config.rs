@@ -26,6 +26,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
+/// The folder of the embedded log, unless configured.
+pub const EMBEDDED_LOG: &str = "./data/log";
+
 /// The section `[bus]` with its backend's own section.
 #[derive(Debug, Clone)]
 pub struct BusConfig {
@@ -320,7 +323,7 @@ impl NatsSettings {
 
 fn read_embedded(document: &mut Document) -> Backend {
     let mut embedded = document.section("bus.embedded");
-    let path = embedded.path("path", "./data/log", "Folder of the embedded log.");
+    let path = embedded.path("path", EMBEDDED_LOG, "Folder of the embedded log.");
     let levels = [
         ("memory", EmbeddedDurability::Memory),
         ("synced", EmbeddedDurability::Synced),

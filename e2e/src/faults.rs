@@ -60,6 +60,7 @@ pub async fn run(victims: Victims, seed: u64, length: Duration) -> Result<Verdic
     // Nobody remembers what was said, so that those who come now are told what the log holds.
     arena.kill_routers()?;
     told.let_latecomers_in(SETTLE).await;
+    told.read_histories(SETTLE).await;
     let verdict = told.verdict(victims, seed, count);
     if !verdict.is_as_promised() {
         // The next run of this seed may go well: it says what is done, not how that falls together with the load.
@@ -91,5 +92,6 @@ async fn spoiled(spoil: Spoil, arena: &Arena, length: Duration) -> Result<(Spoil
     tokio::time::sleep(length).await;
     let mut told = crowd.dismiss(NOTHING_COMES).await;
     told.let_latecomers_in(NOTHING_COMES).await;
+    told.read_histories(SETTLE).await;
     Ok((spoil, told.verdict(Victims::Redis, 0, 0)))
 }

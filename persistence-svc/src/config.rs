@@ -1,12 +1,12 @@
 //! The section `[persistence]`: where messages are stored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
-use crate::store::{MessageStore, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
+use crate::store::{Store, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
 
 /// The section `[persistence]` with its stores' own sections.
 #[derive(Debug, Clone)]
@@ -57,9 +57,31 @@ enum Kind {
     Postgres,
 }
 
+/// What holds where nothing is configured.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Whether messages are stored, in a file: where this one process has all there is.
+    pub sqlite: bool,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl Default for Defaults {
+    /// Of a service that is one of many.
+    fn default() -> Self {
+        Self {
+            sqlite: false,
+            path: SQLITE_PATH.into(),
+        }
+    }
+}
+
+/// Where the file is, unless configured.
+const SQLITE_PATH: &str = "./data/messages.db";
+
 impl Config {
     /// Reads the section and those of its stores.
-    pub fn read(document: &mut Document) -> Self {
+    pub fn read(document: &mut Document, defaults: &Defaults) -> Self {
         let seconds = Duration::from_secs;
         let mut section = document.section("persistence");
         let kinds = [
@@ -70,10 +92,11 @@ impl Config {
         let kind = section.choice(
             "store",
             &kinds,
-            "none",
+            if defaults.sqlite { "sqlite" } else { "none" },
             "Where messages are stored for good: nowhere, in a file of this one process, or in PostgreSQL. Routers must name \
-             \"persistence\" in router.readers, or the log forgets what was not stored yet; in one process with the router that \
-             is done.",
+             \"persistence\" in router.readers, or the log forgets what was not stored yet and nobody asks the store; in one process \
+             with the router that is done. The default is sqlite where one process runs everything on the embedded bus, none \
+             elsewhere.",
         );
         let migrate = section.boolean(
             "migrate",
@@ -105,7 +128,7 @@ impl Config {
             "What one of them may take. Clients wait 4 s for an answer.",
         );
         // Read always, so that a file may keep the settings of the store not in use.
-        let sqlite = read_sqlite(&mut document.section("persistence.sqlite"));
+        let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
         let postgres = read_postgres(
             &mut document.section("persistence.postgres"),
             kind == Kind::Postgres,
@@ -130,7 +153,7 @@ impl StoreSettings {
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and where.
-    pub fn open(&self) -> Result<Arc<dyn MessageStore>, OpenError> {
+    pub fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Sqlite(settings) => {
                 if let Some(folder) = settings.path.parent() {
@@ -150,9 +173,14 @@ impl StoreSettings {
     }
 }
 
-fn read_sqlite(section: &mut Section<'_>) -> SqliteSettings {
+fn read_sqlite(section: &mut Section<'_>, default: &Path) -> SqliteSettings {
+    let default = default.to_string_lossy();
     SqliteSettings {
-        path: section.path("path", "./data/messages.db", "The file."),
+        path: section.path(
+            "path",
+            &default,
+            "The file. The default is messages.db in the folder of bus.embedded.path, where that is not the default itself.",
+        ),
         connections: connections(section, 4, "Connections that read, at most; one more writes."),
         wait: wait(section),
     }

@@ -2,6 +2,8 @@
 //!
 //! A backend's tests implement [`StoreFixture`] and call [`crate::store_conformance`], which makes a test of each case.
 
+mod joining;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +11,10 @@ use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, StoreError, Written,
+    DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, Store, StoreError, Written,
 };
+
+pub use joining::*;
 
 /// A store to test.
 #[async_trait]
@@ -19,7 +23,7 @@ pub trait StoreFixture: Send + Sync + Sized {
     async fn start() -> Self;
 
     /// Opens it as one more process would.
-    fn open(&self) -> Arc<dyn MessageStore>;
+    fn open(&self) -> Arc<dyn Store>;
 }
 
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
@@ -87,7 +91,7 @@ fn progress(read_to: u64, complete_to: u64) -> Progress {
     }
 }
 
-async fn texts(store: &dyn MessageStore, question: &History) -> Vec<String> {
+async fn texts(store: &dyn Store, question: &History) -> Vec<String> {
     let page = store.history(question).await.unwrap();
     page.messages
         .iter()
@@ -95,7 +99,7 @@ async fn texts(store: &dyn MessageStore, question: &History) -> Vec<String> {
         .collect()
 }
 
-async fn opened(fixture: &impl StoreFixture) -> Arc<dyn MessageStore> {
+async fn opened(fixture: &impl StoreFixture) -> Arc<dyn Store> {
     let store = fixture.open();
     store.migrate().await.unwrap();
     store
@@ -167,7 +171,7 @@ pub async fn what_is_written_again_is_there_once(fixture: &impl StoreFixture) {
 pub async fn replicas_that_race_write_once(fixture: &impl StoreFixture) {
     const LAST: u64 = 60;
     let (one, two) = (opened(fixture).await, fixture.open());
-    let replica = async |store: Arc<dyn MessageStore>, step: u64| {
+    let replica = async |store: Arc<dyn Store>, step: u64| {
         let mut after = 0;
         while after < LAST {
             let up_to = (after + step).min(LAST);
@@ -463,6 +467,10 @@ macro_rules! store_conformance {
             heads_of_many_channels,
             dead_letters_are_kept_aside,
             write_is_all_or_nothing,
+            page_and_reach_are_of_one_moment,
+            holes_are_told_with_a_page,
+            hidden_messages_are_not_given,
+            time_is_where_a_page_begins,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -22,7 +22,7 @@ pub mod service;
 pub mod store;
 mod writer;
 
-pub use config::{Config, OpenError, StoreSettings};
+pub use config::{Config, Defaults, OpenError, StoreSettings};
 pub use error::StartError;
 pub use metrics::PersistenceMetrics;
 pub use run::{Deps, READER, Running, start};

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use switchboard_bus::config::BusConfig;
-use switchboard_persistence_svc::{Config, Deps, start};
+use switchboard_persistence_svc::{Config, Defaults, Deps, start};
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
@@ -27,7 +27,7 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document)),
+        |document| (BusConfig::read_shared(document), Config::read(document, &Defaults::default())),
         |(bus, config), context| async move {
             // Who stores nothing needs no right to the log.
             if config.store.is_none() {

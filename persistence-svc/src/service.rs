@@ -1,25 +1,29 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
 mod heads;
+mod history;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::messages::AskError;
+use switchboard_proto::ids::ShardCount;
 use switchboard_proto::messages::{Method, method};
 
-use crate::store::{MessageStore, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Answers from a store.
 pub struct Service {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
+    /// Of the layout: which channel is in which shard.
+    shards: ShardCount,
 }
 
 impl Service {
     /// Answers from `store`.
-    pub fn new(store: Arc<dyn MessageStore>) -> Self {
-        Self { store }
+    pub fn new(store: Arc<dyn Store>, shards: ShardCount) -> Self {
+        Self { store, shards }
     }
 
     /// Answers the method of this name.
@@ -31,6 +35,9 @@ impl Service {
         match name {
             method::Heads::NAME => {
                 encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
+            }
+            method::History::NAME => {
+                encoded::<method::History>(self.history(decoded::<method::History>(request)?).await)
             }
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),

@@ -5,6 +5,7 @@
 //! written twice, or by two replicas at once, is there once.
 
 mod columns;
+mod joining;
 mod postgres;
 mod progress;
 mod sqlite;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use joining::{JoinStore, Joint, Reach};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use sqlite::{SqliteSettings, SqliteStore};
@@ -24,6 +26,11 @@ pub const MAX_LIMIT: usize = 10_000;
 
 /// Channels of one question about heads, at most.
 pub const MAX_HEADS: usize = 10_000;
+
+/// Everything that is asked of a store.
+pub trait Store: MessageStore + JoinStore {}
+
+impl<S: MessageStore + JoinStore> Store for S {}
 
 /// A store of messages.
 ///

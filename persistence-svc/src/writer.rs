@@ -1,6 +1,6 @@
 //! From the log into the store: what each record holds becomes rows, and the log's position moves behind them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,11 +12,11 @@ use switchboard_proto::format::FORMAT;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::metrics::PersistenceMetrics;
-use crate::store::{DeadLetter, MessageStore, Progress, Row, StoreError, Written};
+use crate::store::{DeadLetter, Progress, Row, Store, StoreError, Written};
 
 /// Writes what a durable reader of the log reads.
 pub struct Writer {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     metrics: PersistenceMetrics,
     /// By shard: up to where it was written here, and by whom the last record that counts was.
     known: Mutex<HashMap<ShardId, (LogEpoch, Sequence, OwnerEpoch)>>,
@@ -24,7 +24,7 @@ pub struct Writer {
 
 impl Writer {
     /// Writes into `store`.
-    pub fn new(store: Arc<dyn MessageStore>, metrics: PersistenceMetrics) -> Self {
+    pub fn new(store: Arc<dyn Store>, metrics: PersistenceMetrics) -> Self {
         Self {
             store,
             metrics,
@@ -67,8 +67,9 @@ impl Writer {
         };
         // Where records end among rows and dead letters, for a store that refuses one of them.
         let mut parts = Vec::with_capacity(batch.records.len());
+        let mut hidden = BTreeMap::new();
         for at in &batch.records {
-            decode(&mut reading, at, &mut written)?;
+            decode(&mut reading, at, &mut written, &mut hidden)?;
             parts.push((
                 at.sequence,
                 reading.owner_epoch(),
@@ -77,6 +78,9 @@ impl Writer {
             ));
         }
         written.owner_epoch = reading.owner_epoch();
+        // Before how far the shard is: a mark that was read is there.
+        let hidden: Vec<(String, Offset)> = hidden.into_iter().collect();
+        self.store.hide(batch.log, &hidden).await?;
         match self.store.write(&written).await {
             Ok(_) => {}
             Err(StoreError::Data(error)) => {
@@ -141,7 +145,12 @@ impl Writer {
 const NEWER: std::ops::RangeInclusive<u8> = FORMAT + 1..=FORMAT + 8;
 
 /// What a record brings. One of a newer format is nobody's to pass over: it is read by a newer release.
-fn decode(reading: &mut Reading, at: &RecordAt, written: &mut Written) -> Result<(), HandleError> {
+fn decode(
+    reading: &mut Reading,
+    at: &RecordAt,
+    written: &mut Written,
+    hidden: &mut BTreeMap<String, Offset>,
+) -> Result<(), HandleError> {
     if at.record.first().is_some_and(|format| NEWER.contains(format)) {
         return Err(format!("record {} is of a newer format: update this process", at.sequence).into());
     }
@@ -159,8 +168,18 @@ fn decode(reading: &mut Reading, at: &RecordAt, written: &mut Written) -> Result
         written.dead.push(letter);
         return Ok(());
     }
-    let Some(Body::Batch(entries)) = body else {
-        return Ok(());
+    let entries = match body {
+        Some(Body::Batch(entries)) => entries,
+        Some(Body::State(state)) => {
+            for mark in state.hidden {
+                if !mark.channel.contains('\0') {
+                    let up_to = hidden.entry(mark.channel).or_default();
+                    *up_to = Offset::from_u64(mark.up_to).max(*up_to);
+                }
+            }
+            return Ok(());
+        }
+        Some(Body::Fence | Body::Closed) | None => return Ok(()),
     };
     for (index, entry) in entries.into_iter().enumerate() {
         let letter = match row(at.sequence, index, reading.head.time_us, &entry) {

@@ -39,4 +39,6 @@ macro_rules! methods {
 methods! {
     /// The newest stored message of each of these channels.
     Heads: HeadsRequest => HeadsResponse,
+    /// A channel's stored messages, over all lives of its log.
+    History: HistoryRequest => HistoryResponse,
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use switchboard_bus::ReaderName;
 use switchboard_service_kit::config::{Document, Section};
 
+use crate::shard::STORE;
+
 const MIB: u64 = 1024 * 1024;
 
 /// What a router can be told.
@@ -46,6 +48,8 @@ pub struct Config {
     pub purge_above: u64,
     /// Readers of the log that a purge waits for.
     pub readers: Vec<ReaderName>,
+    /// How long an answer of the message store is waited for.
+    pub store_timeout: Duration,
 }
 
 /// Readers that may be named.
@@ -156,6 +160,13 @@ impl Config {
                 "Percent of a shard's log above which its oldest records are purged, unless something still needs them.",
             ),
             readers: read_readers(&mut router),
+            store_timeout: router.duration(
+                "store_timeout",
+                Duration::from_millis(1500),
+                Duration::from_millis(50)..=Duration::from_secs(3),
+                "How long an answer of the message store is waited for before the log is read instead. It is asked where router.readers \
+                 names \"persistence\".",
+            ),
         };
         if config.owner_silence < config.owner_beat * 3 {
             router.fault(
@@ -169,6 +180,11 @@ impl Config {
 }
 
 impl Config {
+    /// Whether messages are stored, and the store may be asked.
+    pub(crate) fn has_store(&self) -> bool {
+        self.readers.iter().any(|reader| reader.as_str() == STORE)
+    }
+
     /// One more durable reader of the log, unless it is named already.
     pub fn read_by(&mut self, name: &str) {
         if let Some(reader) = ReaderName::new(name)

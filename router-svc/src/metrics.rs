@@ -25,6 +25,8 @@ pub(crate) struct RouterMetrics {
     pub(crate) history_questions: Counter,
     pub(crate) history_readings: Counter,
     pub(crate) history_too_far: Counter,
+    pub(crate) store_questions: Counter,
+    pub(crate) store_failures: Counter,
     reader_lags: Family<ReaderLabel, Gauge>,
     shards: Arc<ShardFamilies>,
 }
@@ -61,6 +63,7 @@ macro_rules! shard_gauges {
 }
 
 shard_gauges! {
+    first_sequence: "Sequence of the first record that the shard's log still has",
     last_sequence: "Sequence of the shard's last record",
     links: "Gateways linked to the shard",
     lagging_links: "Of those, how many have to confirm before they are sent more",
@@ -138,6 +141,16 @@ impl RouterMetrics {
                 "history_too_far",
                 "Of those, how many were refused because they would take more than router.history_reading",
                 router.history_too_far.clone(),
+            );
+            registry.register(
+                "store_questions",
+                "Questions that recoveries put to the message store",
+                router.store_questions.clone(),
+            );
+            registry.register(
+                "store_failures",
+                "Of those, how many had no answer, so that the log was read or the client told to try again",
+                router.store_failures.clone(),
             );
             registry.register(
                 "reader_lag_records",

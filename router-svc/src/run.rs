@@ -111,6 +111,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             release: config.release,
             hand_over: config.hand_over,
             history_reading: config.history_reading,
+            store_timeout: config.store_timeout,
         },
         ownerships: Ownerships::new(incarnation, deps.shards, patience),
         health: context.health.component("router"),
@@ -198,6 +199,7 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             bytes: 32 * 1024,
             messages: 512,
         },
+        store: config.has_store(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod actor;
 mod appender;
 mod applying;
+mod askings;
 mod budget;
 mod claim;
 mod derive;
@@ -15,6 +16,8 @@ mod owner;
 mod publishers;
 mod questions;
 mod readers;
+mod readings;
+mod stored;
 mod successor;
 mod takeover;
 #[cfg(test)]
@@ -30,11 +33,13 @@ pub(crate) use links::LinkLimits;
 pub(crate) use memory::MemoryLimits;
 pub(crate) use owner::Limits;
 pub(crate) use questions::PageLimits;
+pub(crate) use stored::STORE;
 pub(crate) use successor::{Following, Preparation};
 pub(crate) use upkeep::UpkeepLimits;
 pub(crate) use window::WindowLimits;
 #[cfg(feature = "simulation")]
 pub(crate) use {
+    askings::{Ask, AskId},
     keys::name,
     memory::TailReader,
     owner::{Output, Owner, Ownership},

@@ -14,7 +14,7 @@ use crate::ownership::{Decision, Ownerships, Patience};
 use crate::rules::is_kept;
 pub use crate::rules::{Rule, break_rule};
 use crate::shard::{
-    Body, Limits, LinkLimits, MemoryLimits, Output, Owner, Ownership, PageLimits, Reading, TailReader,
+    Ask, AskId, Body, Limits, LinkLimits, MemoryLimits, Output, Owner, Ownership, PageLimits, Reading, TailReader,
     UpkeepLimits, WindowLimits, name,
 };
 
@@ -59,6 +59,9 @@ impl Output for Effects {
     fn purge(&mut self, before: Sequence) {
         self.0.push(Effect::Purge(before));
     }
+
+    /// Nor a message store.
+    fn ask(&mut self, _: AskId, _: Ask) {}
 }
 
 /// Small, so that everything overflows within seconds.
@@ -112,6 +115,7 @@ impl Sizes {
                 bytes: 64 * 1024,
                 messages: self.page_messages,
             },
+            store: false,
         }
     }
 }

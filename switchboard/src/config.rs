@@ -3,7 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use switchboard_bus::config::{Backend, BusConfig};
+use switchboard_bus::config::{Backend, BusConfig, EMBEDDED_LOG};
+#[cfg(test)]
+use switchboard_persistence_svc::StoreSettings;
+use switchboard_persistence_svc::Defaults;
 use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
@@ -100,14 +103,17 @@ impl Config {
                 format!("take from {}", names.join(", ")),
             );
         }
+        let node = NodeConfig::read(&mut document, ADMIN);
+        let bus = BusConfig::read(&mut document);
+        let stores = stores(&bus, &services);
         let mut config = Self {
-            node: NodeConfig::read(&mut document, ADMIN),
+            node,
             services,
-            bus: BusConfig::read(&mut document),
+            bus,
             registry: RegistryConfig::read(&mut document),
             gateway: switchboard_gateway::Config::read(&mut document),
             router: switchboard_router_svc::Config::read(&mut document),
-            persistence: switchboard_persistence_svc::Config::read(&mut document),
+            persistence: switchboard_persistence_svc::Config::read(&mut document, &stores),
             presence: switchboard_presence_svc::Config::read(&mut document),
             notify: switchboard_notify_svc::Config::read(&mut document),
         };
@@ -139,9 +145,44 @@ impl Config {
     }
 }
 
+/// Where one process has all there is, messages are stored in a file beside the log.
+fn stores(bus: &BusConfig, services: &[Service]) -> Defaults {
+    let mut defaults = Defaults::default();
+    if let Backend::Embedded { path, .. } = &bus.backend {
+        defaults.sqlite = services.contains(&Service::Persistence) && services.contains(&Service::Router);
+        if path != Path::new(EMBEDDED_LOG) {
+            defaults.path = path.join("messages.db");
+        }
+    }
+    defaults
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_stored_where_one_process_has_all_there_is() {
+        let read = |text: &str| Config::from_toml(text).unwrap();
+        let path = |config: &Config| match &config.persistence.store {
+            Some(StoreSettings::Sqlite(sqlite)) => Some(sqlite.path.clone()),
+            Some(StoreSettings::Postgres(_)) | None => None,
+        };
+        let alone = read("gateway.insecure = true");
+        assert_eq!(path(&alone), Some("./data/messages.db".into()));
+        assert!(alone.router.readers.iter().any(|reader| reader.as_str() == "persistence"));
+        let elsewhere = read("gateway.insecure = true\nbus.embedded.path = \"/srv/log\"");
+        assert_eq!(path(&elsewhere), Some("/srv/log/messages.db".into()));
+        for text in [
+            "gateway.insecure = true\npersistence.store = \"none\"",
+            "gateway.insecure = true\nswitchboard.services = [\"router\", \"gateway\"]",
+            "gateway.insecure = true\nbus.backend = \"nats\"",
+        ] {
+            let config = read(text);
+            assert!(config.persistence.store.is_none(), "{text}");
+            assert!(config.router.readers.is_empty(), "{text}");
+        }
+    }
 
     #[test]
     fn all_faults_are_reported_at_once() {

@@ -1,12 +1,13 @@
 //! The cluster that faults are done to: two routers and two gateways as processes, each with its own network to three
-//! nats-servers that replicate, have a network between them and may have small disks; and Redis, behind a network too.
+//! nats-servers that replicate, have a network between them and may have small disks; Redis, behind a network too; and a persistence
+//! service with PostgreSQL, to which nothing is done.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use switchboard_testkit::{NatsCluster, RedisServer, SmallDisk, wait_until};
+use switchboard_testkit::{NatsCluster, PostgresServer, RedisServer, SmallDisk, wait_until};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep_until};
 
@@ -32,6 +33,14 @@ backend = "redis"
 lease = "3s"
 [registry.redis]
 urls = ["redis://REDIS"]
+[router]
+readers = ["persistence"]
+# Who comes back later than that is told from the store, or the log.
+window_age = "1s"
+[persistence]
+store = "postgres"
+[persistence.postgres]
+url = "POSTGRES"
 [gateway]
 insecure = true
 [gateway.tokens]
@@ -60,6 +69,9 @@ pub(super) struct Arena {
     routes: Routes,
     redis: RedisServer,
     to_redis: Proxy,
+    persistence: Process,
+    // Dropped after the process.
+    _database: PostgresServer,
     /// By nats-server; none where no disk is a victim. Unmounted after the servers ended.
     disks: Vec<SmallDisk>,
     // Dropped after the processes.
@@ -98,44 +110,49 @@ impl Arena {
             .first()
             .context("a way to Redis")?
             .to_string();
-        let mut arena = Self {
-            routers: Vec::new(),
-            gateways: Vec::new(),
-            nats,
-            routes,
-            redis,
-            to_redis,
-            disks,
-            _folder: folder,
+        let database = PostgresServer::start().await?;
+        let config = |urls: &[String]| {
+            CONFIG
+                .replace("SERVERS", &format!("{urls:?}"))
+                .replace("REDIS", &redis_at)
+                .replace("POSTGRES", &database.url())
+                .replace("SECRET", SECRET)
         };
+        std::fs::write(folder.path().join("persistence.toml"), config(&nats.urls()))?;
+        let arguments = ["--config", "persistence.toml"];
+        let persistence = Process::spawn("switchboard-persistence-svc", folder.path(), &arguments)?;
+        let mut members = Vec::new();
         for (name, count) in [
             ("switchboard-router-svc", ROUTERS),
             ("switchboard-gateway", GATEWAYS),
         ] {
             for number in 0..count {
                 let proxy = Proxy::start(&servers).await?;
-                let urls: Vec<String> = proxy
-                    .addresses()
-                    .iter()
-                    .map(|to| format!("nats://{to}"))
-                    .collect();
+                let addresses = proxy.addresses().iter();
+                let urls: Vec<String> = addresses.map(|to| format!("nats://{to}")).collect();
                 let file = format!("{name}-{number}.toml");
-                let config = CONFIG
-                    .replace("SERVERS", &format!("{urls:?}"))
-                    .replace("REDIS", &redis_at)
-                    .replace("SECRET", SECRET);
-                std::fs::write(arena._folder.path().join(&file), config)?;
-                let process = Process::spawn(name, arena._folder.path(), &["--config", &file])?;
-                let members = match name {
-                    "switchboard-gateway" => &mut arena.gateways,
-                    _ => &mut arena.routers,
-                };
+                std::fs::write(folder.path().join(&file), config(&urls))?;
+                let process = Process::spawn(name, folder.path(), &["--config", &file])?;
                 members.push(Member { process, proxy });
             }
         }
+        let gateways = members.split_off(ROUTERS);
+        let mut arena = Self {
+            routers: members,
+            gateways,
+            nats,
+            routes,
+            redis,
+            to_redis,
+            persistence,
+            _database: database,
+            disks,
+            _folder: folder,
+        };
         for member in arena.routers.iter_mut().chain(&mut arena.gateways) {
             member.process.ready().await?;
         }
+        arena.persistence.ready().await?;
         Ok(arena)
     }
 
@@ -273,6 +290,10 @@ impl Arena {
             if !status.success() {
                 bail!("a process ended with {status}");
             }
+        }
+        let status = self.persistence.terminate().await?;
+        if !status.success() {
+            bail!("the persistence service ended with {status}");
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The clients: some talk, with a key or without, some listen, and all come back when their connection ends; some come and go all the
-//! time, and some come only when all is over and want everything from the beginning on. Each keeps its own record of what it was told.
+//! time, and some come only when all is over and want everything from the beginning on. Each keeps its own record of what it was told, and at the end
+//! the history of each room is read, which has to say the same.
 
+mod historian;
 mod listener;
 mod talker;
 mod visitor;
@@ -19,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::historian::{Entry, Historian};
 use self::listener::{Listened, Listener};
 use self::talker::{Talked, Talker};
 use self::visitor::{Visited, Visitor};
@@ -43,6 +46,8 @@ pub(super) struct Crowd {
     visiting: JoinSet<Visited>,
     /// One for each room, who listens to it from its beginning on once nobody talks any more.
     latecomers: Vec<Listener>,
+    /// One for each room, in their order, who reads what it was told.
+    historians: Vec<Historian>,
     /// Cancelled when nobody talks any more.
     quiet: CancellationToken,
     /// What was acknowledged, by room, once nobody talks any more.
@@ -60,6 +65,9 @@ pub(super) struct Told {
     listened: Vec<Listened>,
     visited: Vec<Visited>,
     latecomers: Vec<Listener>,
+    historians: Vec<Historian>,
+    /// By room, as far as it was read.
+    histories: BTreeMap<u32, Vec<Entry>>,
     acknowledged: Arc<Acknowledged>,
 }
 
@@ -74,6 +82,7 @@ impl Crowd {
             listening: JoinSet::new(),
             visiting: JoinSet::new(),
             latecomers: Vec::new(),
+            historians: Vec::new(),
             quiet: CancellationToken::new(),
             all: watch::Sender::new(None),
             over: CancellationToken::new(),
@@ -93,6 +102,7 @@ impl Crowd {
                 let latecomer = Listener::new(ways.next()?, room, &channel, place);
                 crowd.latecomers.push(latecomer);
             }
+            crowd.historians.push(Historian::new(ways.next()?, &channel));
         }
         crowd.begun = Instant::now();
         for room in 0..ROOMS {
@@ -142,6 +152,8 @@ impl Crowd {
             listened,
             visited,
             latecomers: self.latecomers,
+            historians: self.historians,
+            histories: BTreeMap::new(),
             acknowledged,
         }
     }
@@ -181,6 +193,27 @@ impl Told {
         self.listened.extend(all_listened(listening, &over, settle).await);
     }
 
+    /// What each room's history says now, which may take `settle`.
+    pub(super) async fn read_histories(&mut self, settle: Duration) {
+        let mut reading = JoinSet::new();
+        for (room, historian) in (0..).zip(self.historians.drain(..)) {
+            reading.spawn(async move { (room, historian.read().await) });
+        }
+        let mut read = Vec::new();
+        // What is not read in time is missing in the verdict.
+        timeout(settle, ended(&mut reading, &mut read)).await.ok();
+        self.histories.extend(read);
+    }
+
+    /// In how many places records are not what the histories say.
+    fn differing(&self) -> u64 {
+        let differing = self.listened.iter().filter_map(|one| {
+            let history = self.histories.get(&one.room)?;
+            Some(historian::differing(&one.record, history))
+        });
+        differing.sum()
+    }
+
     pub(super) fn verdict(self, victims: Victims, seed: u64, faults: usize) -> Verdict {
         let mut violations = Violations::default();
         let none = Senders::new();
@@ -205,9 +238,11 @@ impl Told {
                 + self.listened.iter().map(|one| one.returned).sum::<u64>(),
             missing: missing(ROOMS * TALKERS, self.talked.len())
                 + missing(ROOMS * (LISTENERS + 1), self.listened.len())
-                + missing(VISITORS, self.visited.len()),
+                + missing(VISITORS, self.visited.len())
+                + missing(ROOMS, self.histories.len()),
             refused_for_good: self.talked.iter().map(|one| one.refused_for_good).sum(),
             violations,
+            differing: self.differing(),
             silence: (0..ROOMS)
                 .map(|room| self.silence(room))
                 .max()

@@ -28,6 +28,8 @@ pub struct Verdict {
     pub refused_for_good: u64,
     /// What was not as promised.
     pub violations: Violations,
+    /// Places in which a client's record and the channel's history differ.
+    pub differing: u64,
     /// The longest time in which no message of a room was acknowledged, though several clients tried.
     pub silence: Duration,
     /// The longest time from a message's first sending to its acknowledgement, however often it was refused in between.
@@ -51,10 +53,10 @@ impl Verdict {
         }
     }
 
-    /// Nothing was lost, doubled, out of order or not recovered, and nobody was refused for longer than allowed.
+    /// Nothing was lost, doubled, out of order or not recovered, the history says what clients were told, and nobody was refused for longer than allowed.
     pub fn is_as_promised(&self) -> bool {
         let longest = self.silence.max(self.refusal).max(self.shut);
-        self.missing + self.refused_for_good == 0 && self.violations.is_empty() && longest <= self.allowed()
+        self.missing + self.refused_for_good + self.differing == 0 && self.violations.is_empty() && longest <= self.allowed()
     }
 }
 
@@ -69,7 +71,7 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{:?} seed {}: {} faults, {} acknowledged, {} received, {} came back; {lost} lost, {doubled} doubled, \
-             {disordered} out of order, {unrecovered} not recovered, {} refused for good, {} clients missing; longest silence {:.1} s, refusal {:.1} s, \
+             {disordered} out of order, {unrecovered} not recovered, {} otherwise in the history, {} refused for good, {} clients missing; longest silence {:.1} s, refusal {:.1} s, \
              shut door {:.1} s (allowed {:.0} s), slowest answer {:.1} s",
             self.victims,
             self.seed,
@@ -77,6 +79,7 @@ impl fmt::Display for Verdict {
             self.acknowledged,
             self.received,
             self.returned,
+            self.differing,
             self.refused_for_good,
             self.missing,
             self.silence.as_secs_f64(),

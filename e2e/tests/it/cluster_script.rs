@@ -91,6 +91,12 @@ async fn a_cluster_starts_serves_and_leaves_nothing() -> Result<()> {
     let mut speaker = Client::connect(url).await?;
     speaker.publish("room:cluster", json!("hello")).await?;
     assert_eq!(listener.publication().await?.data, json!("hello"));
+    // And what is said is stored.
+    let names = ["postgres", "persistence-1", "persistence-2"];
+    for name in names {
+        let runs = state["processes"].as_array().into_iter().flatten().any(|each| each["name"] == name);
+        ensure!(runs, "{name} is missing");
+    }
 
     // Once more changes nothing.
     assert!(cluster.must("start")?.contains("runs already"));

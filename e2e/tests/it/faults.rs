@@ -59,6 +59,7 @@ fn is_named(spoil: Spoil, verdict: &Verdict) -> bool {
         Spoil::Swap => found.disordered > 0 && found.doubled == 0,
         Spoil::Deny => found.unrecovered > 0 && found.doubled + found.disordered == 0,
         Spoil::Pretend => found.lost > 0 && found.unrecovered + found.doubled + found.disordered == 0,
+        Spoil::Forget => alone && found.is_empty() && verdict.differing > 0,
         Spoil::Refuse => {
             alone && found.is_empty() && verdict.silence.min(verdict.refusal) > verdict.allowed()
         }
@@ -72,7 +73,7 @@ async fn a_server_that_breaks_a_promise_is_noticed() -> Result<()> {
     const SHORT: Duration = Duration::from_secs(3);
     let groups: [(&[Spoil], Duration); 3] = [
         (&[Spoil::Lose, Spoil::Double, Spoil::Swap], SHORT),
-        (&[Spoil::Pocket, Spoil::Deny, Spoil::Pretend], SHORT),
+        (&[Spoil::Pocket, Spoil::Deny, Spoil::Pretend, Spoil::Forget], SHORT),
         (
             &[Spoil::Refuse, Spoil::Reject, Spoil::Shut],
             Duration::from_secs(6),

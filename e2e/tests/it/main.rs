@@ -29,5 +29,6 @@ mod registry;
 mod sdks;
 mod server_api;
 mod slow;
+mod stored_history;
 mod system;
 mod tools;

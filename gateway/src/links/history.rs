@@ -26,6 +26,10 @@ pub(crate) struct HistoryQuery {
     pub(crate) limit: u32,
     /// Bytes of them, about.
     pub(crate) bytes: usize,
+    /// Only what was written into the log at this time or later, in Unix microseconds.
+    pub(crate) since_us: Option<u64>,
+    /// The times of the messages are wanted.
+    pub(crate) times: bool,
 }
 
 impl Links {
@@ -44,10 +48,7 @@ impl Links {
         query: &HistoryQuery,
         arrived: Instant,
     ) -> Result<(HistoryResult, PayloadKind), ErrorCode> {
-        let asking = self.ask_owner(channel, query, None);
-        let answer = tokio::time::timeout_at(arrived + self.answer_timeout, asking)
-            .await
-            .map_err(|_| ErrorCode::Internal)??;
+        let answer = self.history_page(channel, query, arrived).await?;
         let is_other_log =
             |since: &StreamPosition| !since.epoch.is_empty() && since.epoch != answer.log_epoch;
         if query.since.as_ref().is_some_and(is_other_log) {
@@ -60,6 +61,24 @@ impl Links {
             offset: answer.head,
         };
         Ok((result, kind))
+    }
+
+    /// As [`Links::history`], in the owner's words; the epoch of `since` is not looked at.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Links::history`].
+    pub(crate) async fn history_page(
+        &self,
+        channel: &ChannelName,
+        query: &HistoryQuery,
+        arrived: Instant,
+    ) -> Result<HistoryAnswer, ErrorCode> {
+        let asking = self.ask_owner(channel, query, None);
+        tokio::time::timeout_at(arrived + self.answer_timeout, asking)
+            .await
+            .map_err(|_| ErrorCode::Internal)?
     }
 
     /// Hides all that was said in `channel` from history and recoveries, as its shard's owner has it stored. What is said
@@ -121,6 +140,8 @@ impl Links {
                     .filter(|before| before.rank.0 == owner.rank.0)
                     .map_or(0, |before| before.told.get()),
                 hide: hide.clone(),
+                since_us: query.since_us,
+                times: query.times,
             };
             let subject = Subject::History {
                 shard,

@@ -5,6 +5,7 @@ mod api;
 mod bad_input;
 mod harness;
 mod history;
+mod history_list;
 mod life;
 mod limits;
 mod overrides;

@@ -3,6 +3,9 @@
 //!
 //! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
 
+mod cursor;
+mod history;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,9 +52,10 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[];
+const METHODS: &[(&str, Handler)] = &[("history.list", |asking, data| {
+    Box::pin(history::list(asking, data))
+})];
 
-#[expect(dead_code, reason = "for methods to come")]
 impl Asking {
     /// Asks the message store, within the time that the call has left.
     ///

@@ -3,7 +3,7 @@ use std::path::Path;
 use switchboard_bus::SubjectPrefix;
 use switchboard_bus::embedded::EmbeddedBus;
 use switchboard_bus::messages::ask;
-use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
+use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardCount, ShardId};
 use switchboard_proto::messages::{HeadsRequest, HeadsResponse, Method, Place, method};
 
 use super::*;
@@ -46,7 +46,7 @@ async fn service(folder: &Path) -> Arc<Service> {
         dead: Vec::new(),
     };
     store.write(&written).await.unwrap();
-    Arc::new(Service::new(Arc::new(store)))
+    Arc::new(Service::new(Arc::new(store), ShardCount::new(1).unwrap()))
 }
 
 /// Answers on a bus of its own until the test's end.
@@ -72,6 +72,7 @@ where
         match ask::<M>(
             &**bus,
             &HeadsRequest {
+                of: None,
                 channels: channels.clone(),
             },
             WITHIN,

@@ -1,5 +1,7 @@
 //! The message store in PostgreSQL.
 
+mod joining;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -8,7 +10,8 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqlSafeStr as _};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, Postgres, SqlSafeStr as _};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
@@ -106,14 +109,13 @@ impl PostgresStore {
     }
 
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/postgres/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let file = |number, name: &'static str, sql: &'static str| {
+            Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            file(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
+            file(7, "hidden", include_str!("../../migrations/postgres/0007_hidden.sql")),
+        ])
     }
 
     /// Makes the partitions of these days that are not there yet.
@@ -348,6 +350,36 @@ async fn replace_holes(
     Ok(())
 }
 
+/// Messages that a question takes, at most.
+fn limit(question: &History) -> usize {
+    question.limit.min(MAX_LIMIT)
+}
+
+/// The rows of a question: `log`, `offset`, `log_time`, `message`.
+fn page_query<'q>(
+    question: &'q History,
+    (first, last): ((i64, i64), (i64, i64)),
+) -> Query<'q, Postgres, <Postgres as Database>::Arguments> {
+    let forward = r#"SELECT log, "offset", log_time, message FROM messages
+        WHERE channel_hash = $1 AND channel = $2 AND (log, "offset") >= ($3, $4) AND (log, "offset") <= ($5, $6)
+            AND log_time >= $7
+        ORDER BY log, "offset" LIMIT $8"#;
+    let backward = r#"SELECT log, "offset", log_time, message FROM messages
+        WHERE channel_hash = $1 AND channel = $2 AND (log, "offset") >= ($3, $4) AND (log, "offset") <= ($5, $6)
+            AND log_time >= $7
+        ORDER BY log DESC, "offset" DESC LIMIT $8"#;
+    sqlx::query(if question.reverse { backward } else { forward })
+        .bind(channel_hash(&question.channel))
+        .bind(&question.channel)
+        .bind(first.0)
+        .bind(first.1)
+        .bind(last.0)
+        .bind(last.1)
+        .bind(number(question.since_us.unwrap_or(0)))
+        // One more tells whether there is more.
+        .bind(i64::try_from(limit(question) + 1).unwrap_or(i64::MAX))
+}
+
 #[async_trait]
 impl MessageStore for PostgresStore {
     async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
@@ -370,31 +402,12 @@ impl MessageStore for PostgresStore {
     }
 
     async fn history(&self, question: &History) -> Result<Page, StoreError> {
-        let Some((first, last)) = bounds(question) else {
+        let Some(bounds) = bounds(question) else {
             return Ok(Page::default());
         };
-        let limit = question.limit.min(MAX_LIMIT);
-        let forward = r#"SELECT log, "offset", log_time, message FROM messages
-            WHERE channel_hash = $1 AND channel = $2 AND (log, "offset") >= ($3, $4) AND (log, "offset") <= ($5, $6)
-                AND log_time >= $7
-            ORDER BY log, "offset" LIMIT $8"#;
-        let backward = r#"SELECT log, "offset", log_time, message FROM messages
-            WHERE channel_hash = $1 AND channel = $2 AND (log, "offset") >= ($3, $4) AND (log, "offset") <= ($5, $6)
-                AND log_time >= $7
-            ORDER BY log DESC, "offset" DESC LIMIT $8"#;
         self.within(async {
-            let rows = sqlx::query(if question.reverse { backward } else { forward })
-                .bind(channel_hash(&question.channel))
-                .bind(&question.channel)
-                .bind(first.0)
-                .bind(first.1)
-                .bind(last.0)
-                .bind(last.1)
-                .bind(number(question.since_us.unwrap_or(0)))
-                // One more tells whether there is more.
-                .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
-                .fetch(&self.pool);
-            columns::page(rows, question, limit).await
+            let rows = page_query(question, bounds).fetch(&self.pool);
+            columns::page(rows, question, limit(question)).await
         })
         .await
     }

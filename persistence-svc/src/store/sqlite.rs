@@ -1,5 +1,7 @@
 //! The message store in one SQLite file.
 
+mod joining;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +11,8 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{SqlSafeStr as _, SqliteConnection};
+use sqlx::query::Query;
+use sqlx::{Database, SqlSafeStr as _, Sqlite, SqliteConnection};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
@@ -60,14 +63,13 @@ impl SqliteStore {
     }
 
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/sqlite/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let file = |number, name: &'static str, sql: &'static str| {
+            Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            file(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
+            file(7, "hidden", include_str!("../../migrations/sqlite/0007_hidden.sql")),
+        ])
     }
 }
 
@@ -173,6 +175,36 @@ async fn replace_holes(
     Ok(())
 }
 
+/// Messages that a question takes, at most.
+fn limit(question: &History) -> usize {
+    question.limit.min(MAX_LIMIT)
+}
+
+/// The rows of a question: `log`, `offset`, `log_time`, `message`.
+fn page_query<'q>(
+    question: &'q History,
+    (first, last): ((i64, i64), (i64, i64)),
+) -> Query<'q, Sqlite, <Sqlite as Database>::Arguments> {
+    let forward = r#"SELECT log, "offset", log_time, message FROM messages
+        WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
+            AND log_time >= ?
+        ORDER BY log, "offset" LIMIT ?"#;
+    let backward = r#"SELECT log, "offset", log_time, message FROM messages
+        WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
+            AND log_time >= ?
+        ORDER BY log DESC, "offset" DESC LIMIT ?"#;
+    sqlx::query(if question.reverse { backward } else { forward })
+        .bind(channel_hash(&question.channel))
+        .bind(&question.channel)
+        .bind(first.0)
+        .bind(first.1)
+        .bind(last.0)
+        .bind(last.1)
+        .bind(number(question.since_us.unwrap_or(0)))
+        // One more tells whether there is more.
+        .bind(i64::try_from(limit(question) + 1).unwrap_or(i64::MAX))
+}
+
 #[async_trait]
 impl MessageStore for SqliteStore {
     async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
@@ -210,30 +242,11 @@ impl MessageStore for SqliteStore {
     }
 
     async fn history(&self, question: &History) -> Result<Page, StoreError> {
-        let Some((first, last)) = bounds(question) else {
+        let Some(bounds) = bounds(question) else {
             return Ok(Page::default());
         };
-        let limit = question.limit.min(MAX_LIMIT);
-        let forward = r#"SELECT log, "offset", log_time, message FROM messages
-            WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
-                AND log_time >= ?
-            ORDER BY log, "offset" LIMIT ?"#;
-        let backward = r#"SELECT log, "offset", log_time, message FROM messages
-            WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
-                AND log_time >= ?
-            ORDER BY log DESC, "offset" DESC LIMIT ?"#;
-        let rows = sqlx::query(if question.reverse { backward } else { forward })
-            .bind(channel_hash(&question.channel))
-            .bind(&question.channel)
-            .bind(first.0)
-            .bind(first.1)
-            .bind(last.0)
-            .bind(last.1)
-            .bind(number(question.since_us.unwrap_or(0)))
-            // One more tells whether there is more.
-            .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
-            .fetch(&self.readers);
-        columns::page(rows, question, limit).await
+        let rows = page_query(question, bounds).fetch(&self.readers);
+        columns::page(rows, question, limit(question)).await
     }
 
     async fn heads(&self, channels: &[&str]) -> Result<HashMap<String, Place>, StoreError> {

@@ -4,7 +4,7 @@ use switchboard_proto::bus::{self, Fence, Message, PayloadKind, Record, Sender, 
 use switchboard_proto::format;
 
 use super::*;
-use crate::store::{History, SqliteSettings, SqliteStore};
+use crate::store::{History, JoinStore, Joint, MessageStore, Reach, SqliteSettings, SqliteStore};
 
 const LOG: LogEpoch = LogEpoch {
     ordinal: 1,
@@ -73,7 +73,7 @@ fn batch(after: u64, records: Vec<RecordAt>) -> Batch {
 
 struct Rig {
     folder: tempfile::TempDir,
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     writer: Writer,
 }
 
@@ -85,7 +85,7 @@ impl Rig {
             connections: 1,
             wait: std::time::Duration::from_secs(20),
         };
-        let store: Arc<dyn MessageStore> = Arc::new(SqliteStore::new(&settings));
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(&settings));
         store.migrate().await.unwrap();
         Self {
             folder,
@@ -212,7 +212,7 @@ async fn what_is_no_message_is_kept_aside_and_stops_nothing() {
 
 /// A store that refuses some rows, and is gone for a moment just then.
 struct Fickle {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     gone: std::sync::atomic::AtomicUsize,
 }
 
@@ -272,6 +272,31 @@ impl MessageStore for Fickle {
 
     async fn close(&self) {
         self.store.close().await;
+    }
+}
+
+#[async_trait]
+impl JoinStore for Fickle {
+    async fn joint(
+        &self,
+        question: &History,
+        shard: ShardId,
+        log: Option<LogEpoch>,
+    ) -> Result<Joint, StoreError> {
+        self.store.joint(question, shard, log).await
+    }
+
+    async fn joint_heads(
+        &self,
+        channels: &[&str],
+        shard: ShardId,
+        log: LogEpoch,
+    ) -> Result<(HashMap<String, crate::store::Place>, Option<Reach>), StoreError> {
+        self.store.joint_heads(channels, shard, log).await
+    }
+
+    async fn hide(&self, log: LogEpoch, marks: &[(String, Offset)]) -> Result<(), StoreError> {
+        self.store.hide(log, marks).await
     }
 }
 

@@ -863,6 +863,12 @@ pub struct HistoryQuestion {
     /// Hide the channel's messages instead, those up to the given offset.
     #[prost(message, optional, tag = "7")]
     pub hide: ::core::option::Option<HideHistory>,
+    /// Only what was written into the log at this time or later, in Unix microseconds.
+    #[prost(uint64, optional, tag = "8")]
+    pub since_us: ::core::option::Option<u64>,
+    /// The times of the messages are wanted.
+    #[prost(bool, tag = "9")]
+    pub times: bool,
 }
 /// Hides what was said in a channel. It names its end, so it may be repeated, and arrive late: messages that
 /// came after its asker looked stay.
@@ -887,6 +893,12 @@ pub struct HistoryAnswer {
     pub head: u64,
     #[prost(message, repeated, tag = "4")]
     pub messages: ::prost::alloc::vec::Vec<Delivered>,
+    /// This life of the log has nothing more of the channel within the bounds, in the direction that was asked for.
+    #[prost(bool, tag = "5")]
+    pub ended: bool,
+    /// When each of the messages was written into the log, in Unix microseconds. Only where it was asked for.
+    #[prost(uint64, repeated, tag = "6")]
+    pub times_us: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

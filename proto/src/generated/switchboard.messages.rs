@@ -9,16 +9,107 @@ pub struct Place {
     pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Only messages behind this place.
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<Place>,
+    /// Only messages before this place.
+    #[prost(message, optional, tag = "3")]
+    pub before: ::core::option::Option<Place>,
+    /// Only messages whose record was written at this time or later, in Unix microseconds.
+    #[prost(uint64, optional, tag = "4")]
+    pub since_us: ::core::option::Option<u64>,
+    /// Newest first.
+    #[prost(bool, tag = "5")]
+    pub reverse: bool,
+    /// Messages, 1 to 10,000.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+    /// Bytes of messages after which the page ends; the first is given whatever its size. 0, and more than 512 KiB: 512 KiB.
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// The life of the log whose reach is wanted, as clients see it (`epoch`); empty: none is.
+    #[prost(string, tag = "8")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// Whatever was stored in the log up to here is in the answer: it is waited for. Name what a publish was answered with to
+    /// read what was written.
+    #[prost(message, optional, tag = "9")]
+    pub at_least: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryResponse {
+    /// In the order that was asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<StoredMessage>,
+    /// There may be more behind the last of these, within the same bounds.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// How far the store is, as of the same moment as the messages. Present if it was asked for.
+    #[prost(message, optional, tag = "3")]
+    pub reach: ::core::option::Option<Reach>,
+    /// Messages of the channel up to here were removed, or are hidden. Absent: none.
+    #[prost(message, optional, tag = "4")]
+    pub removed_to: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredMessage {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    /// When its record was written, in Unix microseconds.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    /// An encoded `Message`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: ::prost::bytes::Bytes,
+}
+/// How far a life of a shard's log is in the store. Sequences of records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Reach {
+    /// Everything up to here is stored but the holes; 0: nothing.
+    #[prost(uint64, tag = "1")]
+    pub read_to: u64,
+    /// Everything up to here is stored.
+    #[prost(uint64, tag = "2")]
+    pub complete_to: u64,
+    /// Records that were gone before they were read, in order.
+    #[prost(message, repeated, tag = "3")]
+    pub holes: ::prost::alloc::vec::Vec<Hole>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hole {
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeadsRequest {
     /// 10,000 at most.
     #[prost(string, repeated, tag = "1")]
     pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whose reach is wanted; absent: none is.
+    #[prost(message, optional, tag = "2")]
+    pub of: ::core::option::Option<Life>,
+}
+/// A life of a shard's log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Life {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// As clients see it (`epoch`).
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadsResponse {
     /// Channels without a stored message are left out.
     #[prost(message, repeated, tag = "1")]
     pub heads: ::prost::alloc::vec::Vec<Head>,
+    /// How far the store is, as of the same moment. Present if it was asked for.
+    #[prost(message, optional, tag = "2")]
+    pub reach: ::core::option::Option<Reach>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Head {
@@ -46,6 +137,11 @@ pub mod message_service_server {
             &self,
             request: tonic::Request<super::HeadsRequest>,
         ) -> std::result::Result<tonic::Response<super::HeadsResponse>, tonic::Status>;
+        /// A channel's stored messages, over all lives of its log.
+        async fn history(
+            &self,
+            request: tonic::Request<super::HistoryRequest>,
+        ) -> std::result::Result<tonic::Response<super::HistoryResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct MessageServiceServer<T> {
@@ -152,6 +248,51 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HeadsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/History" => {
+                    #[allow(non_camel_case_types)]
+                    struct HistorySvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::HistoryRequest>
+                    for HistorySvc<T> {
+                        type Response = super::HistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HistorySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

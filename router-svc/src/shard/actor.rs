@@ -18,15 +18,19 @@ use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH, Sequence, ShardCount, ShardId};
 use switchboard_proto::time::now_us;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Settled, append};
+use super::askings::{Ask, AskId, Told};
 use super::budget::WindowBudget;
 use super::claim::ClaimError;
 use super::history::Begun;
+use super::readings::{Reading, Readings};
+use super::stored::{BusStore, PageOf, Store};
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
+use super::questions::PageLimits;
 use super::readers::ReaderAt;
 use super::successor::{Following, Signs};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
@@ -46,6 +50,8 @@ pub(crate) struct ShardSettings {
     pub(crate) hand_over: Duration,
     /// Bytes of the log that are read for one question of history, at most.
     pub(crate) history_reading: usize,
+    /// How long an answer of the message store is waited for.
+    pub(crate) store_timeout: Duration,
 }
 
 /// Who owns which shard, and its rank, as far as this process has heard.
@@ -138,6 +144,7 @@ struct Turn {
     down: Vec<(Incarnation, Down)>,
     hidden: Vec<(String, HistoryOutcome)>,
     between: Vec<(ShardId, Incarnation, BetweenOwners)>,
+    asks: Vec<(AskId, Ask)>,
 }
 
 impl Turn {
@@ -177,6 +184,10 @@ impl Output for Turn {
     fn purge(&mut self, before: Sequence) {
         self.purge = Some(before);
     }
+
+    fn ask(&mut self, id: AskId, ask: Ask) {
+        self.asks.push((id, ask));
+    }
 }
 
 /// Frames that are taken in one turn, so that beats and the log's answer are not starved.
@@ -185,13 +196,8 @@ const FRAMES_A_TURN: usize = 256;
 /// Bytes of records in one page of a reading, about.
 const PAGE: usize = 4 * 1024 * 1024;
 
-/// Readings of the log for history at a time, and questions that wait for the actor; those above are told to try
-/// again.
-const HISTORY_READINGS: usize = 8;
+/// Questions about history that wait for the actor; those above are told to try again.
 const HISTORY_QUESTIONS: usize = 1024;
-
-/// What a reading for history may take: its asker waits for 4 s (P4).
-const HISTORY_TIME: Duration = Duration::from_secs(3);
 
 /// Between two questions to the log's leader (O4).
 const LOOK: Duration = Duration::from_secs(1);
@@ -307,7 +313,24 @@ impl Shard {
             between,
             asked,
         } = inputs;
-        let mut histories = JoinSet::new();
+        let store: Option<Arc<dyn Store>> = self.settings.limits.store.then(|| -> Arc<dyn Store> {
+            Arc::new(BusStore {
+                bus: Arc::clone(&self.bus),
+                shard: self.shard,
+                log: is.log_epoch,
+                within: self.settings.store_timeout,
+            })
+        });
+        let mut histories = Readings::new(Reading {
+            bus: Arc::clone(&self.bus),
+            log: Arc::clone(&self.log),
+            shard: self.shard,
+            store: store.clone(),
+            allowed: self.settings.history_reading,
+            metrics: self.metrics.clone(),
+        });
+        let mut storing = JoinSet::new();
+        let mut asked_by: HashMap<Id, AskId> = HashMap::new();
         let mut owners = self.owners.clone();
         owners.mark_changed();
         owner.freeze(known.is_frozen());
@@ -445,9 +468,18 @@ impl Shard {
                         self.between(&mut owner, frame.payload, &mut turn, &mut signs);
                     }
                 }
-                Some(ended) = histories.join_next(), if !histories.is_empty() => {
-                    if let Err(error) = ended {
-                        tracing::error!(shard = %self.shard, %error, "reading for history ended badly");
+                () = histories.ended() => {}
+                Some(told) = storing.join_next_with_id(), if !storing.is_empty() => {
+                    let (task, told) = match told {
+                        Ok((task, told)) => (task, told),
+                        Err(error) => {
+                            tracing::error!(shard = %self.shard, %error, "asking the message store ended badly");
+                            (error.id(), Told::Nothing)
+                        }
+                    };
+                    if let Some(id) = asked_by.remove(&task) {
+                        self.count(&told);
+                        owner.told(id, told);
                     }
                 }
                 frame = frames.next(), if !stopping => {
@@ -494,6 +526,14 @@ impl Shard {
                 self.send(Subject::LinkDown { gateway, shard }, format::encode(&frame))
                     .await?;
             }
+            for (id, ask) in turn.asks {
+                if let Some(store) = store.clone() {
+                    self.metrics.store_questions.inc();
+                    let (page, shard) = (self.settings.limits.page, self.shard);
+                    let task = storing.spawn(async move { ask_store(store.as_ref(), shard, ask, page).await });
+                    asked_by.insert(task.id(), id);
+                }
+            }
             for (to, outcome) in turn.hidden {
                 answer_history(self.bus.as_ref(), &to, &only(outcome)).await;
             }
@@ -530,9 +570,10 @@ impl Shard {
     }
 
     /// Answers at once, or begins a reading that does.
-    async fn history(&self, asked: BusMessage, owner: &mut Owner, readings: &mut JoinSet<()>) {
+    async fn history(&self, asked: BusMessage, owner: &mut Owner, readings: &mut Readings) {
         let Some(to) = asked.reply else { return };
-        let mut question = match format::decode::<HistoryQuestion>(asked.payload) {
+        let encoded = asked.payload;
+        let mut question = match format::decode::<HistoryQuestion>(encoded) {
             Ok(question) => question,
             Err(error) => {
                 self.metrics.bad_frames.inc();
@@ -548,27 +589,22 @@ impl Shard {
             }
             return;
         }
-        match owner.history(question) {
+        let Some(to) = readings.join(&question, to) else { return };
+        match owner.history(question.clone()) {
             Begun::Answered(answer) => answer_history(bus.as_ref(), &to, &answer).await,
-            Begun::NeedsLog(_) if readings.len() >= HISTORY_READINGS => {
+            Begun::NeedsMore(_) if readings.is_full() => {
                 answer_history(bus.as_ref(), &to, &only(HistoryOutcome::Unavailable)).await;
             }
-            Begun::NeedsLog(unfinished) => {
+            Begun::NeedsMore(unfinished) => {
                 self.metrics.history_readings.inc();
-                let (log, shard) = (Arc::clone(&self.log), self.shard);
-                let allowed = self.settings.history_reading;
-                let too_far = self.metrics.history_too_far.clone();
-                readings.spawn(async move {
-                    let reading = unfinished.finish(log.as_ref(), shard, allowed);
-                    // Without an answer the asker tries again, as long as it has time.
-                    if let Ok(answer) = tokio::time::timeout(HISTORY_TIME, reading).await {
-                        if answer.outcome() == HistoryOutcome::TooFar {
-                            too_far.inc();
-                        }
-                        answer_history(bus.as_ref(), &to, &answer).await;
-                    }
-                });
+                readings.begin(question, unfinished, owner.position(), to);
             }
+        }
+    }
+
+    fn count(&self, told: &Told) {
+        if matches!(told, Told::Nothing) {
+            self.metrics.store_failures.inc();
         }
     }
 
@@ -721,6 +757,7 @@ impl Shard {
     fn measure(&self, owner: &Owner) {
         let shard = self.metrics.of(self.shard);
         let memory = owner.memory();
+        shard.first_sequence.set(owner.upkeep().first().0.cast_signed());
         shard
             .last_sequence
             .set(owner.position().sequence().0.cast_signed());
@@ -751,7 +788,30 @@ fn only(outcome: HistoryOutcome) -> HistoryAnswer {
     }
 }
 
-async fn answer_history(bus: &dyn Bus, to: &str, answer: &HistoryAnswer) {
+/// Asks the message store for a recovery.
+async fn ask_store(store: &dyn Store, shard: ShardId, ask: Ask, page: PageLimits) -> Told {
+    let told = match ask {
+        Ask::Heads(channels) => store.heads(&channels).await.map(Told::Heads),
+        Ask::Page(channel, after) => {
+            let asked = PageOf {
+                channel,
+                after,
+                before: None,
+                since_us: None,
+                reverse: false,
+                limit: page.messages,
+                bytes: page.bytes,
+            };
+            store.page(&asked).await.map(Told::Page)
+        }
+    };
+    told.unwrap_or_else(|error| {
+        tracing::debug!(%shard, %error, "the message store does not answer, the log is read");
+        Told::Nothing
+    })
+}
+
+pub(super) async fn answer_history(bus: &dyn Bus, to: &str, answer: &HistoryAnswer) {
     if let Err(error) = bus.reply(to, format::encode(answer)).await {
         // Whoever asked tries again.
         tracing::debug!(%error, "answer about history lost");

@@ -8,7 +8,8 @@
 //! Invariants, tested here and in `owner/tests`:
 //! * A mark holds from the moment at which a state record with it is stored, and is not answered before.
 //! * A mark is never forgotten to make room: where there is none, the call is refused.
-//! * A mark goes only after the last message that it hides.
+//! * A mark goes only after the last message that it hides, and after the state record that had it first: what reads
+//!   the log, such as the message store, has read the mark by then, and hides by itself.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -22,10 +23,17 @@ use super::memory::MARK;
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Hidden {
-    marks: BTreeMap<Arc<str>, Offset>,
+    marks: BTreeMap<Arc<str>, Hides>,
     /// Bytes of the names in `marks`, with what each costs besides in a record.
     bytes: usize,
     limit: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hides {
+    up_to: Offset,
+    /// A state record that has it; `None`: it is not written yet.
+    written: Option<Sequence>,
 }
 
 /// There is no room for a mark.
@@ -44,7 +52,7 @@ impl Hidden {
 
     /// Messages of `channel` up to here are not shown.
     pub(crate) fn up_to(&self, channel: &str) -> Offset {
-        self.marks.get(channel).copied().unwrap_or_default()
+        self.marks.get(channel).map_or(Offset::ZERO, |hides| hides.up_to)
     }
 
     /// Bytes that the marks take in a state record, about, for metrics.
@@ -61,39 +69,49 @@ impl Hidden {
         if !self.marks.contains_key(channel) && self.bytes + cost > self.limit {
             return Err(NoRoom);
         }
-        self.enter(channel.into(), up_to);
+        self.enter(channel.into(), up_to, None);
         Ok(())
     }
 
-    /// The marks of a state record replace all. They are kept even if they take more than the limit, which may
+    /// The marks of the state record at `sequence` replace all. They are kept even if they take more than the limit, which may
     /// have been lowered.
-    pub(crate) fn load(&mut self, marks: Vec<Mark>) {
+    pub(crate) fn load(&mut self, marks: Vec<Mark>, sequence: Sequence) {
         self.marks.clear();
         self.bytes = 0;
         for mark in marks {
-            self.enter(mark.channel.into(), Offset::from_u64(mark.up_to));
+            self.enter(mark.channel.into(), Offset::from_u64(mark.up_to), Some(sequence));
         }
     }
 
-    fn enter(&mut self, channel: Arc<str>, up_to: Offset) {
+    /// All marks stand in the state record at `sequence`.
+    pub(crate) fn written_in(&mut self, sequence: Sequence) {
+        for hides in self.marks.values_mut() {
+            hides.written.get_or_insert(sequence);
+        }
+    }
+
+    fn enter(&mut self, channel: Arc<str>, up_to: Offset, written: Option<Sequence>) {
         match self.marks.entry(channel) {
             Entry::Occupied(mut mark) => {
                 let mark = mark.get_mut();
-                *mark = (*mark).max(up_to);
+                if up_to > mark.up_to {
+                    *mark = Hides { up_to, written };
+                }
             }
             Entry::Vacant(place) => {
                 self.bytes += place.key().len() + MARK;
-                place.insert(up_to);
+                place.insert(Hides { up_to, written });
             }
         }
     }
 
     /// Records below `first` are gone from the log, and it is noted what was in them: their marks have nothing left to
-    /// hide.
+    /// hide here.
     pub(crate) fn purged(&mut self, first: Sequence) {
         let bytes = &mut self.bytes;
-        self.marks.retain(|channel, up_to| {
-            let stays = up_to.sequence() >= first;
+        self.marks.retain(|channel, hides| {
+            let is_read = hides.written.is_some_and(|written| written < first);
+            let stays = hides.up_to.sequence() >= first || !is_read;
             if !stays {
                 *bytes -= channel.len() + MARK;
             }
@@ -103,9 +121,9 @@ impl Hidden {
 
     /// As a state record carries them.
     pub(crate) fn marks(&self) -> Vec<Mark> {
-        let marks = self.marks.iter().map(|(channel, up_to)| Mark {
+        let marks = self.marks.iter().map(|(channel, hides)| Mark {
             channel: channel.to_string(),
-            up_to: up_to.get(),
+            up_to: hides.up_to.get(),
         });
         marks.collect()
     }
@@ -129,10 +147,17 @@ mod tests {
         assert_eq!(hidden.hide("a", at(2)), Ok(()));
         let up_to = ["a", "b", "c"].map(|channel| hidden.up_to(channel));
         assert_eq!(up_to, [at(4), at(2), Offset::ZERO]);
-        // What is purged makes room.
+        // What is purged makes room, once nobody has to read the mark.
         hidden.purged(Sequence(3));
+        assert_eq!(hidden.up_to("b"), at(2));
+        hidden.written_in(Sequence(5));
+        hidden.purged(Sequence(5));
+        assert_eq!(hidden.up_to("b"), at(2));
+        hidden.hide("a", at(6)).unwrap();
+        hidden.written_in(Sequence(7));
+        hidden.purged(Sequence(6));
         assert_eq!(hidden.up_to("b"), Offset::ZERO);
-        assert_eq!(hidden.up_to("a"), at(4));
+        assert_eq!(hidden.up_to("a"), at(6));
         assert_eq!(hidden.hide("c", at(5)), Ok(()));
     }
 
@@ -142,7 +167,7 @@ mod tests {
         hidden.hide("a", at(1)).unwrap();
         hidden.hide("b", at(2)).unwrap();
         let mut loaded = Hidden::new(1);
-        loaded.load(hidden.marks());
+        loaded.load(hidden.marks(), Sequence(8));
         assert_eq!((loaded.up_to("a"), loaded.up_to("b")), (at(1), at(2)));
         assert_eq!(loaded.hide("c", at(3)), Err(NoRoom));
         loaded.purged(Sequence(9));

@@ -143,7 +143,8 @@ impl Memory {
         }
     }
 
-    fn load(&mut self, state: State) {
+    /// Of the state record at `sequence`.
+    fn load(&mut self, state: State, sequence: Sequence) {
         self.applied.clear();
         self.apply(state.applied);
         self.derived_up_to = Offset::from_u64(state.derived_up_to);
@@ -152,7 +153,7 @@ impl Memory {
             Offset::from_u64(state.removed_up_to),
             state.removed,
         );
-        self.hidden.load(state.hidden);
+        self.hidden.load(state.hidden, sequence);
     }
 }
 
@@ -190,7 +191,7 @@ impl TailReader {
                 }
                 self.memory.fences.push_back(at.sequence);
             }
-            Body::State(state) => self.memory.load(state),
+            Body::State(state) => self.memory.load(state, at.sequence),
             Body::Closed => self.is_closed = true,
             Body::Batch(entries) => {
                 self.memory.apply(head.applied);

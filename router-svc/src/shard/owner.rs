@@ -32,14 +32,15 @@ use switchboard_proto::ids::{
 };
 
 use super::applying::{Applying, SourceOwner, Verdict};
+use super::askings::{Ask, AskId, Told};
 use super::derive::{Deriver, Place};
 use super::hidden::{Hidden, NoRoom};
-use super::history::{self, Begun};
+use super::history::{self, Begun, Marks};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
 use super::memory::{Entering, Memory, MemoryLimits};
 use super::publishers::Known;
-use super::questions::{PageLimits, Question, Questions};
+use super::questions::{Known as KnownOfLog, PageLimits, Question, Questions};
 use super::readers::ReaderAt;
 use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::maps::HashMap;
@@ -70,6 +71,8 @@ pub(crate) trait Output {
     fn hidden(&mut self, to: String, outcome: HistoryOutcome);
     /// Remove all records below `before`.
     fn purge(&mut self, before: Sequence);
+    /// Ask the message store. Its answer, or that there is none, comes back by [`Owner::told`].
+    fn ask(&mut self, id: AskId, ask: Ask);
 }
 
 /// Who owns what, since when: constant over an owner's life.
@@ -96,6 +99,8 @@ pub(crate) struct Limits {
     pub(crate) memory: MemoryLimits,
     pub(crate) upkeep: UpkeepLimits,
     pub(crate) page: PageLimits,
+    /// Whether messages are stored, and the store may be asked.
+    pub(crate) store: bool,
 }
 
 /// Why an owner stops being one.
@@ -269,7 +274,7 @@ impl Owner {
             attached_count: 0,
             memory,
             links: Links::new(is, limits.links),
-            questions: Questions::new(limits.page),
+            questions: Questions::new(limits.page, limits.store),
             deriver: Deriver::new(is, derived_up_to),
             applying: Applying::default(),
             upkeep: Upkeep::new(limits.upkeep, info),
@@ -504,11 +509,14 @@ impl Owner {
 
     /// Begins to answer what was said in a channel.
     pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
-        let hidden = self.memory.hidden.up_to(&question.channel);
+        let marks = Marks {
+            hidden: self.memory.hidden.up_to(&question.channel),
+            removed: self.memory.removed.up_to(&question.channel),
+        };
         history::begin(
             question,
             &self.memory.window,
-            hidden,
+            marks,
             self.is.log_epoch,
             self.position(),
         )
@@ -552,8 +560,9 @@ impl Owner {
     }
 
     /// A state record with these marks is stored: they hold from now on.
-    fn hiding_stored(&mut self, hiding: Hiding, out: &mut impl Output) {
+    fn hiding_stored(&mut self, sequence: Sequence, hiding: Hiding, out: &mut impl Output) {
         self.memory.hidden = hiding.hidden;
+        self.memory.hidden.written_in(sequence);
         for hide in hiding.asked {
             for (question, answer) in self.questions.hide(&hide.channel, hide.up_to) {
                 self.links.push_to(
@@ -958,7 +967,7 @@ impl Owner {
                     out.purge(purge);
                 }
                 if let Some(hiding) = hiding {
-                    self.hiding_stored(hiding, out);
+                    self.hiding_stored(sequence, hiding, out);
                 }
                 0
             }
@@ -1115,6 +1124,22 @@ impl Owner {
         }
     }
 
+    /// What the message store says to something that [`Output::ask`] asked.
+    pub(crate) fn told(&mut self, id: AskId, told: Told) {
+        let known = KnownOfLog {
+            removed: &self.memory.removed,
+            hidden: &self.memory.hidden,
+            position: self.position(),
+        };
+        for (question, answer) in self.questions.told(id, told, &mut self.memory.window, known) {
+            self.links.push_to(
+                question.gateway,
+                question.open,
+                down_item::Item::Recovered(answer),
+            );
+        }
+    }
+
     /// Keys of records from before the tail, in order.
     pub(crate) fn older_keys(&mut self, key: KeyName, offset: Offset, id: Bytes, time_us: u64) {
         self.memory.keys.older(key, offset, id, time_us);
@@ -1179,6 +1204,7 @@ impl Owner {
     pub(crate) fn tick(&mut self, now: Duration, now_us: u64) {
         let position = self.position();
         self.reading_rests = false;
+        self.questions.tick();
         self.memory.window.trim(now_us);
         let purged_before = self.memory.removed.purged_before;
         self.memory.hidden.purged(self.upkeep.first().min(purged_before));
@@ -1202,6 +1228,13 @@ impl Owner {
         self.deriver.pump(&self.memory.window, now, |router, frame| {
             out.derive(router, frame)
         });
+        let links = &self.links;
+        while let Some((id, ask)) = self
+            .questions
+            .asks(|question| links.has(question.gateway, question.open))
+        {
+            out.ask(id, ask);
+        }
         if self.reading.is_none() && !self.reading_rests {
             self.read(out);
         }

@@ -1,8 +1,7 @@
 //! Keeping the log usable: state records, its fill mark, and purging (L3, L4, L6). No I/O and no clock.
 //!
-//! A log is kept as long as there is room: while no database holds its messages, what is purged is gone.
-//! Above a part of its size the oldest records go, after it was noted what was in them and no durable reader needs
-//! them.
+//! A log is kept as long as there is room: without a message store, what is purged is gone. Above a part of its size
+//! the oldest records go, after it was noted what was in them and no durable reader needs them.
 //!
 //! Invariants, tested in `owner/tests`:
 //! * Nothing is purged that the window, a key, a derivation or a state record still needs, nor before every configured

@@ -224,13 +224,21 @@ impl Window {
         })
     }
 
+    /// When the message at `offset`, which is here, was written: Unix microseconds.
+    pub(crate) fn time_of(&self, offset: Offset) -> u64 {
+        self.batch(offset.sequence()).map_or(0, |batch| batch.time_us)
+    }
+
     fn at(&self, offset: Offset) -> Option<&Kept> {
-        let sequence = offset.sequence();
+        self.batch(offset.sequence())?.messages.get(offset.index())
+    }
+
+    fn batch(&self, sequence: Sequence) -> Option<&Batch> {
         let batch = self
             .batches
             .binary_search_by_key(&sequence, |batch| batch.sequence)
             .ok()?;
-        self.batches.get(batch)?.messages.get(offset.index())
+        self.batches.get(batch)
     }
 }
 

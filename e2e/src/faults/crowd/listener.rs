@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::historian::Entry;
 use super::way::Way;
 use super::{AGAIN, Acknowledged};
 
@@ -21,6 +22,8 @@ pub(super) struct Listened {
     pub(super) room: u32,
     pub(super) receiver: Receiver,
     pub(super) received: u64,
+    /// All of it, in the order in which it came.
+    pub(super) record: Vec<Entry>,
     pub(super) returned: u64,
 }
 
@@ -42,6 +45,7 @@ impl Listener {
                 room,
                 receiver: Receiver::default(),
                 received: 0,
+                record: Vec::new(),
                 returned: 0,
             },
         }
@@ -110,6 +114,7 @@ impl Listener {
         if let Some(said) = Said::decode(data) {
             self.listened.received += 1;
             self.listened.receiver.received(offset, said.sender, said.number);
+            self.listened.record.push((offset, said.sender, said.number));
         }
         self.place.offset = self.place.offset.max(offset);
     }

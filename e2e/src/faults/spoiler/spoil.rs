@@ -21,6 +21,8 @@ pub enum Spoil {
     Deny,
     /// Who comes back is told that it is recovered, without what it missed.
     Pretend,
+    /// History is told without some of what was said.
+    Forget,
     /// Messages are refused, for longer than is allowed.
     Refuse,
     /// Messages are refused, and it is said that trying again is of no use.
@@ -102,6 +104,11 @@ impl Spoiling {
                     ..Reply::default()
                 };
             }
+        }
+        if let Some(history) = reply.history.as_mut().filter(|_| self.spoil == Spoil::Forget)
+            && history.publications.len() > 2
+        {
+            history.publications.remove(1);
         }
         if let Some(subscribed) = reply.subscribe.as_mut().filter(|one| one.recovered) {
             match self.spoil {

@@ -161,11 +161,18 @@ impl Owner {
 
     /// Everything there is.
     pub(super) async fn history(&self, to: &str, head: u64, messages: Vec<Delivered>) {
+        self.history_page(to, head, messages, false).await;
+    }
+
+    /// A page; whether there is nothing more. A message's time is its offset, in milliseconds.
+    pub(super) async fn history_page(&self, to: &str, head: u64, messages: Vec<Delivered>, ended: bool) {
         let answer = HistoryAnswer {
             outcome: HistoryOutcome::Complete.into(),
             log_epoch: self.log_epoch(),
             head,
+            times_us: messages.iter().map(|message| message.offset * 1000).collect(),
             messages,
+            ended,
         };
         self.bus.reply(to, format::encode(&answer)).await.unwrap();
     }

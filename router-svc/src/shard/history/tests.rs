@@ -11,6 +11,9 @@ use switchboard_proto::format;
 
 use super::super::test_log::{Script, TestLog};
 use super::super::window::{Kept, WindowLimits};
+use std::sync::Arc;
+
+use super::super::stored::{Reach, StoredHeads};
 use super::*;
 
 const EPOCH: LogEpoch = LogEpoch {
@@ -26,8 +29,61 @@ struct Written {
     records: VecDeque<Bytes>,
     window: Window,
     hidden: Offset,
-    /// All of channel `a` that is kept.
+    /// All of channel `a` that is kept in the log.
     kept: Vec<u64>,
+    /// All of it that was ever said.
+    said: Vec<u64>,
+}
+
+/// A store of channel `a`.
+struct Stored {
+    /// Its messages, by offset, which it has.
+    rows: Vec<u64>,
+    read_to: u64,
+    is_up: bool,
+}
+
+#[async_trait]
+impl Store for Stored {
+    async fn page(&self, asked: &PageOf) -> Result<StoredPage, AskError> {
+        if !self.is_up {
+            return Err(AskError::Unavailable("injected".to_owned()));
+        }
+        let mut rows: Vec<u64> = self
+            .rows
+            .iter()
+            .copied()
+            .filter(|offset| *offset > asked.after.get())
+            .filter(|offset| asked.before.is_none_or(|before| *offset < before.get()))
+            .collect();
+        if asked.reverse {
+            rows.reverse();
+        }
+        // Pages of its own size.
+        let limit = asked.limit.min(7);
+        let found = rows.iter().take(limit).map(|offset| Found {
+            offset: Offset::from_u64(*offset),
+            time_us: 0,
+            message: Bytes::from_static(b"stored"),
+        });
+        Ok(StoredPage {
+            messages: found.collect(),
+            more: rows.len() > limit,
+            reach: Reach {
+                read_to: if self.read_to == 0 {
+                    Offset::ZERO
+                } else {
+                    Offset::end_of(Sequence(self.read_to))
+                },
+                holes: Vec::new(),
+            },
+            removed_to: Offset::ZERO,
+        })
+    }
+
+    async fn heads(&self, _: &[Arc<str>]) -> Result<StoredHeads, AskError> {
+        unreachable!("not asked for history")
+    }
 }
 
 impl Written {
@@ -40,7 +96,7 @@ impl Written {
         };
         let mut window = Window::new(limits, Offset::end_of(Sequence(window_from as u64)));
         let mut records = VecDeque::new();
-        let mut kept = Vec::new();
+        let (mut kept, mut said) = (Vec::new(), Vec::new());
         for (number, (of_a, of_b)) in batches.iter().enumerate() {
             let sequence = Sequence(number as u64 + 1);
             let channels = std::iter::repeat_n("a", *of_a).chain(std::iter::repeat_n("b", *of_b));
@@ -54,9 +110,11 @@ impl Written {
                     (channel, Bytes::from(message.encode_to_vec()))
                 })
                 .collect();
+            let offsets = (0..*of_a).map(|index| Offset::new(sequence, index).get());
             if number >= purged {
-                kept.extend((0..*of_a).map(|index| Offset::new(sequence, index).get()));
+                kept.extend(offsets.clone());
             }
+            said.extend(offsets);
             if number >= window_from {
                 let of_window = messages.iter().map(|(channel, message)| Kept {
                     channel: (*channel).into(),
@@ -84,6 +142,7 @@ impl Written {
             window,
             hidden: Offset::ZERO,
             kept,
+            said,
         })
     }
 
@@ -94,11 +153,31 @@ impl Written {
 
 impl TestLog<Written> {
     async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
-        match begin(question, &self.window, self.hidden, EPOCH, self.end()) {
+        self.ask_with(question, allowed, None).await
+    }
+
+    async fn ask_with(
+        &self,
+        question: HistoryQuestion,
+        allowed: usize,
+        store: Option<&dyn Store>,
+    ) -> HistoryAnswer {
+        let purged = self.said.iter().filter(|offset| !self.kept.contains(offset));
+        let marks = Marks {
+            hidden: self.hidden,
+            removed: purged.max().map_or(Offset::ZERO, |last| Offset::from_u64(*last)),
+        };
+        match begin(question, &self.window, marks, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
-            Begun::NeedsLog(unfinished) => {
-                let shard = ShardId::new(SHARD).unwrap();
-                unfinished.finish(self, shard, allowed).await
+            Begun::NeedsMore(unfinished) => {
+                let sources = Sources {
+                    log: self,
+                    shard: ShardId::new(SHARD).unwrap(),
+                    store,
+                    allowed,
+                    places: &Semaphore::new(1),
+                };
+                unfinished.finish(sources).await
             }
         }
     }
@@ -139,8 +218,7 @@ fn question(reverse: bool, since: Option<u64>, limit: u32) -> HistoryQuestion {
         since,
         limit,
         bytes: 1 << 20,
-        at_least: 0,
-        hide: None,
+        ..HistoryQuestion::default()
     }
 }
 
@@ -200,6 +278,98 @@ proptest! {
             prop_assert_eq!(answer.outcome(), HistoryOutcome::TooFar);
             prop_assert!(offsets.is_empty());
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever window, log and store have: a page is what is kept in any of them, as far as it goes, and is never short in silence.
+    #[test]
+    fn r6_window_log_and_store_are_one_history(
+        batches in prop::collection::vec((0usize..3, 0usize..3), 1..60),
+        purged in 0usize..60,
+        window_from in 0usize..60,
+        read_to in 0u64..61,
+        hole in prop::option::of((0u64..60, 0u64..60)),
+        is_up in prop::bool::weighted(0.8),
+        reverse: bool,
+        since in prop::option::of((0u64..64, 0usize..3)),
+        limit in 1u32..20,
+        allowed in prop::option::of(0usize..5_000),
+        hidden in prop::option::of((0u64..30, 0usize..3)),
+    ) {
+        let purged = purged.min(batches.len() - 1);
+        let window_from = window_from.clamp(purged, batches.len());
+        let read_to = read_to.min(batches.len() as u64);
+        let mut written = Written::new(&batches, purged, window_from);
+        written.hidden = hidden.map_or(Offset::ZERO, |(sequence, index)| Offset::new(Sequence(sequence), index));
+        // Only what was purged can be missing.
+        let is_in_hole = |offset: u64| {
+            let at = Offset::from_u64(offset).sequence().0;
+            at <= purged as u64 && hole.is_some_and(|(first, last)| at >= first && at <= last)
+        };
+        let rows = written.said.iter().copied().filter(|offset| {
+            Offset::from_u64(*offset).sequence().0 <= read_to && !is_in_hole(*offset)
+        });
+        let store = Stored { rows: rows.collect(), read_to, is_up };
+        let since = since.map(|(sequence, index)| Offset::new(Sequence(sequence), index).get());
+        let asked = question(reverse, since, limit);
+        let answer = now(written.ask_with(asked, allowed.unwrap_or(usize::MAX), Some(&store)));
+        let mut expected = written.said.clone();
+        expected.retain(|offset| !is_in_hole(*offset));
+        expected.retain(|offset| *offset > written.hidden.get());
+        expected.retain(|offset| match (reverse, since) {
+            (_, None) => true,
+            (false, Some(since)) => *offset > since,
+            (true, Some(since)) => *offset < since,
+        });
+        if reverse {
+            expected.reverse();
+        }
+        let offsets = offsets(&answer);
+        // Everything that was purged is stored.
+        let is_whole = purged as u64 <= read_to;
+        if answer.outcome() == HistoryOutcome::Complete {
+            prop_assert!(expected.starts_with(&offsets), "{:?} of {:?}", offsets, expected);
+            prop_assert!(!offsets.is_empty() || expected.is_empty());
+            prop_assert!(!answer.ended || offsets.len() == expected.len(), "it ended before {:?}", expected);
+        } else {
+            prop_assert!(offsets.is_empty());
+            prop_assert!(allowed.is_some() || !is_up || !is_whole);
+        }
+        if is_up && is_whole && allowed.is_none() {
+            let least = expected.len().min(limit as usize).min(7);
+            prop_assert!(offsets.len() >= least, "{:?} of {:?}", offsets, expected);
+        }
+    }
+}
+
+#[test]
+fn times_are_told_and_asked_for() {
+    let mut written = Written::new(&[(1, 0); 9], 0, 4);
+    for time_us in [10, 20] {
+        let behind = Sequence(written.records.len() as u64 + time_us / 10);
+        written.window.push(
+            behind,
+            time_us,
+            vec![Kept {
+                channel: "a".into(),
+                message: Bytes::from_static(b"late"),
+            }],
+        );
+    }
+    for reverse in [false, true] {
+        let mut asked = question(reverse, None, 100);
+        asked.since_us = Some(15);
+        asked.times = true;
+        let answer = now(written.ask(asked, usize::MAX));
+        assert_eq!(answer.times_us, [20], "{answer:?}");
+        assert!(answer.ended);
     }
 }
 

@@ -7,6 +7,7 @@ mod ownership;
 mod publishing;
 mod random;
 mod recovery;
+mod store;
 mod takeover;
 mod upkeep;
 
@@ -68,6 +69,7 @@ const LIMITS: Limits = Limits {
         bytes: 128 * 1024,
         messages: 512,
     },
+    store: false,
 };
 
 /// A credit that is never used up.
@@ -83,6 +85,7 @@ struct Seen {
     derive: Vec<(Incarnation, Derive)>,
     derivation: Vec<(Incarnation, Derivation)>,
     hidden: Vec<(String, HistoryOutcome)>,
+    asks: Vec<(AskId, Ask)>,
 }
 
 impl Output for Seen {
@@ -115,6 +118,10 @@ impl Output for Seen {
     fn purge(&mut self, before: Sequence) {
         assert!(self.purge.is_none());
         self.purge = Some(before);
+    }
+
+    fn ask(&mut self, id: AskId, ask: Ask) {
+        self.asks.push((id, ask));
     }
 }
 

@@ -41,7 +41,7 @@ fn history(rig: &Rig, channel: &str) -> Option<usize> {
     };
     match rig.owner.history(question) {
         Begun::Answered(answer) => Some(answer.messages.len()),
-        Begun::NeedsLog(_) => None,
+        Begun::NeedsMore(_) => None,
     }
 }
 
@@ -203,13 +203,13 @@ fn publishes_go_on_between_calls_however_many_come() {
 }
 
 #[test]
-fn a_mark_goes_with_the_last_message_that_it_hides() {
+fn a_mark_goes_with_the_last_message_that_it_hides_and_the_record_that_had_it_first() {
     let mut rig = with_messages(6, LIMITS);
     hide(&mut rig, "a", at(6, 0), "caller");
     rig.store();
     say(&mut rig, 7, 8);
     let marks = |rig: &Rig| rig.owner.memory().hidden.marks().len();
-    for (first, expected) in [(6, 1), (7, 0)] {
+    for (first, expected) in [(6, 1), (7, 1), (9, 1), (10, 0)] {
         for sequence in rig.log.first..first {
             let offset = Offset::new(Sequence(sequence), 0);
             if matches!(rig.log.record(sequence).body, Some(record::Body::Batch(_))) {
@@ -225,5 +225,5 @@ fn a_mark_goes_with_the_last_message_that_it_hides() {
         assert_eq!(marks(&rig), expected);
     }
     rig.recover(B, 1, "a", at(5, 0));
-    assert_eq!(rig.recovered(B), [(1, Lost, at(6, 0), vec![], false)]);
+    assert_eq!(rig.recovered(B), [(1, Lost, at(8, 0), vec![], false)]);
 }

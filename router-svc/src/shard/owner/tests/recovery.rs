@@ -33,12 +33,15 @@ pub(super) fn texts(from: u64, to: u64) -> Vec<String> {
     (from..=to).map(|number| format!("plain {number}")).collect()
 }
 
-/// Records of which it was noted that they hold `a`'s messages, and which then went.
-fn purge(rig: &mut Rig, before: u64) {
+/// Records of which it was noted what they hold, and which then went.
+pub(super) fn purge(rig: &mut Rig, before: u64) {
     for sequence in rig.log.first..before {
-        let offset = Offset::new(Sequence(sequence), 0);
-        if matches!(rig.log.record(sequence).body, Some(record::Body::Batch(_))) {
-            rig.owner.memory.removed.note("a", offset);
+        if let Some(record::Body::Batch(batch)) = rig.log.record(sequence).body {
+            for (index, entry) in batch.entries.into_iter().enumerate() {
+                let message = Message::decode(entry.message).unwrap();
+                let offset = Offset::new(Sequence(sequence), index);
+                rig.owner.memory.removed.note(&message.channel, offset);
+            }
         }
     }
     rig.log.first = before;
