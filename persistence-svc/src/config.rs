@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
-use crate::store::{MessageStore, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
+use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
 /// The section `[persistence]` with its stores' own sections.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl StoreSettings {
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and where.
-    pub fn open(&self) -> Result<Arc<dyn MessageStore>, OpenError> {
+    pub fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Sqlite(settings) => {
                 if let Some(folder) = settings.path.parent() {

@@ -5,6 +5,7 @@
 //! written twice, or by two replicas at once, is there once.
 
 mod columns;
+pub mod conversations;
 mod postgres;
 mod progress;
 mod sqlite;
@@ -13,8 +14,10 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use switchboard_proto::bus::Change;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use conversations::ConversationStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use sqlite::{SqliteSettings, SqliteStore};
@@ -98,6 +101,11 @@ pub trait MessageStore: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// All that a backend does.
+pub trait Store: MessageStore + ConversationStore {}
+
+impl<S: MessageStore + ConversationStore> Store for S {}
+
 /// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
 /// first, as histories do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,6 +150,8 @@ pub struct Row {
     pub sender: Option<String>,
     /// The encoded `Message`.
     pub message: Bytes,
+    /// What it says of the channel or of another message; `None`: it is a message like others.
+    pub change: Option<Change>,
 }
 
 /// What was read from the log and is no message that can be stored.
@@ -248,6 +258,14 @@ pub enum StoreError {
     TooMany {
         /// Channels asked for.
         asked: usize,
+    },
+    /// The question holds too much.
+    #[error("{asked} entries in one question, {most} are allowed")]
+    TooMuch {
+        /// Entries asked for.
+        asked: usize,
+        /// Entries allowed.
+        most: usize,
     },
 }
 

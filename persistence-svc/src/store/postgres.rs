@@ -1,5 +1,7 @@
 //! The message store in PostgreSQL.
 
+mod conversations;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -106,14 +108,17 @@ impl PostgresStore {
     }
 
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/postgres/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
+            migration(
+                3,
+                "conversations",
+                include_str!("../../migrations/postgres/0003_conversations.sql"),
+            ),
+        ])
     }
 
     /// Makes the partitions of these days that are not there yet.
@@ -188,6 +193,7 @@ impl PostgresStore {
         }
         let holes = holes_of(&mut transaction, shard, log, None).await?;
         insert_rows(&mut transaction, written).await?;
+        conversations::fold(&mut transaction, written).await?;
         insert_dead(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {

@@ -1,5 +1,7 @@
 //! The message store in one SQLite file.
 
+mod conversations;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,14 +62,17 @@ impl SqliteStore {
     }
 
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/sqlite/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
+            migration(
+                3,
+                "conversations",
+                include_str!("../../migrations/sqlite/0003_conversations.sql"),
+            ),
+        ])
     }
 }
 
@@ -193,6 +198,7 @@ impl MessageStore for SqliteStore {
         }
         let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
         insert_rows(&mut transaction, written).await?;
+        conversations::fold(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {
             replace_holes(&mut transaction, shard, log, &left).await?;
