@@ -1,5 +1,6 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
+mod conversations;
 mod heads;
 
 use std::sync::Arc;
@@ -9,16 +10,16 @@ use prost::Message as _;
 use switchboard_bus::messages::AskError;
 use switchboard_proto::messages::{Method, method};
 
-use crate::store::{MessageStore, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Answers from a store.
 pub struct Service {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
 }
 
 impl Service {
     /// Answers from `store`.
-    pub fn new(store: Arc<dyn MessageStore>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
 
@@ -31,6 +32,21 @@ impl Service {
         match name {
             method::Heads::NAME => {
                 encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
+            }
+            method::Standings::NAME => {
+                encoded::<method::Standings>(self.standings(decoded::<method::Standings>(request)?).await)
+            }
+            method::Members::NAME => {
+                encoded::<method::Members>(self.members(decoded::<method::Members>(request)?).await)
+            }
+            method::MarkReceipts::NAME => {
+                encoded::<method::MarkReceipts>(self.mark_receipts(decoded::<method::MarkReceipts>(request)?).await)
+            }
+            method::MessageStatus::NAME => {
+                encoded::<method::MessageStatus>(self.message_status(decoded::<method::MessageStatus>(request)?).await)
+            }
+            method::Conversations::NAME => {
+                encoded::<method::Conversations>(self.conversations(decoded::<method::Conversations>(request)?).await)
             }
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),
@@ -50,7 +66,7 @@ fn encoded<M: Method>(response: Result<M::Response, AskError>) -> Result<Bytes, 
 /// What who asked is told of the store's trouble: nothing of its inside. The whole goes to the log.
 fn fault(error: &StoreError) -> AskError {
     match error {
-        StoreError::TooMany { .. } => AskError::Invalid(error.to_string()),
+        StoreError::TooMany { .. } | StoreError::TooMuch { .. } => AskError::Invalid(error.to_string()),
         StoreError::Unavailable(_) | StoreError::WentBack { .. } | StoreError::Schema(_) => {
             tracing::warn!(%error, "question not answered");
             AskError::Unavailable("the message store cannot be used now".to_owned())

@@ -117,7 +117,7 @@ pub struct Place {
 }
 
 /// What consecutive records of a shard's log hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Written {
     /// The shard.
     pub shard: ShardId,
@@ -138,7 +138,7 @@ pub struct Written {
 }
 
 /// A message as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Its place in the log.
     pub offset: Offset,

@@ -39,4 +39,14 @@ macro_rules! methods {
 methods! {
     /// The newest stored message of each of these channels.
     Heads: HeadsRequest => HeadsResponse,
+    /// What users are in channels, and how many members these have.
+    Standings: StandingsRequest => StandingsResponse,
+    /// The members of a channel.
+    Members: MembersRequest => MembersResponse,
+    /// Moves forward up to where users were given and have read channels.
+    MarkReceipts: MarkReceiptsRequest => MarkReceiptsResponse,
+    /// To whom a message was delivered, and who has read it.
+    MessageStatus: MessageStatusRequest => MessageStatusResponse,
+    /// A user's conversations: last message, unread, members.
+    Conversations: ConversationsRequest => ConversationsResponse,
 }

@@ -9,6 +9,7 @@ mod binaries;
 mod client;
 mod cluster_script;
 mod commands;
+mod conversations;
 mod deaths;
 mod delivery;
 mod demo_page;

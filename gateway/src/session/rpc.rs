@@ -3,6 +3,11 @@
 //!
 //! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
 
+mod inbox;
+mod members;
+mod rights;
+mod status;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,9 +54,14 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[];
+const METHODS: &[(&str, Handler)] = &[
+    ("channel.members.add", |asking, data| Box::pin(members::add(asking, data))),
+    ("channel.members.list", |asking, data| Box::pin(members::list(asking, data))),
+    ("channel.members.remove", |asking, data| Box::pin(members::remove(asking, data))),
+    ("inbox.list", |asking, data| Box::pin(inbox::list(asking, data))),
+    ("message.status", |asking, data| Box::pin(status::status(asking, data))),
+];
 
-#[expect(dead_code, reason = "for methods to come")]
 impl Asking {
     /// Asks the message store, within the time that the call has left.
     ///

@@ -109,11 +109,15 @@ impl Service {
             })
             .collect::<Result<_, AskError>>()?;
         let moved = self.store.mark(&marks).await.map_err(|error| fault(&error))?;
-        let moved = moved.into_iter().map(|mark| Receipt {
+        let pairs: Vec<(&str, &str)> = moved.iter().map(|mark| (&*mark.channel, &*mark.user)).collect();
+        let standings = self.store.standings(&pairs).await;
+        let standings = standings.map_err(|error| fault(&error))?;
+        let moved = moved.into_iter().zip(standings).map(|(mark, standing)| Receipt {
             channel: mark.channel,
             user: mark.user,
             delivered: mark.delivered.map(told),
             read: mark.read.map(told),
+            members: standing.members,
         });
         Ok(MarkReceiptsResponse {
             moved: moved.collect(),
