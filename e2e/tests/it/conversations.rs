@@ -118,26 +118,14 @@ async fn acknowledged_members_outlast_the_killing_of_who_keeps_them() -> Result<
     for number in 0..USERS {
         let gateway = cluster.gateways.get(number % 2).context("a gateway")?;
         let user = format!("user-{number:02}");
-        let added = call(
-            gateway,
-            "channel_members_add",
-            &json!({ "channel": CHANNEL, "users": [user] }),
-        );
+        let params = json!({ "channel": CHANNEL, "users": [user] });
+        // An error says that it may be so or not, and asking again says that it is.
         let adding = async {
-            let answer = added.await?;
-            // An error says that it may be so or not, and asking again says that it is.
-            if answer.get("result").is_none() {
-                let mut last = answer;
-                let again = wait_until(DEADLINE, async || {
-                    let params = json!({ "channel": CHANNEL, "users": [user] });
-                    last = call(gateway, "channel_members_add", &params)
-                        .await
-                        .unwrap_or_default();
-                    last.get("result").is_some()
-                });
-                again.await.with_context(|| format!("{user} is not added"))?;
-            }
-            anyhow::Ok(())
+            let added = wait_until(DEADLINE, async || {
+                let answer = call(gateway, "channel_members_add", &params).await;
+                answer.is_ok_and(|answer| answer.get("result").is_some())
+            });
+            added.await.with_context(|| format!("{user} is not added"))
         };
         if number % 10 == 5 {
             // While the change is on its way.

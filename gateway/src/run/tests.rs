@@ -7,6 +7,7 @@ mod harness;
 mod history;
 mod life;
 mod limits;
+mod members;
 mod overrides;
 mod owner;
 mod permissions;
