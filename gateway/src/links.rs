@@ -2,6 +2,7 @@
 //! channel ▶ local sessions. Sessions talk to it through [`Links`].
 
 mod actor;
+mod delivering;
 mod history;
 mod layout;
 mod link;

@@ -12,6 +12,7 @@ use switchboard_proto::ids::ShardId;
 use switchboard_service_kit::metrics::Metrics;
 
 use crate::links::{Missed, Reset};
+use crate::session::Written;
 
 /// Connections, what comes in and what goes out. Cheap to clone.
 #[derive(Clone, Default)]
@@ -412,6 +413,12 @@ impl GatewayMetrics {
         self.families.errors.get_or_create(&ErrorLabel { code }).inc();
     }
 
+    /// Frames were handed to sockets.
+    pub(crate) fn written(&self, written: Written) {
+        self.frames_out.inc_by(written.frames);
+        self.bytes_out.inc_by(written.bytes);
+    }
+
     /// A session's queue held `bytes` at its fullest.
     pub(crate) fn outgoing_peak(&self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -439,6 +446,8 @@ impl Drop for Counted {
 #[derive(Clone, Default)]
 pub(crate) struct LinkMetrics {
     publications: Counter,
+    /// Of the gateway: links write to sockets, too.
+    gateway: GatewayMetrics,
     families: Arc<LinkFamilies>,
 }
 
@@ -474,8 +483,11 @@ struct ShardLabel {
 }
 
 impl LinkMetrics {
-    pub(crate) fn register(metrics: &Metrics) -> Self {
-        let links = Self::default();
+    pub(crate) fn register(metrics: &Metrics, gateway: &GatewayMetrics) -> Self {
+        let links = Self {
+            gateway: gateway.clone(),
+            ..Self::default()
+        };
         metrics.register("gateway_link", |registry| {
             registry.register(
                 "publications",
@@ -524,6 +536,11 @@ impl LinkMetrics {
     /// Publications handed to sessions since the start.
     pub(crate) fn publications(&self) -> u64 {
         self.publications.get()
+    }
+
+    /// Frames were handed to sockets.
+    pub(crate) fn written(&self, written: Written) {
+        self.gateway.written(written);
     }
 
     /// A command was answered with an error by a link or its owner.

@@ -124,7 +124,8 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         unanswered_bytes: config.link_unanswered_bytes,
         unconfirmed_bytes: config.link_unconfirmed_bytes,
     };
-    let link_metrics = LinkMetrics::register(&context.metrics);
+    let metrics = GatewayMetrics::register(&context.metrics);
+    let link_metrics = LinkMetrics::register(&context.metrics, &metrics);
     let memberships = Memberships::start(
         &config.conversations,
         Arc::clone(&deps.bus),
@@ -157,7 +158,6 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     if config.insecure {
         tracing::warn!(%address, "gateway.insecure is on: whoever reaches this address may do everything");
     }
-    let metrics = GatewayMetrics::register(&context.metrics);
     let (counted, delivered) = (metrics.clone(), link_metrics.clone());
     summary::spawn(&context.tasks, "gateway", summary::INTERVAL, move || {
         vec![

@@ -23,6 +23,7 @@ mod subscriptions;
 mod task;
 mod timers;
 mod warnings;
+mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
 pub(crate) use self::timers::Pings;
 use self::warnings::Warnings;
+use self::wire::Wire;
+pub(crate) use self::wire::{ClientStream, Written};
 
 /// A session as everybody but its own task knows it. No call waits.
 pub(crate) struct SessionHandle {
@@ -62,6 +65,7 @@ pub(crate) struct SessionHandle {
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
+    wire: Wire,
     questions: Questions,
     /// Whether the client is told what concerns the gateway itself.
     tells: bool,
@@ -95,6 +99,7 @@ impl SessionHandle {
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
+            wire: Wire::default(),
             questions: Questions::default(),
             tells: limits.system_messages,
             warnings: Warnings::default(),
@@ -132,27 +137,46 @@ impl SessionHandle {
 
     /// Queues a push that many receive. Over the queue's limit the session closes as slow.
     pub(crate) fn push_shared(&self, reply: &SharedReply) {
-        if self.outgoing.closing().is_none() {
-            self.push(reply.frame(self.encoding), reply.way());
+        if self.queue_shared(reply) {
+            self.outgoing.come_back();
         }
+    }
+
+    /// As [`SessionHandle::push_shared`]. `true`: the caller has it written, by [`SessionHandle::write_out`].
+    #[must_use]
+    pub(crate) fn queue_shared(&self, reply: &SharedReply) -> bool {
+        self.outgoing.closing().is_none() && self.push(reply.frame(self.encoding), reply.way())
+    }
+
+    /// As [`SessionHandle::reply`]. `true`: as above.
+    #[must_use]
+    pub(crate) fn queue_reply(&self, reply: &Reply) -> bool {
+        self.outgoing.closing().is_none()
+            && self.push(self.encoding.frame(reply, PayloadKind::Json), Way::ANSWER)
+    }
+
+    /// Writes what is queued as far as the socket takes it at once; the session's task does the rest. Never waits.
+    pub(crate) fn write_out(&self) -> Written {
+        self.wire.write_out(&self.outgoing)
     }
 
     fn queue(&self, reply: &Reply, payload: PayloadKind, way: Way) {
-        if self.outgoing.closing().is_none() {
-            self.push(self.encoding.frame(reply, payload), way);
+        if self.outgoing.closing().is_none() && self.push(self.encoding.frame(reply, payload), way) {
+            self.outgoing.come_back();
         }
     }
 
-    fn push(&self, frame: Option<Frame>, way: Way) {
-        match frame {
-            Some(frame) => {
-                let is_nearly_full = self.outgoing.push(frame, way);
-                if is_nearly_full {
-                    self.warn_of_queue();
-                }
-            }
-            None => self.close(DisconnectCode::InappropriateProtocol),
+    /// `true`: it has to be written.
+    fn push(&self, frame: Option<Frame>, way: Way) -> bool {
+        let Some(frame) = frame else {
+            self.close(DisconnectCode::InappropriateProtocol);
+            return false;
+        };
+        let pushed = self.outgoing.push(frame, way);
+        if pushed.filled {
+            self.warn_of_queue();
         }
+        pushed.is_first
     }
 
     /// Closes the session: what is queued is sent, unless it is slow, then a close frame. The first

@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio_tungstenite::WebSocketStream;
@@ -20,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use crate::admission::{Refusal, Sender, WebSocketSlot};
 use crate::gateway::Gateway;
 use crate::metrics::{Counted, Refused};
-use crate::session::{self, Encoding, Pings};
+use crate::session::{self, ClientStream, Encoding, Pings};
 
 /// Where clients connect.
 pub(crate) const PATH: &str = "/connection/websocket";
@@ -200,9 +199,9 @@ async fn connection(
         .max_write_buffer_size(WRITE_BUFFER + gateway.config.outgoing_queue + WRITE_SLACK)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
-    let mut socket =
-        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let handle = gateway.new_session(address, terms.encoding);
+    let stream = ClientStream::new(upgraded, &handle);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     tracing::debug!(client = %handle.client(), %address, encoding = ?terms.encoding, "connection opened");
     session::serve(&gateway, &handle, terms.pings, &mut socket).await;
 }

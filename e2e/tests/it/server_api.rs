@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use switchboard_testkit::NatsServer;
 
+use crate::client::{Client, Event};
 use crate::system::{API_KEY, Access, Pings, SECRET, System};
 use crate::tools;
 use switchboard_e2e::process::Process;
@@ -66,5 +69,62 @@ async fn a_key_is_made_at_the_first_start_and_said_where() -> Result<()> {
         ensure!(status.success(), "{status}");
     }
     ensure!(keys.first() == keys.last(), "another key after the restart");
+    Ok(())
+}
+
+/// The call failed for who made it, so it must not be carried out when the gateway wakes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stood_still_carries_out_no_old_call() -> Result<()> {
+    const KEY: &str = "a-key-of-this-test-that-is-long-enough";
+    let folder = tempfile::tempdir()?;
+    let nats = NatsServer::start().await?;
+    let config = format!(
+        "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 1\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"64MiB\"\n\
+         [gateway]\ninsecure = true\n[gateway.api]\nkey = {KEY:?}\n",
+        nats.url(),
+    );
+    std::fs::write(folder.path().join("switchboard.toml"), config)?;
+    let arguments = ["--config", "switchboard.toml"];
+    let mut router = Process::spawn("switchboard-router-svc", folder.path(), &arguments)?;
+    let mut asked = Process::spawn("switchboard-gateway", folder.path(), &arguments)?;
+    let mut stopped = Process::spawn("switchboard-gateway", folder.path(), &arguments)?;
+    router.ready().await?;
+    asked.ready().await?;
+    stopped.ready().await?;
+    let mut client = Client::open(&stopped.websocket_url()).await?;
+    let connected = client.command("connect", json!({})).await?;
+    let client_id = connected["connect"]["client"].as_str().context("no client")?;
+    let disconnect = async || -> Result<String> {
+        let response = reqwest::Client::new()
+            .post(format!("{}/disconnect", asked.api_url()))
+            .header("X-API-Key", KEY)
+            .json(&json!({ "user": "", "client": client_id }))
+            .send()
+            .await?;
+        Ok(response.text().await?)
+    };
+
+    stopped.pause()?;
+    let answer = disconnect().await?;
+    ensure!(answer.contains("\"code\":100"), "{answer}");
+    stopped.resume()?;
+    // Whatever it had been sent, it has by now: it takes what is said now, and the client hears it.
+    client.subscribe("lobby").await?;
+    client.publish("lobby", json!("still here")).await?;
+    ensure!(client.publication().await?.data == json!("still here"));
+
+    // A call of now is carried out.
+    let answer = disconnect().await?;
+    ensure!(answer.contains("\"result\""), "{answer}");
+    loop {
+        if let Event::Closed(code) = client.event().await? {
+            ensure!(code == Some(3503), "{code:?}");
+            break;
+        }
+    }
+    for process in [stopped, asked, router] {
+        let status = process.terminate().await?;
+        ensure!(status.success(), "{status}");
+    }
     Ok(())
 }

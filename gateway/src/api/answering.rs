@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use globset::Glob;
-use switchboard_bus::{Bus, BusMessage, Subject, Subscription};
+use switchboard_bus::{Bus, BusMessage, Pattern, Subject, Subscription};
 use switchboard_proto::bus::control::Question;
 use switchboard_proto::bus::control_answer::Answer;
 use switchboard_proto::bus::{
@@ -19,7 +20,7 @@ use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset};
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use crate::auth::{Overrides, UnixTime};
@@ -31,6 +32,13 @@ use crate::system_message::{self, SystemMessage};
 
 /// Questions that are worked on at a time; more wait in the subscription's queue.
 const AT_ONCE: usize = 64;
+
+/// How often it is seen that the process runs.
+const TICK: Duration = Duration::from_millis(100);
+
+/// One that did not run for longer than this may hold questions that nobody waits for any more: less than any caller waits.
+/// Carried out late, an old call would undo what was called since. No clock is compared with another's.
+const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// Sessions that one question subscribes or unsubscribes at a time.
 const SESSIONS_AT_ONCE: usize = 64;
@@ -57,10 +65,33 @@ impl Answering {
         let stop = tasks.stop_token();
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let this = Arc::new(self);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let answering = async {
-            while let Some(question) = questions.next().await {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                    return;
+            loop {
+                let turn_began = Instant::now();
+                let question = tokio::select! {
+                    question = questions.next() => match question {
+                        Some(question) => Some(question),
+                        None => return,
+                    },
+                    _ = tick.tick() => None,
+                };
+                let place = match &question {
+                    Some(_) => Some(Arc::clone(&places).acquire_owned().await),
+                    None => None,
+                };
+                if turn_began.elapsed() > STANDSTILL {
+                    let dropped = this.drop_old(&mut questions).await + usize::from(question.is_some());
+                    tracing::warn!(
+                        dropped,
+                        "this gateway stood still for {:?}: what it was asked meanwhile is not carried out any more",
+                        turn_began.elapsed()
+                    );
+                    continue;
+                }
+                let (Some(question), Some(Ok(place))) = (question, place) else {
+                    continue;
                 };
                 let this = Arc::clone(&this);
                 tasks.spawn("control", TaskKind::Replaceable, async move {
@@ -70,6 +101,22 @@ impl Answering {
             }
         };
         stop.run_until_cancelled(answering).await;
+    }
+
+    /// Drops all questions that were sent before now, and says how many: who asked them has given up, and was told
+    /// that they failed.
+    async fn drop_old(&self, questions: &mut Subscription) -> usize {
+        // Where a subscription is in force, all that came before it on the same connection is in its queue.
+        let own = Pattern::Exactly(Subject::ControlAnswer { gateway: self.me });
+        while let Err(error) = self.bus.subscribe(own, 1).await {
+            tracing::debug!(%error, "the bus does not answer yet");
+            tokio::time::sleep(TICK).await;
+        }
+        let mut dropped = 0;
+        while questions.try_next().is_some() {
+            dropped += 1;
+        }
+        dropped
     }
 
     async fn answer(&self, question: BusMessage) {

@@ -1,7 +1,7 @@
 //! Asking all gateways about their sessions, this one among them: a user may be connected to any.
 //!
-//! An answer is complete when every gateway that was a member as the question was asked has answered, or is no
-//! member any more. Where one has not in time, the whole is an error rather than a part.
+//! An answer is complete when every gateway that was a member as the question was asked has answered. Where one has not
+//! in time, or is no member any more before it has, the whole is an error rather than a part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Gateways {
     /// Asks all, and waits for all their answers. Cancel safe; what was asked is done all the same.
     ///
     /// # Errors
-    /// Error 100, temporary: one gateway did not answer in time. It may be done at the others.
+    /// Error 100, temporary: one gateway did not answer in time, or went away before. It may be done at the others.
     pub(crate) async fn ask(&self, question: Question) -> Result<Vec<Answered>, Failure> {
         let deadline = Instant::now() + self.timeout;
         tokio::time::sleep_until(self.knows_all).await;
@@ -136,6 +136,15 @@ impl Gateways {
                     return Err(unavailable);
                 }
             }
+        }
+        // It may be dead, or only stand still, with its sessions (see `Answering`): who is told that all is done
+        // must be able to rely on it. The next call is not sent to it.
+        if let Some(gateway) = asked
+            .iter()
+            .find(|gateway| !parts.get(gateway).is_some_and(Parts::is_complete))
+        {
+            tracing::warn!(%gateway, "went away before it answered the server API");
+            return Err(unavailable);
         }
         // Those that are there though nobody knew of them count too.
         let complete = parts.into_iter().filter(|(_, parts)| parts.is_complete());

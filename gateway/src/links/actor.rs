@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::delivering::Delivering;
 use super::link::{
     Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
@@ -137,6 +138,7 @@ impl LinkActor {
             shard: self.shard,
             frames: Vec::new(),
             metrics: self.metrics.clone(),
+            delivering: Delivering::new(self.metrics.clone()),
             sends: HashMap::new(),
             members: Vec::new(),
         };
@@ -182,6 +184,7 @@ impl LinkActor {
             }
             self.tell_of_members(&mut turn);
             self.link.flush(begun.elapsed(), &mut turn);
+            turn.delivering.run();
             for (router, frame) in turn.frames.drain(..) {
                 let subject = Subject::LinkUp {
                     shard: self.shard,
@@ -303,11 +306,13 @@ impl LinkActor {
     }
 }
 
-/// What the link wants done in one turn: frames are collected, sessions are told at once.
+/// What the link wants done in one turn: frames are collected, and sessions are told at once; what they are told is
+/// written at the end of the turn.
 struct Turn {
     shard: ShardId,
     frames: Vec<(Incarnation, Up)>,
     metrics: LinkMetrics,
+    delivering: Delivering,
     /// Ids of the messages of `message.send` commands that wait, by session and command.
     sends: HashMap<(u64, u32), Bytes>,
     /// What was delivered of channels' members, and where it stands.
@@ -348,7 +353,9 @@ impl Output<Arc<SessionHandle>> for Turn {
             match replies::urgent_publication(delivered) {
                 Ok((_, reply, kind, priority)) => {
                     self.note_members(delivered, &reply);
-                    session.push_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority));
+                    if session.queue_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority)) {
+                        self.delivering.add(session);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %channel, offset = delivered.offset, %error, "undecodable message skipped");
@@ -388,14 +395,17 @@ impl Output<Arc<SessionHandle>> for Turn {
             true => None,
             false => self.sends.remove(&(session.id(), id)),
         };
-        session.reply(&match (outcome, send_id) {
+        let reply = match (outcome, send_id) {
             (Ok(_), None) => replies::published(id),
             (Ok(stored), Some(message_id)) => replies::sent(id, &message_id, &stored),
             (Err(refusal), _) => {
                 self.metrics.error(refusal.code);
                 replies::error(id, replies::refused(refusal))
             }
-        });
+        };
+        if session.queue_reply(&reply) {
+            self.delivering.add(&session);
+        }
     }
 
     fn deliver(&mut self, delivered: &Delivered, channels: &mut Channels<Arc<SessionHandle>>) {
@@ -411,7 +421,9 @@ impl Output<Arc<SessionHandle>> for Turn {
         let shared = SharedReply::stored(reply, kind, &channel, priority);
         let mut receivers = 0;
         for session in channels.receivers(&channel, Offset::from_u64(delivered.offset)) {
-            session.push_shared(&shared);
+            if session.queue_shared(&shared) {
+                self.delivering.add(session);
+            }
             receivers += 1;
         }
         self.metrics.delivered(receivers);
@@ -427,7 +439,9 @@ impl Output<Arc<SessionHandle>> for Turn {
                 let shared = SharedReply::ephemeral(reply, kind, &channel, priority);
                 let mut receivers = 0;
                 for session in channels.subscribers(&channel) {
-                    session.push_shared(&shared);
+                    if session.queue_shared(&shared) {
+                        self.delivering.add(session);
+                    }
                     receivers += 1;
                 }
                 self.metrics.delivered(receivers);

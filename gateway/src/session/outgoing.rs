@@ -17,11 +17,11 @@ use super::warnings::is_near;
 /// What a frame costs in the queue besides its bytes, so that a million empty ones are not free.
 const FRAME_COST: usize = 64;
 
-/// See the module. Filled by anybody, emptied by the session's task alone.
+/// See the module. Filled by anybody; emptied by whoever has the session's wire, see [`super::wire`].
 pub(super) struct Outgoing {
     state: Mutex<State>,
-    /// Told when the queue stops being empty, and when the session closes. The task empties the
-    /// queue each time, or calls `come_back`, so a queue that is not empty needs no further word.
+    /// Told when the queue stops being empty and nobody else writes it, and when the session closes. Whoever
+    /// empties it does so each time, or calls `come_back`, so a queue that is not empty needs no further word.
     changed: Notify,
     limit: usize,
 }
@@ -37,6 +37,17 @@ struct State {
     /// Frames that made room for others, since they were last asked for.
     dropped: u32,
     closing: Option<DisconnectCode>,
+}
+
+/// What has to be done after a push.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Pushed {
+    /// The queue was empty before: it has to be written, or the session's task to be told
+    /// ([`Outgoing::come_back`]).
+    pub(super) is_first: bool,
+    /// With this frame the queue became fuller than [`Outgoing::is_nearly_full`] allows.
+    pub(super) filled: bool,
 }
 
 impl State {
@@ -73,16 +84,16 @@ impl Outgoing {
     }
 
     /// Queues a frame. Over the limit first everything goes that may be dropped; if that makes no room,
-    /// everything is dropped and the session closes as slow. A closing one takes nothing. `true`: with this frame
-    /// the queue became fuller than [`Outgoing::is_nearly_full`] allows.
-    pub(super) fn push(&self, frame: Frame, way: Way) -> bool {
+    /// everything is dropped and the session closes as slow. A closing one takes nothing.
+    pub(super) fn push(&self, frame: Frame, way: Way) -> Pushed {
         let entry = Entry { frame, way };
         let cost = entry.cost();
         let mut filled = false;
-        let wake = {
+        let mut slow = false;
+        let is_first = {
             let mut state = self.state.lock();
             if state.closing.is_some() || state.is_finished {
-                return false;
+                return Pushed::default();
             }
             if state.bytes + cost > self.limit {
                 state.make_room();
@@ -112,13 +123,14 @@ impl Outgoing {
                 state.held = None;
                 state.bytes = 0;
                 state.peak = self.limit;
-                true
+                slow = true;
+                false
             }
         };
-        if wake {
+        if slow {
             self.changed.notify_one();
         }
-        filled
+        Pushed { is_first, filled }
     }
 
     /// More than four fifths of the limit wait.
@@ -220,7 +232,7 @@ impl Outgoing {
         self.changed.notify_one();
     }
 
-    /// [`Outgoing::changed`] ends once more: the queue was left before it was empty.
+    /// [`Outgoing::changed`] ends once more: there is something in the queue.
     pub(super) fn come_back(&self) {
         self.changed.notify_one();
     }
@@ -253,8 +265,17 @@ mod tests {
         Frame::Text(text.into())
     }
 
+    /// As a session's handle does.
+    fn push_in(outgoing: &Outgoing, frame: Frame, way: Way) -> bool {
+        let pushed = outgoing.push(frame, way);
+        if pushed.is_first {
+            outgoing.come_back();
+        }
+        pushed.filled
+    }
+
     fn push(outgoing: &Outgoing, frame: Frame) {
-        outgoing.push(frame, Way::push_in("a", Priority::Normal));
+        push_in(outgoing, frame, Way::push_in("a", Priority::Normal));
     }
 
     fn is_changed(outgoing: &Outgoing) -> bool {
@@ -304,14 +325,14 @@ mod tests {
             assert!(!Way::ephemeral_in("a", ephemeral).is_droppable);
         }
         let outgoing = Outgoing::new(3 * (FRAME_COST + 1));
-        outgoing.push(text("1"), low);
-        outgoing.push(text("2"), stored);
-        outgoing.push(text("3"), low);
-        outgoing.push(text("4"), stored);
+        push_in(&outgoing, text("1"), low);
+        push_in(&outgoing, text("2"), stored);
+        push_in(&outgoing, text("3"), low);
+        push_in(&outgoing, text("4"), stored);
         assert_eq!((outgoing.take_dropped(), outgoing.take_dropped()), (2, 0));
-        outgoing.push(text("5"), stored);
+        push_in(&outgoing, text("5"), stored);
         // Nothing is left that may go, but this one need not come.
-        outgoing.push(text("6"), low);
+        push_in(&outgoing, text("6"), low);
         assert_eq!((outgoing.take_dropped(), outgoing.closing()), (1, None));
         for next in ["2", "4", "5"] {
             assert_eq!(outgoing.take(0), Some(text(next)));
@@ -320,12 +341,12 @@ mod tests {
         assert_eq!(outgoing.state.lock().bytes, 0);
         // Also what is held.
         outgoing.hold();
-        outgoing.push(text("1"), low);
-        outgoing.push(text("2"), stored);
-        outgoing.push(text("3"), stored);
-        outgoing.push(text("4"), stored);
+        push_in(&outgoing, text("1"), low);
+        push_in(&outgoing, text("2"), stored);
+        push_in(&outgoing, text("3"), stored);
+        push_in(&outgoing, text("4"), stored);
         assert_eq!((outgoing.take_dropped(), outgoing.closing()), (1, None));
-        outgoing.push(text("5"), stored);
+        push_in(&outgoing, text("5"), stored);
         assert_eq!(outgoing.closing(), Some(DisconnectCode::Slow));
     }
 
@@ -333,21 +354,21 @@ mod tests {
     fn it_says_when_it_becomes_nearly_full() {
         let way = Way::push_in("a", Priority::Normal);
         let outgoing = Outgoing::new(10 * (FRAME_COST + 1));
-        let filled: Vec<bool> = (0..10).map(|_| outgoing.push(text("x"), way)).collect();
+        let filled: Vec<bool> = (0..10).map(|_| push_in(&outgoing, text("x"), way)).collect();
         assert_eq!(filled.iter().position(|filled| *filled), Some(8));
         assert_eq!(filled.iter().filter(|filled| **filled).count(), 1, "once");
         assert!(outgoing.take(1024).is_some());
-        let filled: Vec<bool> = (0..10).map(|_| outgoing.push(text("x"), way)).collect();
+        let filled: Vec<bool> = (0..10).map(|_| push_in(&outgoing, text("x"), way)).collect();
         assert_eq!(filled.iter().position(|filled| *filled), Some(8));
     }
 
     #[test]
     fn what_is_joined_leaves_in_the_order_of_priorities() {
         let outgoing = Outgoing::new(4096);
-        outgoing.push(text("1"), Way::push_in("b", Priority::Normal));
-        outgoing.push(text("2"), Way::push_in("a", Priority::Normal));
-        outgoing.push(text("3"), Way::push_in("a", Priority::Critical));
-        outgoing.push(text("4"), Way::push_in("b", Priority::Normal));
+        push_in(&outgoing, text("1"), Way::push_in("b", Priority::Normal));
+        push_in(&outgoing, text("2"), Way::push_in("a", Priority::Normal));
+        push_in(&outgoing, text("3"), Way::push_in("a", Priority::Critical));
+        push_in(&outgoing, text("4"), Way::push_in("b", Priority::Normal));
         assert_eq!(outgoing.take(64 * 1024), Some(text("2\n3\n1\n4")));
         assert!(outgoing.take(0).is_none());
         assert_eq!(outgoing.state.lock().bytes, 0);

@@ -10,8 +10,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use switchboard_proto::codes::DisconnectCode;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
@@ -24,15 +22,16 @@ use super::commands::{Commands, Violation};
 use super::encoding::{Encoding, Frame};
 use super::questions::Answering;
 use super::timers::{Due, OpenPing, Pings, Timers, Timing};
+use super::wire::{ClientStream, Progress};
 use crate::gateway::Gateway;
 use crate::system_message::{SystemMessage, millis};
 
 /// A client's socket.
-pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(crate) type Socket = WebSocketStream<ClientStream>;
 
 /// Bytes that are written before the session looks at its other work: a slow client's full queue
 /// must delay neither its pings nor its commands for long. Also what is joined into one frame at most.
-const A_TURN: usize = 64 * 1024;
+pub(super) const A_TURN: usize = 64 * 1024;
 
 /// What clients are told when the gateway begins to stop.
 const LEAVING: &str = "this gateway stops; the connection is closed at the given time, connect again then";
@@ -323,14 +322,20 @@ pub(super) async fn write(
     session: &SessionHandle,
     socket: &mut Socket,
 ) -> Result<bool, End> {
-    let mut written = 0;
     let mut all = true;
-    while let Some(frame) = session.outgoing.take(A_TURN) {
-        written += frame.len();
-        feed(gateway, socket, frame.into()).await?;
-        if written >= A_TURN {
-            all = false;
-            break;
+    if session.wire.is_open() {
+        let (progress, written) = session.wire.write(&session.outgoing);
+        gateway.metrics.written(written);
+        all = progress == Progress::All;
+    } else {
+        let mut written = 0;
+        while let Some(frame) = session.outgoing.take(A_TURN) {
+            written += frame.len();
+            feed(gateway, socket, frame.into()).await?;
+            if written >= A_TURN {
+                all = false;
+                break;
+            }
         }
     }
     gateway
