@@ -24,10 +24,15 @@ impl Cluster {
 
     /// As [`Self::start`], with `more` in everybody's configuration, behind what `[gateway]` has.
     pub async fn start_with(more: &str) -> Result<Self> {
+        Self::start_as("insecure = true\n", more).await
+    }
+
+    /// As [`Self::start_with`], with these keys of `[gateway]`.
+    pub async fn start_as(gateway: &str, more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let nats = NatsCluster::start(3).await?;
         let config = format!(
-            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n[gateway]\ninsecure = true\n{more}",
+            "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 6\n[bus.nats]\nurls = {:?}\nmax_bytes = \"64MiB\"\nreplicas = 3\n[gateway]\n{gateway}{more}",
             nats.urls()
         );
         std::fs::write(folder.path().join("switchboard.toml"), config)?;

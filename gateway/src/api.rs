@@ -5,7 +5,7 @@
 //! | `listener` | connections of backends: HTTP/1.1 and HTTP/2 without TLS on one port |
 //! | `key` | who may ask |
 //! | `http`, `grpc` | the two ways to ask |
-//! | `publishing`, `calls` | what each call does, the same for both |
+//! | `publishing`, `calls`, `members` | what each call does, the same for both |
 //! | `control` | asking all gateways about their sessions |
 //! | `answering` | what this gateway answers to that |
 //!
@@ -21,6 +21,7 @@ mod grpc;
 mod http;
 mod key;
 mod listener;
+mod members;
 mod publishing;
 
 use std::net::SocketAddr;
@@ -199,6 +200,15 @@ calls! {
     InfoRequest -> InfoResult, Info: |api, request, _| api.info(request).await;
     RpcRequest -> RpcResult, Rpc: |api, request, _| api.rpc(&request);
     SystemMessageRequest -> SystemMessageResult, SystemMessage: |api, request, _| api.system_message(request).await;
+    ChannelMembersAddRequest -> ChannelMembersAddResult, ChannelMembersAdd: |api, request, caller| {
+        api.add_members(request, caller).await
+    };
+    ChannelMembersRemoveRequest -> ChannelMembersRemoveResult, ChannelMembersRemove: |api, request, caller| {
+        api.remove_members(request, caller).await
+    };
+    ChannelMembersListRequest -> ChannelMembersListResult, ChannelMembersList: |api, request, caller| {
+        api.list_members(request, caller).await
+    };
 }
 
 impl Api {

@@ -9,6 +9,7 @@ use switchboard_service_kit::config::{Document, Origin};
 use crate::api::ApiConfig;
 use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
+use crate::conversations::ConversationsConfig;
 use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
@@ -93,6 +94,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// `[gateway.api]`.
     pub api: ApiConfig,
+    /// `[gateway.conversations]`.
+    pub conversations: ConversationsConfig,
 }
 
 impl Config {
@@ -376,6 +379,7 @@ impl Config {
             proxies: Proxies::read(document),
             limits: LimitsConfig::read(document),
             api: ApiConfig::read(document),
+            conversations: ConversationsConfig::read(document),
         }
     }
 

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::api::Gateways;
 use crate::auth::Tokens;
 use crate::config::Config;
+use crate::conversations::{Memberships, Receipts};
 use crate::limited_log::LimitedLog;
 use crate::limits::users::Users;
 use crate::links::Links;
@@ -24,6 +26,12 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     pub(crate) tokens: Tokens,
     pub(crate) links: Links,
+    /// By which all gateways are asked about their sessions.
+    pub(crate) gateways: Arc<Gateways>,
+    /// Who is a member of which channel.
+    pub(crate) memberships: Arc<Memberships>,
+    /// Up to where users have read.
+    pub(crate) receipts: Receipts,
     /// By which the other gateways know of sessions.
     pub(crate) announcer: Announcer,
     pub(crate) metrics: GatewayMetrics,
@@ -49,6 +57,8 @@ impl Gateway {
         config: Config,
         tokens: Tokens,
         links: Links,
+        gateways: Arc<Gateways>,
+        (memberships, receipts): (Arc<Memberships>, Receipts),
         announcer: Announcer,
         metrics: GatewayMetrics,
         stop: CancellationToken,
@@ -61,6 +71,9 @@ impl Gateway {
             config,
             tokens,
             links,
+            gateways,
+            memberships,
+            receipts,
             announcer,
             metrics,
             stop,

@@ -32,6 +32,7 @@ use self::link::Known;
 pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Stored, Timing, refusal};
 #[cfg(feature = "simulation")]
 pub(crate) use self::link::{Channels, Output, PublishAsked, Subscribe, Subscriber};
+use crate::conversations::Events;
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
 
@@ -89,6 +90,7 @@ impl Links {
         context: &Context,
         metrics: &LinkMetrics,
         health: Component,
+        events: Events,
     ) -> Result<Self, BusError> {
         let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.frames).await?;
         let mut asks = Vec::with_capacity(usize::from(shards.get()));
@@ -127,6 +129,7 @@ impl Links {
                 known,
                 metrics: metrics.clone(),
                 ready: ready.clone(),
+                events: events.clone(),
             };
             context
                 .tasks
@@ -240,7 +243,7 @@ impl Links {
         answer.await.unwrap_or_else(|_| Err(refusal(ErrorCode::Internal)))
     }
 
-    fn shard_of(&self, channel: &ChannelName) -> ShardId {
+    pub(crate) fn shard_of(&self, channel: &ChannelName) -> ShardId {
         ShardId::of_channel(channel.as_str(), self.shards)
     }
 

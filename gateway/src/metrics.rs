@@ -160,6 +160,9 @@ pub(crate) enum ApiMethod {
     Info,
     Rpc,
     SystemMessage,
+    ChannelMembersAdd,
+    ChannelMembersRemove,
+    ChannelMembersList,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -244,6 +247,9 @@ label_values!(ApiMethod {
     Info = "info",
     Rpc = "rpc",
     SystemMessage = "system_message",
+    ChannelMembersAdd = "channel_members_add",
+    ChannelMembersRemove = "channel_members_remove",
+    ChannelMembersList = "channel_members_list",
 });
 
 label_values!(Reset {

@@ -10,6 +10,7 @@
 mod config;
 mod current;
 mod explain;
+mod members;
 mod payload;
 pub(crate) mod reload;
 
@@ -22,6 +23,7 @@ use switchboard_proto::codes::ErrorCode;
 
 pub(crate) use self::config::Bounds;
 pub use self::current::CurrentPolicy;
+pub(crate) use self::members::{ChangedBy, MembersRules};
 pub(crate) use self::payload::Unfit;
 
 /// Everybody's, by its name alone: no token is needed although it begins with `$`, and clients do
@@ -56,6 +58,7 @@ struct Options {
     publish_size: usize,
     control_characters: bool,
     durable: bool,
+    members: Option<MembersRules>,
 }
 
 /// Who may, as far as settings say.

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::api::{self, Answering, ApiRunning, Gateways};
 use crate::auth::Tokens;
 use crate::config::Config;
+use crate::conversations::{self, Events, MembershipMetrics, Memberships, ReceiptMetrics, Receipts};
 use crate::error::StartError;
 use crate::gateway::Gateway;
 use crate::links::{Links, LinksConfig};
@@ -125,6 +126,14 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     };
     let metrics = GatewayMetrics::register(&context.metrics);
     let link_metrics = LinkMetrics::register(&context.metrics, &metrics);
+    let memberships = Memberships::start(
+        &config.conversations,
+        Arc::clone(&deps.bus),
+        MembershipMetrics::register(&context.metrics),
+        &link_context.tasks,
+    );
+    let (events, removed) = Events::new(Arc::clone(&memberships));
+    let (receipts, marks) = Receipts::new(&config.conversations);
     let links = Links::start(
         links_config,
         &deps.bus,
@@ -133,6 +142,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         &link_context,
         &link_metrics,
         health,
+        events,
     )
     .await?;
 
@@ -173,7 +183,36 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     };
     let announcer = Announcer::start(deps.registry.registry, incarnation, settings, &link_context);
     let answer_timeout = config.answer_timeout;
-    let gateway = Gateway::new(config, tokens, links, announcer, metrics, stop.clone());
+    let gateways = Gateways::new(
+        incarnation,
+        Arc::clone(&deps.bus),
+        membership.clone(),
+        answer_timeout,
+    );
+    let gateway = Gateway::new(
+        config,
+        tokens,
+        links,
+        Arc::clone(&gateways),
+        (memberships, receipts),
+        announcer,
+        metrics,
+        stop.clone(),
+    );
+    let ending = conversations::watch(Arc::clone(&gateway), removed);
+    let writing = conversations::write_receipts(
+        Arc::clone(&gateway),
+        marks,
+        ReceiptMetrics::register(&context.metrics),
+        link_context.tasks.clone(),
+    );
+    let until_links_stop = link_context.tasks.stop_token();
+    link_context
+        .tasks
+        .spawn("conversations", TaskKind::Essential, async move {
+            let both = async { tokio::join!(ending, writing) };
+            until_links_stop.run_until_cancelled(both).await;
+        });
     if let Some(origin) = gateway.config.origin.clone() {
         let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());
         context
@@ -193,7 +232,6 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         TaskKind::Essential,
         answering.run(questions, link_context.tasks.clone()),
     );
-    let gateways = Gateways::new(incarnation, deps.bus, membership.clone(), answer_timeout);
     let hearing = {
         let stop = link_context.tasks.stop_token();
         let gateways = Arc::clone(&gateways);

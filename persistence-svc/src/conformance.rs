@@ -2,6 +2,7 @@
 //!
 //! A backend's tests implement [`StoreFixture`] and call [`crate::store_conformance`], which makes a test of each case.
 
+pub mod conversations;
 mod joining;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, Store, StoreError, Written,
+    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, Store, StoreError, Written,
 };
 
 pub use joining::*;
@@ -47,6 +48,7 @@ fn row(sequence: u64, index: usize, channel: &str) -> Row {
         channel: channel.to_owned(),
         sender: Some("alice".to_owned()),
         message: Bytes::from(format!("{channel} {sequence}/{index}")),
+        change: None,
     }
 }
 

@@ -27,7 +27,12 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document, &Defaults::default())),
+        |document| {
+            (
+                BusConfig::read_shared(document),
+                Config::read(document, &Defaults::default()),
+            )
+        },
         |(bus, config), context| async move {
             // Who stores nothing needs no right to the log.
             if config.store.is_none() {

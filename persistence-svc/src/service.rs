@@ -1,5 +1,6 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
+mod conversations;
 mod heads;
 mod history;
 
@@ -12,6 +13,20 @@ use switchboard_proto::ids::ShardCount;
 use switchboard_proto::messages::{Method, method};
 
 use crate::store::{Store, StoreError};
+
+/// The answer of the method that has the name.
+macro_rules! answered {
+    ($service:expr, $name:expr, $request:expr; $($method:ident => $answer:ident,)*) => {
+        match $name {
+            $(method::$method::NAME => {
+                encoded::<method::$method>($service.$answer(decoded::<method::$method>($request)?).await)
+            })*
+            _ => Err(AskError::NotAvailable(
+                "this release of the persistence service does not know the method".to_owned(),
+            )),
+        }
+    };
+}
 
 /// Answers from a store.
 pub struct Service {
@@ -32,17 +47,15 @@ impl Service {
     /// [`AskError`], in words for who asked.
     pub async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
         // One line for each method.
-        match name {
-            method::Heads::NAME => {
-                encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
-            }
-            method::History::NAME => {
-                encoded::<method::History>(self.history(decoded::<method::History>(request)?).await)
-            }
-            _ => Err(AskError::NotAvailable(
-                "this release of the persistence service does not know the method".to_owned(),
-            )),
-        }
+        answered!(self, name, request;
+            Heads => heads,
+            History => history,
+            Standings => standings,
+            Members => members,
+            MarkReceipts => mark_receipts,
+            MessageStatus => message_status,
+            Conversations => conversations,
+        )
     }
 }
 
@@ -57,7 +70,7 @@ fn encoded<M: Method>(response: Result<M::Response, AskError>) -> Result<Bytes, 
 /// What who asked is told of the store's trouble: nothing of its inside. The whole goes to the log.
 fn fault(error: &StoreError) -> AskError {
     match error {
-        StoreError::TooMany { .. } => AskError::Invalid(error.to_string()),
+        StoreError::TooMany { .. } | StoreError::TooMuch { .. } => AskError::Invalid(error.to_string()),
         StoreError::Unavailable(_) | StoreError::WentBack { .. } | StoreError::Schema(_) => {
             tracing::warn!(%error, "question not answered");
             AskError::Unavailable("the message store cannot be used now".to_owned())

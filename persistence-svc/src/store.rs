@@ -5,7 +5,9 @@
 //! written twice, or by two replicas at once, is there once.
 
 mod columns;
+pub mod conversations;
 mod joining;
+mod migrations;
 mod postgres;
 mod progress;
 mod sqlite;
@@ -14,8 +16,10 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use switchboard_proto::bus::Change;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use conversations::ConversationStore;
 pub use joining::{JoinStore, Joint, Reach};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
@@ -28,9 +32,9 @@ pub const MAX_LIMIT: usize = 10_000;
 pub const MAX_HEADS: usize = 10_000;
 
 /// Everything that is asked of a store.
-pub trait Store: MessageStore + JoinStore {}
+pub trait Store: MessageStore + JoinStore + ConversationStore {}
 
-impl<S: MessageStore + JoinStore> Store for S {}
+impl<S: MessageStore + JoinStore + ConversationStore> Store for S {}
 
 /// A store of messages.
 ///
@@ -116,7 +120,7 @@ pub struct Place {
 }
 
 /// What consecutive records of a shard's log hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Written {
     /// The shard.
     pub shard: ShardId,
@@ -137,7 +141,7 @@ pub struct Written {
 }
 
 /// A message as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Its place in the log.
     pub offset: Offset,
@@ -149,6 +153,8 @@ pub struct Row {
     pub sender: Option<String>,
     /// The encoded `Message`.
     pub message: Bytes,
+    /// What it says of the channel or of another message; `None`: it is a message like others.
+    pub change: Option<Change>,
 }
 
 /// What was read from the log and is no message that can be stored.
@@ -255,6 +261,14 @@ pub enum StoreError {
     TooMany {
         /// Channels asked for.
         asked: usize,
+    },
+    /// The question holds too much.
+    #[error("{asked} entries in one question, {most} are allowed")]
+    TooMuch {
+        /// Entries asked for.
+        asked: usize,
+        /// Entries allowed.
+        most: usize,
     },
 }
 

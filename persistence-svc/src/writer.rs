@@ -215,6 +215,7 @@ fn row(sequence: Sequence, index: usize, time_us: u64, entry: &Entry) -> Result<
         channel: message.channel.clone(),
         sender: (!sender.is_empty()).then(|| sender.to_owned()),
         message: entry.encoded.clone(),
+        change: message.change.clone(),
     })
 }
 

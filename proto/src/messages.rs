@@ -41,4 +41,14 @@ methods! {
     Heads: HeadsRequest => HeadsResponse,
     /// A channel's stored messages, over all lives of its log.
     History: HistoryRequest => HistoryResponse,
+    /// What users are in channels, and how many members these have.
+    Standings: StandingsRequest => StandingsResponse,
+    /// The members of a channel.
+    Members: MembersRequest => MembersResponse,
+    /// Moves forward up to where users were given and have read channels.
+    MarkReceipts: MarkReceiptsRequest => MarkReceiptsResponse,
+    /// To whom a message was delivered, and who has read it.
+    MessageStatus: MessageStatusRequest => MessageStatusResponse,
+    /// A user's conversations: last message, unread, members.
+    Conversations: ConversationsRequest => ConversationsResponse,
 }

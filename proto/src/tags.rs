@@ -16,6 +16,9 @@ pub const CHANNEL: &str = "sb-channel";
 /// `low`, `high` or `critical`; absent: normal.
 pub const PRIORITY: &str = "sb-priority";
 
+/// What a message changes, where it is no message like others: `members`, or of those that are not stored `receipt`.
+pub const CHANGE: &str = "sb-change";
+
 /// The id of the message that this one answers.
 pub const REPLY_TO: &str = "sb-reply-to";
 

@@ -14,8 +14,8 @@ use crate::ownership::{Decision, Ownerships, Patience};
 use crate::rules::is_kept;
 pub use crate::rules::{Rule, break_rule};
 use crate::shard::{
-    Ask, AskId, Body, Limits, LinkLimits, MemoryLimits, Output, Owner, Ownership, PageLimits, Reading, TailReader,
-    UpkeepLimits, WindowLimits, name,
+    Ask, AskId, Body, Limits, LinkLimits, MemoryLimits, Output, Owner, Ownership, PageLimits, Reading,
+    TailReader, UpkeepLimits, WindowLimits, name,
 };
 
 /// What an owner wants done.

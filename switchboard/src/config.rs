@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use switchboard_bus::config::{Backend, BusConfig, EMBEDDED_LOG};
+use switchboard_persistence_svc::Defaults;
 #[cfg(test)]
 use switchboard_persistence_svc::StoreSettings;
-use switchboard_persistence_svc::Defaults;
 use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
@@ -170,7 +170,13 @@ mod tests {
         };
         let alone = read("gateway.insecure = true");
         assert_eq!(path(&alone), Some("./data/messages.db".into()));
-        assert!(alone.router.readers.iter().any(|reader| reader.as_str() == "persistence"));
+        assert!(
+            alone
+                .router
+                .readers
+                .iter()
+                .any(|reader| reader.as_str() == "persistence")
+        );
         let elsewhere = read("gateway.insecure = true\nbus.embedded.path = \"/srv/log\"");
         assert_eq!(path(&elsewhere), Some("/srv/log/messages.db".into()));
         for text in [

@@ -56,7 +56,9 @@ impl Verdict {
     /// Nothing was lost, doubled, out of order or not recovered, the history says what clients were told, and nobody was refused for longer than allowed.
     pub fn is_as_promised(&self) -> bool {
         let longest = self.silence.max(self.refusal).max(self.shut);
-        self.missing + self.refused_for_good + self.differing == 0 && self.violations.is_empty() && longest <= self.allowed()
+        self.missing + self.refused_for_good + self.differing == 0
+            && self.violations.is_empty()
+            && longest <= self.allowed()
     }
 }
 

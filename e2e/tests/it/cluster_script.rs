@@ -94,7 +94,11 @@ async fn a_cluster_starts_serves_and_leaves_nothing() -> Result<()> {
     // And what is said is stored.
     let names = ["postgres", "persistence-1", "persistence-2"];
     for name in names {
-        let runs = state["processes"].as_array().into_iter().flatten().any(|each| each["name"] == name);
+        let runs = state["processes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|each| each["name"] == name);
         ensure!(runs, "{name} is missing");
     }
 

@@ -73,7 +73,10 @@ async fn a_server_that_breaks_a_promise_is_noticed() -> Result<()> {
     const SHORT: Duration = Duration::from_secs(3);
     let groups: [(&[Spoil], Duration); 3] = [
         (&[Spoil::Lose, Spoil::Double, Spoil::Swap], SHORT),
-        (&[Spoil::Pocket, Spoil::Deny, Spoil::Pretend, Spoil::Forget], SHORT),
+        (
+            &[Spoil::Pocket, Spoil::Deny, Spoil::Pretend, Spoil::Forget],
+            SHORT,
+        ),
         (
             &[Spoil::Refuse, Spoil::Reject, Spoil::Shut],
             Duration::from_secs(6),

@@ -10,6 +10,7 @@ mod budget;
 mod client;
 mod cluster_script;
 mod commands;
+mod conversations;
 mod deaths;
 mod delivery;
 mod demo_page;

@@ -116,9 +116,7 @@ impl Forgetful {
     async fn say(&self, client: &mut Client, numbers: std::ops::Range<u64>) -> Result<()> {
         for number in numbers {
             client.publish(CHANNEL, json!({ "number": number })).await?;
-            client
-                .publish("room:other", json!("x".repeat(20_000)))
-                .await?;
+            client.publish("room:other", json!("x".repeat(20_000))).await?;
         }
         Ok(())
     }
@@ -158,7 +156,9 @@ impl Forgetful {
 }
 
 fn numbers(said: &[(u64, Value)]) -> Vec<u64> {
-    said.iter().filter_map(|(_, data)| data["number"].as_u64()).collect()
+    said.iter()
+        .filter_map(|(_, data)| data["number"].as_u64())
+        .collect()
 }
 
 /// All of the channel, by the command `history`.
@@ -173,7 +173,11 @@ async fn by_command(client: &mut Client, reverse: bool) -> Result<Vec<u64>> {
             return Ok(all);
         };
         since = json!({ "offset": last["offset"], "epoch": result["epoch"] });
-        all.extend(publications.iter().filter_map(|one| one["data"]["number"].as_u64()));
+        all.extend(
+            publications
+                .iter()
+                .filter_map(|one| one["data"]["number"].as_u64()),
+        );
     }
 }
 
@@ -202,11 +206,19 @@ async fn is_all(system: &Forgetful, place: &Place, all: std::ops::Range<u64>) ->
     let backward: Vec<u64> = all.clone().rev().collect();
     let mut client = system.client().await?;
     assert_eq!(by_command(&mut client, false).await?, forward, "history");
-    assert_eq!(by_command(&mut client, true).await?, backward, "history, backward");
+    assert_eq!(
+        by_command(&mut client, true).await?,
+        backward,
+        "history, backward"
+    );
     let request = json!({ "channel": CHANNEL, "limit": 30 });
     assert_eq!(by_rpc(&mut client, request).await?, forward, "history.list");
     let request = json!({ "channel": CHANNEL, "limit": 30, "reverse": true });
-    assert_eq!(by_rpc(&mut client, request).await?, backward, "history.list, backward");
+    assert_eq!(
+        by_rpc(&mut client, request).await?,
+        backward,
+        "history.list, backward"
+    );
     let last = json!({ "number": all.end - 1 });
     let mut client = system.client().await?;
     let recovered = recovery::recover_up_to(&mut client, CHANNEL, place, &last).await?;
@@ -224,7 +236,10 @@ async fn by_sdk(system: &Forgetful, place: &Place, missed: &[u64], is_recovered:
             ("SWITCHBOARD_ENDPOINTS", url.as_str()),
             ("SWITCHBOARD_ENCODING", encoding),
             ("SWITCHBOARD_PLACE", &place.to_string()),
-            ("SWITCHBOARD_RECOVERED", if is_recovered { "true" } else { "false" }),
+            (
+                "SWITCHBOARD_RECOVERED",
+                if is_recovered { "true" } else { "false" },
+            ),
         ];
         tools::node("stored_history.test.js", &environment).await?;
     }
@@ -267,7 +282,11 @@ async fn what_the_log_forgot_is_told(mut system: Forgetful) -> Result<()> {
     // What is acknowledged is there at once; and what a backend removed is hidden, also in the store.
     for number in 160..200 {
         client.publish(CHANNEL, json!({ "number": number })).await?;
-        let page = list(&mut client, &json!({ "channel": CHANNEL, "limit": 1, "reverse": true })).await?;
+        let page = list(
+            &mut client,
+            &json!({ "channel": CHANNEL, "limit": 1, "reverse": true }),
+        )
+        .await?;
         assert_eq!(page["messages"][0]["data"]["number"], number, "{page}");
     }
     let cursor = list(&mut client, &json!({ "channel": CHANNEL, "limit": 1 })).await?["cursor"].clone();
@@ -304,7 +323,10 @@ async fn store_that_is_down_costs_only_what_it_alone_has() -> Result<()> {
     assert_eq!(listener.publication().await?.data["number"], 150, "live");
     let newest = json!({ "channel": CHANNEL, "limit": 1, "reverse": true });
     let page = client.must("history", newest).await?;
-    assert_eq!(page["publications"][0]["data"]["number"], 150, "the window answers");
+    assert_eq!(
+        page["publications"][0]["data"]["number"], 150,
+        "the window answers"
+    );
     let oldest = client
         .command("history", json!({ "channel": CHANNEL, "limit": 1 }))
         .await?;

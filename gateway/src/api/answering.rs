@@ -11,8 +11,8 @@ use switchboard_bus::{Bus, BusMessage, Pattern, Subject, Subscription};
 use switchboard_proto::bus::control::Question;
 use switchboard_proto::bus::control_answer::Answer;
 use switchboard_proto::bus::{
-    BeginSubscription, ChannelCounts, Control, ControlAnswer, CountChannels, Done, GatewayDescription,
-    RenewSessions, Target, TellSessions, tell_sessions,
+    BeginSubscription, ChannelCounts, ChannelMembersChanged, Control, ControlAnswer, CountChannels, Done,
+    GatewayDescription, RenewSessions, Target, TellSessions, tell_sessions,
 };
 use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
 use switchboard_proto::codes::ErrorCode;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use crate::auth::{Overrides, UnixTime};
+use crate::conversations::Told;
 use crate::gateway::Gateway;
 use crate::links::Since;
 use crate::session::{Given, SessionHandle};
@@ -175,6 +176,7 @@ impl Answering {
             }
             Question::RenewSessions(renew) => self.renew(&renew),
             Question::TellSessions(tell) => self.tell(tell),
+            Question::ChannelMembersChanged(changed) => self.members_changed(changed).await,
             Question::DescribeGateway(_) => return vec![Answer::Description(self.describe().await)],
             Question::CountChannels(count) => return self.count(&count).await,
         };
@@ -230,6 +232,18 @@ impl Answering {
             session.refresh_by_server(&self.gateway, expiry(renew.expire_at), renew.info.clone());
         }
         done(sessions.len())
+    }
+
+    async fn members_changed(&self, changed: ChannelMembersChanged) -> Done {
+        let (Ok(log), Some(event)) = (changed.log_epoch.parse(), changed.event) else {
+            return failed(ErrorCode::BadRequest);
+        };
+        let told = Told {
+            channel: changed.channel,
+            place: (log, Offset::from_u64(changed.offset)),
+            event,
+        };
+        done(self.gateway.members_changed(&told).await)
     }
 
     fn tell(&self, tell: TellSessions) -> Done {

@@ -152,6 +152,9 @@ impl Api {
         if let Some(target) = &question.target
             && target.client.is_empty()
         {
+            self.gateway
+                .lets_in(&channel, &target.user, Instant::now())
+                .await?;
             self.keep(&target.user, &channel, &question).await?;
         }
         let answers = self.gateways.ask(Question::BeginSubscription(question)).await?;

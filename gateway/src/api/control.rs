@@ -39,7 +39,7 @@ pub(crate) struct Gateways {
 }
 
 /// What one gateway answers, all its parts in order.
-pub(super) type Answered = (Incarnation, Vec<Answer>);
+pub(crate) type Answered = (Incarnation, Vec<Answer>);
 
 impl Gateways {
     /// `timeout`: from a question to its answers, at most.
@@ -80,7 +80,7 @@ impl Gateways {
     ///
     /// # Errors
     /// Error 100, temporary: one gateway did not answer in time, or went away before. It may be done at the others.
-    pub(super) async fn ask(&self, question: Question) -> Result<Vec<Answered>, Failure> {
+    pub(crate) async fn ask(&self, question: Question) -> Result<Vec<Answered>, Failure> {
         let deadline = Instant::now() + self.timeout;
         tokio::time::sleep_until(self.knows_all).await;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;

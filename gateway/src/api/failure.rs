@@ -6,7 +6,7 @@ use switchboard_proto::codes::ErrorCode;
 
 /// The error of a call. The numbers are those of the client protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub(super) code: u32,
     message: String,
 }
@@ -15,6 +15,11 @@ impl Failure {
     /// The backend asked for something that makes no sense. `why` holds nothing of what was sent.
     pub(super) fn bad(why: &'static str) -> Self {
         Self::because(ErrorCode::BadRequest, why)
+    }
+
+    /// An error as clients are told it.
+    pub(super) fn of(code: u32, message: String) -> Self {
+        Self { code, message }
     }
 
     /// An error, and what an operator should know of it.

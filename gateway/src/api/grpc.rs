@@ -99,4 +99,7 @@ service! {
     info: InfoRequest -> InfoResponse,
     rpc: RpcRequest -> RpcResponse,
     system_message: SystemMessageRequest -> SystemMessageResponse,
+    channel_members_add: ChannelMembersAddRequest -> ChannelMembersAddResponse,
+    channel_members_remove: ChannelMembersRemoveRequest -> ChannelMembersRemoveResponse,
+    channel_members_list: ChannelMembersListRequest -> ChannelMembersListResponse,
 }

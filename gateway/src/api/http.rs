@@ -162,6 +162,9 @@ async fn answer(api: &Api, method: &str, body: &[u8], caller: Caller) -> Result<
         "info" => one::<api::InfoRequest>(api, body, caller).await,
         "rpc" => one::<api::RpcRequest>(api, body, caller).await,
         "system_message" => one::<api::SystemMessageRequest>(api, body, caller).await,
+        "channel_members_add" => one::<api::ChannelMembersAddRequest>(api, body, caller).await,
+        "channel_members_remove" => one::<api::ChannelMembersRemoveRequest>(api, body, caller).await,
+        "channel_members_list" => one::<api::ChannelMembersListRequest>(api, body, caller).await,
         _ => Ok(None),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use switchboard_bus::{Bus, BusError, Subject, Subscription};
-use switchboard_proto::bus::{Delivered, Down, OwnerBeat, Refusal, Up};
+use switchboard_proto::bus::{Delivered, Down, MembersChanged, OwnerBeat, Refusal, Up};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Reply;
 use switchboard_proto::codes::ErrorCode;
@@ -24,6 +24,7 @@ use super::link::{
     Channels, Known, Link, Missed, Output, PublishAsked, Reset, Since, Stored, Subscribe, Subscriber,
 };
 use super::{Asker, Publish, Publisher, replies};
+use crate::conversations::{Events, Told};
 use crate::metrics::LinkMetrics;
 use crate::session::{SessionHandle, SharedReply};
 
@@ -116,6 +117,8 @@ pub(super) struct LinkActor {
     pub(super) known: watch::Sender<Option<Known>>,
     pub(super) metrics: LinkMetrics,
     pub(super) ready: Readiness,
+    /// Where what channels say of their members goes.
+    pub(super) events: Events,
 }
 
 /// Between two looks at what is due.
@@ -137,6 +140,7 @@ impl LinkActor {
             metrics: self.metrics.clone(),
             delivering: Delivering::new(self.metrics.clone()),
             sends: HashMap::new(),
+            members: Vec::new(),
         };
         let mut was_up = false;
         let mut dropped = 0;
@@ -178,6 +182,7 @@ impl LinkActor {
                 let reset = self.link.disruption(begun.elapsed(), &mut turn);
                 self.note(reset);
             }
+            self.tell_of_members(&mut turn);
             self.link.flush(begun.elapsed(), &mut turn);
             turn.delivering.run();
             for (router, frame) in turn.frames.drain(..) {
@@ -272,6 +277,18 @@ impl LinkActor {
         }
     }
 
+    /// Passes on what was delivered of channels' members.
+    fn tell_of_members(&self, turn: &mut Turn) {
+        let Some(log) = self.link.log() else { return };
+        for (channel, offset, event) in turn.members.drain(..) {
+            self.events.told(Told {
+                channel,
+                place: (log, offset),
+                event,
+            });
+        }
+    }
+
     fn note(&self, reset: Option<Reset>) {
         if let Some(reason) = reset {
             self.metrics.reset(reason);
@@ -298,6 +315,18 @@ struct Turn {
     delivering: Delivering,
     /// Ids of the messages of `message.send` commands that wait, by session and command.
     sends: HashMap<(u64, u32), Bytes>,
+    /// What was delivered of channels' members, and where it stands.
+    members: Vec<(String, Offset, MembersChanged)>,
+}
+
+impl Turn {
+    /// Keeps what a delivered message says of its channel's members.
+    fn note_members(&mut self, delivered: &Delivered, reply: &Reply) {
+        if let Some((channel, event)) = replies::members_changed(delivered, reply) {
+            let offset = Offset::from_u64(delivered.offset);
+            self.members.push((channel, offset, event));
+        }
+    }
 }
 
 impl Output<Arc<SessionHandle>> for Turn {
@@ -323,6 +352,7 @@ impl Output<Arc<SessionHandle>> for Turn {
         for delivered in messages {
             match replies::urgent_publication(delivered) {
                 Ok((_, reply, kind, priority)) => {
+                    self.note_members(delivered, &reply);
                     if session.queue_shared(&SharedReply::stored(reply, kind, channel.as_str(), priority)) {
                         self.delivering.add(session);
                     }
@@ -386,6 +416,7 @@ impl Output<Arc<SessionHandle>> for Turn {
                 return;
             }
         };
+        self.note_members(delivered, &reply);
         // Encoded at most once per encoding, however many receive it.
         let shared = SharedReply::stored(reply, kind, &channel, priority);
         let mut receivers = 0;

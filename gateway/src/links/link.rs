@@ -321,6 +321,11 @@ impl<S: Subscriber> Link<S> {
         })
     }
 
+    /// The life of the shard's log that deliveries are of; `None`: no owner has said yet.
+    pub(crate) fn log(&self) -> Option<LogEpoch> {
+        self.place.as_ref().map(|place| place.log)
+    }
+
     /// Channels with interest, for metrics.
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()

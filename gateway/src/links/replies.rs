@@ -1,7 +1,8 @@
 //! What sessions are told by a link, in the client protocol's words.
 
 use prost::Message as _;
-use switchboard_proto::bus::{Delivered, Message, PayloadKind, Priority, Refusal};
+use switchboard_proto::bus::change::What;
+use switchboard_proto::bus::{Delivered, MembersChanged, Message, PayloadKind, Priority, Refusal};
 use switchboard_proto::client::{
     ClientInfo, Error, Publication, PublishResult, Push, Reply, RpcResult, SubscribeResult,
 };
@@ -106,6 +107,19 @@ pub(super) fn refused(refusal: Refusal) -> Error {
 pub(super) fn publication(delivered: &Delivered) -> Result<(String, Reply, PayloadKind), prost::DecodeError> {
     let (channel, reply, kind, _) = urgent_publication(delivered)?;
     Ok((channel, reply, kind))
+}
+
+/// What the message behind this push says of its channel's members, and the channel. Most say nothing, which their tags tell.
+pub(super) fn members_changed(delivered: &Delivered, reply: &Reply) -> Option<(String, MembersChanged)> {
+    let publication = reply.push.as_ref()?.r#pub.as_ref()?;
+    if publication.tags.get(tags::CHANGE)? != "members" {
+        return None;
+    }
+    let message = Message::decode(delivered.message.clone()).ok()?;
+    match message.change?.what? {
+        What::Members(event) => Some((message.channel, event)),
+        What::Edit(_) | What::Delete(_) | What::React(_) | What::Erase(_) => None,
+    }
 }
 
 /// As [`publication`], and how urgent it is.

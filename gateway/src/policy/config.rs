@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex::RegexBuilder;
 use switchboard_service_kit::config::{Document, Section};
 
-use super::{DataFormat, Options, Permission, Policy};
+use super::{DataFormat, MembersRules, Options, Permission, Policy};
 
 /// Bytes that a compiled pattern may take.
 const PATTERN_SIZE: usize = 256 * 1024;
@@ -138,6 +138,7 @@ impl Options {
             "Publications are stored before they are delivered, and can be recovered; else they are delivered to whoever \
              is there, and may be lost.",
         );
+        let members = MembersRules::read(section, durable);
         let name_length = section.integer(
             "channel_length",
             bounds.name_length,
@@ -172,6 +173,7 @@ impl Options {
             publish_size: usize::try_from(publish_size).unwrap_or(usize::MAX),
             control_characters,
             durable,
+            members,
         }
     }
 }

@@ -203,6 +203,8 @@ impl Gateway {
         for session in &sessions {
             session.look_at_policy();
         }
+        // Channels may have members now that had none.
+        self.memberships.look_again();
         sessions.len()
     }
 }

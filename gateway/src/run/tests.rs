@@ -8,6 +8,7 @@ mod history;
 mod history_list;
 mod life;
 mod limits;
+mod members;
 mod overrides;
 mod owner;
 mod permissions;

@@ -80,8 +80,8 @@ impl SessionHandle {
     /// Not cancel safe: the subscription may be asked for or not.
     ///
     /// # Errors
-    /// [`ErrorCode::Expired`]: it is over, or not there yet. [`ErrorCode::LimitExceeded`]: it has as many channels as it may. [`ErrorCode::Internal`]: the link did not
-    /// answer in time.
+    /// [`ErrorCode::Expired`]: it is over, or not there yet. [`ErrorCode::LimitExceeded`]: it has as many channels as it may. [`ErrorCode::PermissionDenied`]: the channel is for members, and the user
+    /// is none. [`ErrorCode::Internal`]: the link did not answer in time.
     pub(crate) async fn subscribe_by_server(
         self: &Arc<Self>,
         gateway: &Gateway,
@@ -99,6 +99,7 @@ impl SessionHandle {
         if self.outgoing.is_held() {
             return Err(ErrorCode::Expired);
         }
+        gateway.lets_in(&channel, self.user(), arrived).await?;
         let (id, outcome) = self.by_server.enter();
         let is_durable = gateway.config.policy.now().is_durable(&channel);
         match self.subscriptions.begin(&channel, id, By::Backend { is_durable }) {
@@ -123,6 +124,10 @@ impl SessionHandle {
             overrides,
         };
         self.leases.enter(&channel, id, Some(lease));
+        if gateway.has_shut_out(&channel, self.user()) {
+            self.not_subscribed(&channel, id, ErrorCode::PermissionDenied);
+            return outcome.await.unwrap_or(Err(ErrorCode::PermissionDenied));
+        }
         // The session's task looks at its alarm.
         self.outgoing.come_back();
         let asker = Asker {

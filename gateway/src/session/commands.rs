@@ -4,8 +4,10 @@
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
 mod history;
+mod members;
 mod permissions;
 mod policy_change;
+mod receipts;
 mod register;
 mod server_side;
 mod tokens;
@@ -36,6 +38,7 @@ use super::send_message::SendMessage;
 use super::subscriptions::By;
 use super::timers::{OpenPing, Pings};
 use super::warnings::is_near;
+use crate::conversations::Upto;
 use crate::gateway::Gateway;
 use crate::limits::users::UserSlot;
 use crate::links::{Asker, Publish, Since};
@@ -64,6 +67,11 @@ const FLAG_ERROR_IF_LOST: i64 = 2;
 
 /// The rpc that publishes with more than `publish` can say.
 const MESSAGE_SEND: &str = "message.send";
+
+/// The rpcs that tell up to where a channel was given to the user, and up to where he has read it. They are collected, so they are
+/// not answered one behind the other as others.
+const RECEIPT_DELIVERED: &str = "receipt.delivered";
+const RECEIPT_READ: &str = "receipt.read";
 
 /// Carries out the commands of one session.
 pub(super) struct Commands {
@@ -321,7 +329,9 @@ impl Commands {
                     lease => lease,
                 }
             };
-            if !self.may(Action::Subscribe, id, &channel, lease.is_some()) {
+            if !self.may(Action::Subscribe, id, &channel, lease.is_some())
+                || !self.is_let_in(id, &channel).await
+            {
                 return Ok(());
             }
             let is_durable = self.gateway.config.policy.now().is_durable(&channel);
@@ -333,6 +343,9 @@ impl Commands {
             match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
                     self.session.leases.enter(&channel, id, lease);
+                    if self.is_shut_out(id, &channel) {
+                        return Ok(());
+                    }
                     let (used, of) = self.session.subscriptions.fill();
                     if is_near(used, of) {
                         self.session.warn(NearLimit::Channels, used, of);
@@ -392,7 +405,7 @@ impl Commands {
             );
         } else if request.data.is_empty() {
             self.refuse(id, ErrorCode::BadRequest, "publish without data");
-        } else if let Some(kind) = self.may_publish(id, &channel, &request.data) {
+        } else if let Some(kind) = self.may_publish(id, &channel, &request.data).await {
             let message = self.message(&channel, kind, request.data);
             self.gateway
                 .links
@@ -428,6 +441,8 @@ impl Commands {
     async fn rpc(&self, id: u32, request: RpcRequest) {
         match request.method.as_str() {
             MESSAGE_SEND => self.message_send(id, &request.data).await,
+            RECEIPT_DELIVERED => self.receipt(id, Upto::Delivered, &request.data).await,
+            RECEIPT_READ => self.receipt(id, Upto::Read, &request.data).await,
             #[cfg(test)]
             "test.panic" => panic!("asked to by a test"),
             method => match Call::find(method, request.data) {
@@ -459,7 +474,7 @@ impl Commands {
             return;
         };
         let data = request.data();
-        let Some(kind) = self.may_publish(id, &channel, &data) else {
+        let Some(kind) = self.may_publish(id, &channel, &data).await else {
             return;
         };
         let mut message = self.message(&channel, kind, data);

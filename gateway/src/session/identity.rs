@@ -56,7 +56,7 @@ impl SessionHandle {
     }
 
     /// Whether the client asked for `channel` and did not give it up.
-    pub(super) fn holds(&self, channel: &ChannelName) -> bool {
+    pub(crate) fn holds(&self, channel: &ChannelName) -> bool {
         self.subscriptions.holds(channel)
     }
 

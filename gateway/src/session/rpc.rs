@@ -5,6 +5,10 @@
 
 mod cursor;
 mod history;
+mod inbox;
+mod members;
+mod rights;
+mod status;
 
 use std::sync::Arc;
 
@@ -52,9 +56,24 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[("history.list", |asking, data| {
-    Box::pin(history::list(asking, data))
-})];
+const METHODS: &[(&str, Handler)] = &[
+    ("history.list", |asking, data| {
+        Box::pin(history::list(asking, data))
+    }),
+    ("channel.members.add", |asking, data| {
+        Box::pin(members::add(asking, data))
+    }),
+    ("channel.members.list", |asking, data| {
+        Box::pin(members::list(asking, data))
+    }),
+    ("channel.members.remove", |asking, data| {
+        Box::pin(members::remove(asking, data))
+    }),
+    ("inbox.list", |asking, data| Box::pin(inbox::list(asking, data))),
+    ("message.status", |asking, data| {
+        Box::pin(status::status(asking, data))
+    }),
+];
 
 impl Asking {
     /// Asks the message store, within the time that the call has left.

@@ -42,6 +42,7 @@ async fn service(folder: &Path) -> Arc<Service> {
             channel: "room:1".to_owned(),
             sender: None,
             message: bytes::Bytes::from_static(b"m"),
+            change: None,
         }],
         dead: Vec::new(),
     };

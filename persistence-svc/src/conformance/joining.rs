@@ -106,7 +106,10 @@ pub async fn hidden_messages_are_not_given(fixture: &impl StoreFixture) {
     assert_eq!((sequences(&other).len(), other.removed_to), (5, None));
     // The mark of a later life hides all of the one before.
     store.hide(log(2, 1), &[mark(1)]).await.unwrap();
-    assert_eq!(sequences(&joint(&*store, &History::of("room:even", 9)).await), [0; 0]);
+    assert_eq!(
+        sequences(&joint(&*store, &History::of("room:even", 9)).await),
+        [0; 0]
+    );
 }
 
 /// A question about a time is answered from there on, and says where there is nothing.
@@ -122,12 +125,19 @@ pub async fn time_is_where_a_page_begins(fixture: &impl StoreFixture) {
         })
         .collect();
     store.write(&batch).await.unwrap();
-    for (since, first) in [(0, 1), (today + 17 * 60_000_000, 17), (today + 17 * 60_000_000 + 1, 18)] {
+    for (since, first) in [
+        (0, 1),
+        (today + 17 * 60_000_000, 17),
+        (today + 17 * 60_000_000 + 1, 18),
+    ] {
         let question = History {
             since_us: Some(since),
             ..History::of("room:times", 3)
         };
-        assert_eq!(sequences(&joint(&*store, &question).await), [first, first + 1, first + 2]);
+        assert_eq!(
+            sequences(&joint(&*store, &question).await),
+            [first, first + 1, first + 2]
+        );
         let backward = History {
             reverse: true,
             limit: 100,

@@ -21,7 +21,10 @@ async fn until(membership: &mut Membership, wanted: impl Fn(&[Incarnation]) -> b
 async fn joins_is_ready_and_leaves_at_the_stop() {
     let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::default());
     let (one, other) = (Context::new(), Context::new());
-    let config = Config::read(&mut Document::parse("", []).unwrap(), &crate::config::Defaults::default());
+    let config = Config::read(
+        &mut Document::parse("", []).unwrap(),
+        &crate::config::Defaults::default(),
+    );
     let deps = || Deps {
         bus: Arc::clone(&bus),
         log: None,

@@ -25,11 +25,15 @@ impl Service {
     /// [`AskError::Invalid`] for what is no channel, place or limit, [`AskError::Unavailable`].
     pub(super) async fn history(&self, request: HistoryRequest) -> Result<HistoryResponse, AskError> {
         if request.channel.is_empty() || request.channel.len() > CHANNEL_BYTES {
-            return Err(AskError::Invalid("no channel, or one with too long a name".to_owned()));
+            return Err(AskError::Invalid(
+                "no channel, or one with too long a name".to_owned(),
+            ));
         }
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(AskError::Invalid(format!("a limit of 1 to {MAX_LIMIT} is allowed")));
+            return Err(AskError::Invalid(format!(
+                "a limit of 1 to {MAX_LIMIT} is allowed"
+            )));
         }
         let log = match request.log_epoch.as_str() {
             "" => None,

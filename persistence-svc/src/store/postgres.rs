@@ -1,5 +1,6 @@
 //! The message store in PostgreSQL.
 
+mod conversations;
 mod joining;
 
 use std::collections::{BTreeSet, HashMap};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, Postgres, SqlSafeStr as _};
@@ -16,7 +17,7 @@ use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
-    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
 };
 
 /// Microseconds of a day, which is what a partition holds.
@@ -109,13 +110,7 @@ impl PostgresStore {
     }
 
     fn migrator() -> Migrator {
-        let file = |number, name: &'static str, sql: &'static str| {
-            Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        };
-        Migrator::with_migrations(vec![
-            file(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
-            file(7, "hidden", include_str!("../../migrations/postgres/0007_hidden.sql")),
-        ])
+        migrations::postgres()
     }
 
     /// Makes the partitions of these days that are not there yet.
@@ -190,6 +185,7 @@ impl PostgresStore {
         }
         let holes = holes_of(&mut transaction, shard, log, None).await?;
         insert_rows(&mut transaction, written).await?;
+        conversations::fold(&mut transaction, written).await?;
         insert_dead(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {

@@ -1,5 +1,6 @@
 //! The message store in one SQLite file.
 
+mod conversations;
 mod joining;
 
 use std::collections::HashMap;
@@ -7,17 +8,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::query::Query;
-use sqlx::{Database, SqlSafeStr as _, Sqlite, SqliteConnection};
+use sqlx::{Database, Sqlite, SqliteConnection};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
-    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
 };
 
 /// Where the file is and what it may take.
@@ -63,13 +64,7 @@ impl SqliteStore {
     }
 
     fn migrator() -> Migrator {
-        let file = |number, name: &'static str, sql: &'static str| {
-            Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        };
-        Migrator::with_migrations(vec![
-            file(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
-            file(7, "hidden", include_str!("../../migrations/sqlite/0007_hidden.sql")),
-        ])
+        migrations::sqlite()
     }
 }
 
@@ -225,6 +220,7 @@ impl MessageStore for SqliteStore {
         }
         let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
         insert_rows(&mut transaction, written).await?;
+        conversations::fold(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {
             replace_holes(&mut transaction, shard, log, &left).await?;

@@ -890,6 +890,152 @@ pub struct SystemMessageResult {
     #[serde(deserialize_with = "crate::json::or_default")]
     pub clients: u32,
 }
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersAddRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// 1 to 100.
+    #[prost(string, repeated, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `member`, the default, or `owner`; a member gets it as another role.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersAddResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ChannelMembersAddResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersAddResult {
+    /// For whom it made a difference.
+    #[prost(string, repeated, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the event stands; 0: all was so already.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub offset: u64,
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub epoch: ::prost::alloc::string::String,
+    /// Members that there are now.
+    #[prost(uint64, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub count: u64,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersRemoveRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// 1 to 100.
+    #[prost(string, repeated, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersRemoveResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ChannelMembersRemoveResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersRemoveResult {
+    /// For whom it made a difference.
+    #[prost(string, repeated, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the event stands; 0: all was so already.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub offset: u64,
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub epoch: ::prost::alloc::string::String,
+    /// Members that there are now.
+    #[prost(uint64, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub count: u64,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMembersListRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// The last one of the page before.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub after: ::prost::alloc::string::String,
+    /// 0: 100; 999 at most.
+    #[prost(uint32, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub limit: u32,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelMembersListResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ChannelMembersListResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelMembersListResult {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub members: ::prost::alloc::vec::Vec<ChannelMember>,
+    /// There may be more.
+    #[prost(bool, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub more: bool,
+    /// How many there are in all.
+    #[prost(uint64, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub count: u64,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMember {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    /// `member` or `owner`.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub role: ::prost::alloc::string::String,
+}
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
 pub mod centrifugo_api_server {
@@ -990,6 +1136,27 @@ pub mod centrifugo_api_server {
             request: tonic::Request<super::SystemMessageRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SystemMessageResponse>,
+            tonic::Status,
+        >;
+        async fn channel_members_add(
+            &self,
+            request: tonic::Request<super::ChannelMembersAddRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChannelMembersAddResponse>,
+            tonic::Status,
+        >;
+        async fn channel_members_remove(
+            &self,
+            request: tonic::Request<super::ChannelMembersRemoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChannelMembersRemoveResponse>,
+            tonic::Status,
+        >;
+        async fn channel_members_list(
+            &self,
+            request: tonic::Request<super::ChannelMembersListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChannelMembersListResponse>,
             tonic::Status,
         >;
     }
@@ -1725,6 +1892,147 @@ pub mod centrifugo_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SystemMessageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/ChannelMembersAdd" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChannelMembersAddSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::ChannelMembersAddRequest>
+                    for ChannelMembersAddSvc<T> {
+                        type Response = super::ChannelMembersAddResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChannelMembersAddRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::channel_members_add(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChannelMembersAddSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/ChannelMembersRemove" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChannelMembersRemoveSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::ChannelMembersRemoveRequest>
+                    for ChannelMembersRemoveSvc<T> {
+                        type Response = super::ChannelMembersRemoveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChannelMembersRemoveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::channel_members_remove(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChannelMembersRemoveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/ChannelMembersList" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChannelMembersListSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::ChannelMembersListRequest>
+                    for ChannelMembersListSvc<T> {
+                        type Response = super::ChannelMembersListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChannelMembersListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::channel_members_list(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChannelMembersListSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

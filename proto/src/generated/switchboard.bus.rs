@@ -112,12 +112,16 @@ pub struct React {
     #[prost(bool, tag = "3")]
     pub remove: bool,
 }
+/// Who is in the channel from now on, and who no longer; a user who is in it already has another role.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MembersChanged {
     #[prost(message, repeated, tag = "1")]
     pub added: ::prost::alloc::vec::Vec<ChannelMember>,
     #[prost(string, repeated, tag = "2")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The sender takes a channel that nobody is in: it counts only where that is still so.
+    #[prost(bool, tag = "3")]
+    pub claims: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChannelMember {
@@ -1115,19 +1119,32 @@ pub struct CountChannels {
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// The members of a channel have changed: what is known of them is wrong, and those removed have it no longer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelMembersChanged {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Where the event stands.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(message, optional, tag = "4")]
+    pub event: ::core::option::Option<MembersChanged>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Control {
     /// Who asks, 16 bytes, and the asker's number for it.
     #[prost(bytes = "bytes", tag = "1")]
     pub gateway: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9, 20")]
     pub question: ::core::option::Option<control::Question>,
 }
 /// Nested message and enum types in `Control`.
 pub mod control {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Question {
         #[prost(message, tag = "3")]
         BeginSubscription(super::BeginSubscription),
@@ -1143,6 +1160,8 @@ pub mod control {
         CountChannels(super::CountChannels),
         #[prost(message, tag = "9")]
         TellSessions(super::TellSessions),
+        #[prost(message, tag = "20")]
+        ChannelMembersChanged(super::ChannelMembersChanged),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

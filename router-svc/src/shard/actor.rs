@@ -27,11 +27,11 @@ use super::askings::{Ask, AskId, Told};
 use super::budget::WindowBudget;
 use super::claim::ClaimError;
 use super::history::Begun;
-use super::readings::{Reading, Readings};
-use super::stored::{BusStore, PageOf, Store};
 use super::owner::{Limits, Output, Owner, Ownership, StepDown};
 use super::questions::PageLimits;
 use super::readers::ReaderAt;
+use super::readings::{Reading, Readings};
+use super::stored::{BusStore, PageOf, Store};
 use super::successor::{Following, Signs};
 use super::takeover::{OlderKey, TakenOver, read_older_keys, take_over};
 use crate::metrics::RouterMetrics;
@@ -530,7 +530,8 @@ impl Shard {
                 if let Some(store) = store.clone() {
                     self.metrics.store_questions.inc();
                     let (page, shard) = (self.settings.limits.page, self.shard);
-                    let task = storing.spawn(async move { ask_store(store.as_ref(), shard, ask, page).await });
+                    let task =
+                        storing.spawn(async move { ask_store(store.as_ref(), shard, ask, page).await });
                     asked_by.insert(task.id(), id);
                 }
             }
@@ -589,7 +590,9 @@ impl Shard {
             }
             return;
         }
-        let Some(to) = readings.join(&question, to) else { return };
+        let Some(to) = readings.join(&question, to) else {
+            return;
+        };
         match owner.history(question.clone()) {
             Begun::Answered(answer) => answer_history(bus.as_ref(), &to, &answer).await,
             Begun::NeedsMore(_) if readings.is_full() => {

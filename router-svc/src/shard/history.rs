@@ -282,7 +282,9 @@ impl Unfinished {
             self.read_forward(&sources).await
         };
         let shard = sources.shard;
-        let Self { asked, mut answer, .. } = self;
+        let Self {
+            asked, mut answer, ..
+        } = self;
         match read {
             Ok(page) => return page.answer(&asked, answer),
             // Counted; any client may ask for it, as often as it likes.
@@ -303,7 +305,11 @@ impl Unfinished {
         let asked = &self.asked;
         let question = PageOf {
             channel: asked.channel.as_str().into(),
-            after: if asked.reverse { asked.marks.hidden } else { asked.bound },
+            after: if asked.reverse {
+                asked.marks.hidden
+            } else {
+                asked.bound
+            },
             // What is in the window is not wanted from there.
             before: Some(if asked.reverse {
                 asked.bound.min(next(self.start))
@@ -337,7 +343,9 @@ impl Unfinished {
             if !page.fill(stored.messages) || page.is_full() || (more && !page.messages.is_empty()) {
                 return Ok(page);
             }
-            from = from.max(stored.reach.read_to.min(self.start)).max(stored.removed_to);
+            from = from
+                .max(stored.reach.read_to.min(self.start))
+                .max(stored.removed_to);
         }
         if from < self.start {
             if sources.store.is_some() && self.asked.marks.removed > from {
@@ -418,7 +426,8 @@ impl Unfinished {
                 step = (step * 2).min(LARGEST_STEP);
             }
             // The log was purged before what the store has, or may have.
-            if sources.store.is_some() && kept > wanted && self.asked.marks.removed > floor && !page.is_full() {
+            if sources.store.is_some() && kept > wanted && self.asked.marks.removed > floor && !page.is_full()
+            {
                 return page.or(Unread::Store);
             }
         } else if sources.store.is_some() && stored.is_none() && self.asked.marks.removed > floor {
@@ -451,9 +460,9 @@ impl Unfinished {
             left.take(at.record.len())?;
             let messages = self.of_record(&mut reading, &at);
             found.extend(
-                messages
-                    .into_iter()
-                    .filter(|found| found.offset < self.asked.bound && found.offset > self.asked.marks.hidden),
+                messages.into_iter().filter(|found| {
+                    found.offset < self.asked.bound && found.offset > self.asked.marks.hidden
+                }),
             );
             if at.sequence == to {
                 break;

@@ -232,7 +232,13 @@ impl Questions {
     }
 
     /// What the store says to something that [`Questions::asks`] gave.
-    pub(crate) fn told(&mut self, id: AskId, told: Told, window: &mut Window, known: Known<'_>) -> Vec<Answered> {
+    pub(crate) fn told(
+        &mut self,
+        id: AskId,
+        told: Told,
+        window: &mut Window,
+        known: Known<'_>,
+    ) -> Vec<Answered> {
         let questions = self.store.as_mut().map(|store| store.answered(id));
         let mut answers = Vec::new();
         if matches!(told, Told::Nothing) {
@@ -426,7 +432,9 @@ impl Questions {
             let gone = scan.purged_meanwhile(removed);
             match &mut self.store {
                 // Nothing is purged that is not stored.
-                Some(store) => gone.into_iter().for_each(|(question, _)| store.push_page(question)),
+                Some(store) => gone
+                    .into_iter()
+                    .for_each(|(question, _)| store.push_page(question)),
                 None => answers.extend(gone),
             }
         }
@@ -466,7 +474,9 @@ fn lost(question: &Question, after: Offset, removed: &Removed) -> Option<Recover
 
 /// The first record in which something behind `offset` may stand.
 fn behind(offset: Offset) -> Sequence {
-    Offset::from_u64(offset.get().saturating_add(1)).sequence().max(Sequence(1))
+    Offset::from_u64(offset.get().saturating_add(1))
+        .sequence()
+        .max(Sequence(1))
 }
 
 impl Scan {

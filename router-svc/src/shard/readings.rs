@@ -63,7 +63,11 @@ impl Readings {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        let most = if self.reading.store.is_some() { OF_STORE } else { OF_LOG };
+        let most = if self.reading.store.is_some() {
+            OF_STORE
+        } else {
+            OF_LOG
+        };
         self.running.len() >= most
     }
 

@@ -249,7 +249,11 @@ mod tests {
             (end(20), at(22), Worth::Unknown),
         ];
         for (after, removed, worth) in cases {
-            assert_eq!(reach.worth(after, removed), worth, "after {after}, removed {removed}");
+            assert_eq!(
+                reach.worth(after, removed),
+                worth,
+                "after {after}, removed {removed}"
+            );
         }
         assert_eq!(Reach::default().worth(at(3), Offset::ZERO), Worth::Behind);
         assert_eq!(Reach::default().worth(at(3), at(9)), Worth::Unknown);

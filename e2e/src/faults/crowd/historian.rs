@@ -72,7 +72,11 @@ impl Historian {
 pub(super) fn differing(record: &[Entry], history: &[Entry]) -> u64 {
     let last = record.iter().map(|(offset, ..)| *offset).max().unwrap_or(0);
     let until: Vec<&Entry> = history.iter().filter(|(offset, ..)| *offset <= last).collect();
-    let differ = record.iter().zip(&until).filter(|(one, other)| one != *other).count();
+    let differ = record
+        .iter()
+        .zip(&until)
+        .filter(|(one, other)| one != *other)
+        .count();
     (differ + record.len().abs_diff(until.len())) as u64
 }
 

@@ -27,12 +27,17 @@ async fn page(client: &mut Client, id: u32) -> Value {
 async fn refused(client: &mut Client, id: u32) -> u64 {
     let reply = client.json().await;
     assert_eq!(reply["id"], id, "{reply}");
-    reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{reply}"))
+    reply["error"]["code"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{reply}"))
 }
 
 fn offsets(page: &Value) -> Vec<u64> {
     let messages = page["messages"].as_array().unwrap();
-    messages.iter().map(|one| one["offset"].as_u64().unwrap()).collect()
+    messages
+        .iter()
+        .map(|one| one["offset"].as_u64().unwrap())
+        .collect()
 }
 
 /// The owner is asked what is in force, and then for a page.
@@ -108,7 +113,12 @@ async fn pages_follow_each_other_by_cursor() {
     let node = Node::insecure("history_limit = 50").await;
     let mut owner = Owner::of(&node, "room", 1, 50).await;
     let mut client = node.connected().await;
-    ask(&mut client, 2, json!({ "channel": "room", "limit": 2, "since": 9 })).await;
+    ask(
+        &mut client,
+        2,
+        json!({ "channel": "room", "limit": 2, "since": 9 }),
+    )
+    .await;
     assert_eq!(is_asked(&mut owner, &[10, 20], false).await, (None, 2));
     let first = page(&mut client, 2).await;
     let told = json!([
@@ -116,9 +126,17 @@ async fn pages_follow_each_other_by_cursor() {
         { "epoch": owner.log_epoch(), "offset": 20, "time": 20, "data": 20 },
     ]);
     assert_eq!(first["messages"], told);
-    assert_eq!((&first["epoch"], &first["offset"]), (&json!(owner.log_epoch()), &json!(50)));
+    assert_eq!(
+        (&first["epoch"], &first["offset"]),
+        (&json!(owner.log_epoch()), &json!(50))
+    );
     let cursor = &first["cursor"];
-    ask(&mut client, 3, json!({ "channel": "room", "cursor": cursor, "limit": 99 })).await;
+    ask(
+        &mut client,
+        3,
+        json!({ "channel": "room", "cursor": cursor, "limit": 99 }),
+    )
+    .await;
     assert_eq!(is_asked(&mut owner, &[30], true).await, (Some(20), 50));
     let last = page(&mut client, 3).await;
     assert_eq!(offsets(&last), [30]);
@@ -154,14 +172,22 @@ async fn older_lives_of_the_log_are_the_stores() {
     ask(&mut client, 2, reverse.clone()).await;
     assert_eq!(is_asked(&mut owner, &[10], true).await, (None, 3));
     let (request, to) = store.asked().await;
-    assert_eq!((request.before, request.after, request.limit), (Some(begin.clone()), None, 2));
+    assert_eq!(
+        (request.before, request.after, request.limit),
+        (Some(begin.clone()), None, 2)
+    );
     store.answers(&to, "2-00000001", &[900, 800], true).await;
     let told = page(&mut client, 2).await;
     assert_eq!(offsets(&told), [10, 900, 800]);
     assert_eq!(told["messages"][1]["epoch"], "2-00000001");
 
     // On with the cursor: the owner's part is over.
-    ask(&mut client, 3, json!({ "channel": "room", "cursor": told["cursor"] })).await;
+    ask(
+        &mut client,
+        3,
+        json!({ "channel": "room", "cursor": told["cursor"] }),
+    )
+    .await;
     let (_, head) = owner.history_asked().await;
     owner.history(&head, 50, Vec::new()).await;
     let (request, to) = store.asked().await;
@@ -204,7 +230,8 @@ async fn bounds_are_kept_to_and_what_makes_no_sense_is_refused() {
     let node = Node::insecure("").await;
     let mut owner = Owner::of(&node, "room", 1, 50).await;
     let mut client = node.connected().await;
-    let bounded = json!({ "channel": "room", "after": { "offset": 5 }, "before": { "offset": 30 }, "limit": 9 });
+    let bounded =
+        json!({ "channel": "room", "after": { "offset": 5 }, "before": { "offset": 30 }, "limit": 9 });
     ask(&mut client, 2, bounded).await;
     assert_eq!(is_asked(&mut owner, &[10, 20, 30, 40], false).await, (Some(5), 9));
     let told = page(&mut client, 2).await;
@@ -222,7 +249,12 @@ async fn bounds_are_kept_to_and_what_makes_no_sense_is_refused() {
     }
     // A place of a log that never was.
     for (id, epoch) in [(20, "2-00000001"), (21, "other")] {
-        ask(&mut client, id, json!({ "channel": "room", "after": { "epoch": epoch, "offset": 1 } })).await;
+        ask(
+            &mut client,
+            id,
+            json!({ "channel": "room", "after": { "epoch": epoch, "offset": 1 } }),
+        )
+        .await;
         let (_, to) = owner.history_asked().await;
         owner.history(&to, 50, Vec::new()).await;
         assert_eq!(refused(&mut client, id).await, 112);

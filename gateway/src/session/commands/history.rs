@@ -17,7 +17,9 @@ impl Commands {
         let Some(channel) = self.channel(id, &request.channel) else {
             return Ok(());
         };
-        if !self.may(Action::History, id, &channel, self.session.holds(&channel)) {
+        if !self.may(Action::History, id, &channel, self.session.holds(&channel))
+            || !self.is_let_in(id, &channel).await
+        {
             return Ok(());
         }
         if !self.is_durable(&channel) {

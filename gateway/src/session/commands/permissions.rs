@@ -26,8 +26,15 @@ impl Commands {
     }
 
     /// How `data` is to be published. `None`: refused, and answered.
-    pub(super) fn may_publish(&self, id: u32, channel: &ChannelName, data: &[u8]) -> Option<PayloadKind> {
-        if !self.may(Action::Publish, id, channel, self.session.holds(channel)) {
+    pub(super) async fn may_publish(
+        &self,
+        id: u32,
+        channel: &ChannelName,
+        data: &[u8],
+    ) -> Option<PayloadKind> {
+        if !self.may(Action::Publish, id, channel, self.session.holds(channel))
+            || !self.is_let_in(id, channel).await
+        {
             return None;
         }
         let encoding = self.session.encoding;

@@ -56,6 +56,9 @@ impl Commands {
             Err(code) => return Ok(Err(code)),
         };
         self.add_kept(&mut channels, kept);
+        if let Err(code) = self.keep_members(&mut channels).await {
+            return Ok(Err(code));
+        }
         if channels.is_empty() {
             return Ok(Ok((BTreeMap::new(), PayloadKind::Json)));
         }
@@ -96,6 +99,9 @@ impl Commands {
             // One that grants nothing of its own, as an inbox's, is as good as none.
             let lease = Some(lease).filter(|lease| *lease != Lease::default());
             self.session.leases.enter(&channel, id, lease);
+            if self.gateway.has_shut_out(&channel, self.session.user()) {
+                return Ok(Err(ErrorCode::Internal));
+            }
             let known = request.subs.get(channel.as_str());
             let since = known
                 .and_then(since)
@@ -138,6 +144,25 @@ impl Commands {
             });
         }
         Ok(given)
+    }
+
+    /// Leaves out channels with members of which the user is none, whoever gives them. Where it is not known, the client connects
+    /// again.
+    async fn keep_members(&self, given: &mut Vec<Given>) -> Result<(), ErrorCode> {
+        let mut kept = Vec::with_capacity(given.len());
+        for given in given.drain(..) {
+            let user = self.session.user();
+            match self.gateway.lets_in(&given.channel, user, self.arrived).await {
+                Ok(()) => kept.push(given),
+                Err(ErrorCode::PermissionDenied) => {
+                    let client = self.session.client();
+                    tracing::debug!(%client, channel = %given.channel, "not subscribed by the server: no member");
+                }
+                Err(code) => return Err(code),
+            }
+        }
+        *given = kept;
+        Ok(())
     }
 
     /// Those that are kept for the user, as far as there is room: what the connection has without them counts first,

@@ -160,13 +160,20 @@ fn bad(words: &str) -> Error {
 /// What the request asks for, where `log` is in force.
 fn cursor(request: &Request, channel: &ChannelName, log: LogEpoch) -> Result<Cursor, Error> {
     if let Some(text) = &request.cursor {
-        let is_alone =
-            request.after.is_none() && request.before.is_none() && request.since.is_none() && !request.reverse;
+        let is_alone = request.after.is_none()
+            && request.before.is_none()
+            && request.since.is_none()
+            && !request.reverse;
         if !is_alone {
-            return Err(bad("a cursor says itself where to go on: give channel and limit beside it"));
+            return Err(bad(
+                "a cursor says itself where to go on: give channel and limit beside it",
+            ));
         }
         let cursor = Cursor::parse(text, channel);
-        return known(cursor.ok_or_else(|| bad("the cursor is of another channel, or was changed"))?, log);
+        return known(
+            cursor.ok_or_else(|| bad("the cursor is of another channel, or was changed"))?,
+            log,
+        );
     }
     let place = |at: &Option<At>| -> Result<Option<Place>, Error> {
         let Some(at) = at else { return Ok(None) };
@@ -180,7 +187,11 @@ fn cursor(request: &Request, channel: &ChannelName, log: LogEpoch) -> Result<Cur
         }))
     };
     let (after, before) = (place(&request.after)?, place(&request.before)?);
-    let (from, bound) = if request.reverse { (before, after) } else { (after, before) };
+    let (from, bound) = if request.reverse {
+        (before, after)
+    } else {
+        (after, before)
+    };
     let cursor = Cursor {
         reverse: request.reverse,
         from,
@@ -207,7 +218,9 @@ async fn read(asking: &Asking, asked: &Asked) -> Result<Page, Error> {
         ..Page::default()
     };
     let is_older = |place: Option<Place>| place.is_some_and(|place| place.log != asked.log);
-    let Cursor { reverse, from, bound, .. } = asked.cursor;
+    let Cursor {
+        reverse, from, bound, ..
+    } = asked.cursor;
     if reverse {
         if !is_older(from) {
             of_owner(asking, asked, &mut page).await?;
@@ -254,21 +267,27 @@ async fn of_owner(asking: &Asking, asked: &Asked, page: &mut Page) -> Result<(),
         return page.or(ErrorCode::Internal.into());
     }
     let times = answer.times_us.into_iter().chain(std::iter::repeat(0));
-    let found = answer.messages.into_iter().zip(times).map(|(delivered, time_us)| Found {
-        place: Place {
-            log,
-            offset: Offset::from_u64(delivered.offset),
-        },
-        time_us,
-        message: delivered.message,
-    });
+    let found = answer
+        .messages
+        .into_iter()
+        .zip(times)
+        .map(|(delivered, time_us)| Found {
+            place: Place {
+                log,
+                offset: Offset::from_u64(delivered.offset),
+            },
+            time_us,
+            message: delivered.message,
+        });
     page.fill(found, asked, answer.ended);
     Ok(())
 }
 
 /// What the store has of older lives of the log.
 async fn of_store(asking: &Asking, asked: &Asked, page: &mut Page) -> Result<(), Error> {
-    let Cursor { reverse, from, bound, .. } = asked.cursor;
+    let Cursor {
+        reverse, from, bound, ..
+    } = asked.cursor;
     let begin = Place {
         log: asked.log,
         offset: Offset::ZERO,
@@ -288,7 +307,8 @@ async fn of_store(asking: &Asking, asked: &Asked, page: &mut Page) -> Result<(),
         Ok(answer) => answer,
         // Nothing is stored in this installation: there is nothing older.
         Err(error)
-            if error.code == ErrorCode::NotAvailable.code() && from.is_none_or(|from| from.log == asked.log) =>
+            if error.code == ErrorCode::NotAvailable.code()
+                && from.is_none_or(|from| from.log == asked.log) =>
         {
             return Ok(());
         }

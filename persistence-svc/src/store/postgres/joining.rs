@@ -7,9 +7,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 
 use super::super::joining::{CLOCKS_US, HOLES, JoinStore, Joint, Reach, narrowed, told};
-use super::super::{
-    History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number,
-};
+use super::super::{History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number};
 use super::{PostgresStore, page_query};
 
 impl PostgresStore {
@@ -65,13 +63,12 @@ async fn reach(
     log: LogEpoch,
 ) -> Result<Option<Reach>, StoreError> {
     let (shard, log) = (i32::from(shard.get()), log_number(log));
-    let row = sqlx::query(
-        "SELECT read_to, complete_to, owner_epoch FROM progress WHERE shard = $1 AND log = $2",
-    )
-    .bind(shard)
-    .bind(log)
-    .fetch_optional(&mut *connection)
-    .await?;
+    let row =
+        sqlx::query("SELECT read_to, complete_to, owner_epoch FROM progress WHERE shard = $1 AND log = $2")
+            .bind(shard)
+            .bind(log)
+            .fetch_optional(&mut *connection)
+            .await?;
     let Some(row) = row else { return Ok(None) };
     let progress = columns::progress(&row)?;
     if progress.complete_to >= progress.read_to {
@@ -80,16 +77,17 @@ async fn reach(
             holes: Vec::new(),
         }));
     }
-    let newest =
-        sqlx::query("SELECT first, last FROM holes WHERE shard = $1 AND log = $2 ORDER BY first DESC LIMIT $3")
-            .bind(shard)
-            .bind(log)
-            .bind(HOLES)
-            .fetch_all(&mut *connection)
-            .await?
-            .iter()
-            .map(columns::hole)
-            .collect::<Result<Vec<_>, _>>()?;
+    let newest = sqlx::query(
+        "SELECT first, last FROM holes WHERE shard = $1 AND log = $2 ORDER BY first DESC LIMIT $3",
+    )
+    .bind(shard)
+    .bind(log)
+    .bind(HOLES)
+    .fetch_all(&mut *connection)
+    .await?
+    .iter()
+    .map(columns::hole)
+    .collect::<Result<Vec<_>, _>>()?;
     let oldest = super::holes_of(connection, shard, log, Some(1)).await?;
     Ok(Some(Reach {
         progress,

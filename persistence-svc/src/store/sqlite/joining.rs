@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use sqlx::{SqliteConnection, Sqlite, Transaction};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 
 use super::super::joining::{CLOCKS_US, HOLES, JoinStore, Joint, Reach, narrowed, told};
-use super::super::{
-    History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number,
-};
+use super::super::{History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number};
 use super::{SqliteStore, page_query};
 
 impl SqliteStore {
@@ -64,13 +62,12 @@ async fn reach(
     log: LogEpoch,
 ) -> Result<Option<Reach>, StoreError> {
     let (shard, log) = (i32::from(shard.get()), log_number(log));
-    let row = sqlx::query(
-        "SELECT read_to, complete_to, owner_epoch FROM progress WHERE shard = ? AND log = ?",
-    )
-    .bind(shard)
-    .bind(log)
-    .fetch_optional(&mut *connection)
-    .await?;
+    let row =
+        sqlx::query("SELECT read_to, complete_to, owner_epoch FROM progress WHERE shard = ? AND log = ?")
+            .bind(shard)
+            .bind(log)
+            .fetch_optional(&mut *connection)
+            .await?;
     let Some(row) = row else { return Ok(None) };
     let progress = columns::progress(&row)?;
     if progress.complete_to >= progress.read_to {

@@ -237,7 +237,9 @@ fn r5_store_that_lost_what_it_had_is_waited_for() {
 fn r5_what_the_store_removed_is_lost() {
     let (mut rig, mut store) = with_messages(10);
     store.read(&rig, 12);
-    store.removed_to.insert("a".to_owned(), Offset::from_u64(at(6, 0)));
+    store
+        .removed_to
+        .insert("a".to_owned(), Offset::from_u64(at(6, 0)));
     rig.recover(B, 1, "a", at(5, 0));
     rig.recover(B, 2, "a", at(6, 0));
     settle(&mut rig, &mut store, true);
@@ -287,7 +289,11 @@ fn herd_is_one_question_and_quiet_channels_are_one_more() {
     settle(&mut rig, &mut store, true);
     let answers = rig.recovered(B);
     assert_eq!(answers.len(), 200);
-    assert!(answers.iter().all(|answer| answer.1 == Complete && answer.3.is_empty()));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.1 == Complete && answer.3.is_empty())
+    );
     assert_eq!(store.asked.len(), 1, "{:?}", store.asked);
     // Now they are known.
     rig.recover(B, 1, "quiet-1", end(2));

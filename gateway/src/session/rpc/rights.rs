@@ -1,0 +1,58 @@
+//! What methods ask before they do anything: is it a request, is it a channel, may the caller.
+
+use serde::Deserialize;
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::Error;
+use switchboard_proto::codes::ErrorCode;
+
+use super::Asking;
+use crate::links::HistoryQuery;
+
+impl Asking {
+    /// The call's data; the error says what was `wanted`.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(
+        &self,
+        data: &'a [u8],
+        wanted: &'static str,
+    ) -> Result<T, Error> {
+        serde_json::from_slice(data).map_err(|_| Error {
+            message: format!("{}: {wanted}", ErrorCode::BadRequest.words()),
+            ..Error::from(ErrorCode::BadRequest)
+        })
+    }
+
+    pub(super) fn channel(&self, name: &str) -> Result<ChannelName, Error> {
+        ChannelName::parse(name, self.gateway.config.channel_name_length)
+            .map_err(|_| ErrorCode::BadRequest.into())
+    }
+
+    /// Whether there can be such a channel.
+    pub(super) fn exists(&self, channel: &ChannelName) -> Result<(), Error> {
+        let policy = self.gateway.config.policy.now();
+        policy.decide_for_server(channel).map_err(Error::from)
+    }
+
+    /// Whether the caller may read what was said in the channel.
+    pub(super) async fn may_read(&self, channel: &ChannelName) -> Result<(), Error> {
+        let reading = self.gateway.may_read(&self.session, channel, self.arrived);
+        Ok(reading.await?)
+    }
+
+    /// The life of the log that `offset` is of; empty: the one in force, which has to have it.
+    pub(super) async fn epoch(
+        &self,
+        channel: &ChannelName,
+        epoch: String,
+        offset: u64,
+    ) -> Result<String, Error> {
+        if !epoch.is_empty() {
+            return Ok(epoch);
+        }
+        let top = HistoryQuery::default();
+        let (top, _) = self.gateway.links.history(channel, &top, self.arrived).await?;
+        match offset <= top.offset {
+            true => Ok(top.epoch),
+            false => Err(ErrorCode::BadRequest.into()),
+        }
+    }
+}
