@@ -2,6 +2,8 @@
 //!
 //! A backend's tests implement [`StoreFixture`] and call [`crate::store_conformance`], which makes a test of each case.
 
+pub mod search;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, StoreError, Written,
+    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, Store, StoreError, Written,
 };
 
 /// A store to test.
@@ -19,7 +21,7 @@ pub trait StoreFixture: Send + Sync + Sized {
     async fn start() -> Self;
 
     /// Opens it as one more process would.
-    fn open(&self) -> Arc<dyn MessageStore>;
+    fn open(&self) -> Arc<dyn Store>;
 }
 
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
@@ -95,7 +97,7 @@ async fn texts(store: &dyn MessageStore, question: &History) -> Vec<String> {
         .collect()
 }
 
-async fn opened(fixture: &impl StoreFixture) -> Arc<dyn MessageStore> {
+async fn opened(fixture: &impl StoreFixture) -> Arc<dyn Store> {
     let store = fixture.open();
     store.migrate().await.unwrap();
     store
@@ -167,7 +169,7 @@ pub async fn what_is_written_again_is_there_once(fixture: &impl StoreFixture) {
 pub async fn replicas_that_race_write_once(fixture: &impl StoreFixture) {
     const LAST: u64 = 60;
     let (one, two) = (opened(fixture).await, fixture.open());
-    let replica = async |store: Arc<dyn MessageStore>, step: u64| {
+    let replica = async |store: Arc<dyn Store>, step: u64| {
         let mut after = 0;
         while after < LAST {
             let up_to = (after + step).min(LAST);

@@ -1,6 +1,7 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
 mod heads;
+mod search;
 
 use std::sync::Arc;
 
@@ -9,17 +10,32 @@ use prost::Message as _;
 use switchboard_bus::messages::AskError;
 use switchboard_proto::messages::{Method, method};
 
-use crate::store::{MessageStore, StoreError};
+use crate::search::Searching;
+use crate::store::{Store, StoreError};
 
 /// Answers from a store.
 pub struct Service {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
+    /// `None`: messages are not searched here.
+    searching: Option<Searching>,
 }
 
 impl Service {
     /// Answers from `store`.
-    pub fn new(store: Arc<dyn MessageStore>) -> Self {
-        Self { store }
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            searching: None,
+        }
+    }
+
+    /// Answers searches, too.
+    #[must_use]
+    pub fn with_search(self, searching: Searching) -> Self {
+        Self {
+            searching: Some(searching),
+            ..self
+        }
     }
 
     /// Answers the method of this name.
@@ -31,6 +47,9 @@ impl Service {
         match name {
             method::Heads::NAME => {
                 encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
+            }
+            method::Search::NAME => {
+                encoded::<method::Search>(self.search(decoded::<method::Search>(request)?).await)
             }
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),
@@ -48,10 +67,13 @@ fn encoded<M: Method>(response: Result<M::Response, AskError>) -> Result<Bytes, 
 }
 
 /// What who asked is told of the store's trouble: nothing of its inside. The whole goes to the log.
-fn fault(error: &StoreError) -> AskError {
+pub(crate) fn fault(error: &StoreError) -> AskError {
     match error {
         StoreError::TooMany { .. } => AskError::Invalid(error.to_string()),
-        StoreError::Unavailable(_) | StoreError::WentBack { .. } | StoreError::Schema(_) => {
+        StoreError::Unavailable(_)
+        | StoreError::WentBack { .. }
+        | StoreError::Schema(_)
+        | StoreError::OtherIndex => {
             tracing::warn!(%error, "question not answered");
             AskError::Unavailable("the message store cannot be used now".to_owned())
         }

@@ -5,8 +5,10 @@
 //! written twice, or by two replicas at once, is there once.
 
 mod columns;
+pub mod follow;
 mod postgres;
 mod progress;
+pub mod search;
 mod sqlite;
 
 use std::collections::HashMap;
@@ -15,8 +17,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
+pub use search::SearchStore;
 pub use sqlite::{SqliteSettings, SqliteStore};
 
 /// What a [`History`] question may ask for at most, in messages.
@@ -97,6 +101,11 @@ pub trait MessageStore: Send + Sync + 'static {
     /// Closes all connections, and waits until they are closed.
     async fn close(&self);
 }
+
+/// All that a backend does.
+pub trait Store: MessageStore + FollowStore + SearchStore {}
+
+impl<S: MessageStore + FollowStore + SearchStore> Store for S {}
 
 /// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
 /// first, as histories do.
@@ -243,6 +252,9 @@ pub enum StoreError {
     /// It holds what no release writes.
     #[error("message store is damaged: {0}")]
     Damaged(String),
+    /// The index of search was made with other settings than this process has.
+    #[error("the index of search has other settings than [persistence.search] of this process")]
+    OtherIndex,
     /// The question is too large.
     #[error("{asked} channels in one question, {MAX_HEADS} are allowed")]
     TooMany {

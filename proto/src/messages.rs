@@ -39,4 +39,6 @@ macro_rules! methods {
 methods! {
     /// The newest stored message of each of these channels.
     Heads: HeadsRequest => HeadsResponse,
+    /// Messages that hold given words.
+    Search: SearchRequest => SearchResponse,
 }

@@ -1,5 +1,8 @@
 //! The message store in one SQLite file.
 
+mod follow;
+mod search;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,14 +63,13 @@ impl SqliteStore {
     }
 
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/sqlite/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
+            migration(2, "search", include_str!("../../migrations/sqlite/0002_search.sql")),
+        ])
     }
 }
 
