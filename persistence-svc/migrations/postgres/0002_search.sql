@@ -12,7 +12,7 @@ CREATE TABLE followers (
 
 -- With what settings the index is made; no row or one.
 CREATE TABLE search_settings (
-    only     BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only),
+    id       INTEGER PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     settings TEXT NOT NULL
 );
 

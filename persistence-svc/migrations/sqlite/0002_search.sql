@@ -12,7 +12,7 @@ CREATE TABLE followers (
 
 -- With what settings the index is made; no row or one.
 CREATE TABLE search_settings (
-    only     INTEGER PRIMARY KEY CHECK (only = 1),
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
     settings TEXT NOT NULL
 ) STRICT;
 

@@ -172,7 +172,7 @@ impl SearchStore for SqliteStore {
             .bind(follower)
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("INSERT INTO search_settings (only, settings) VALUES (1, ?)")
+        sqlx::query("INSERT INTO search_settings (id, settings) VALUES (1, ?)")
             .bind(settings)
             .execute(&mut *transaction)
             .await?;
