@@ -15,4 +15,4 @@ mod indexing;
 mod searching;
 
 pub use indexing::Indexer;
-pub use searching::{Found, MAX_PAGE, Question, STRETCH, SearchError, Searching, Shown};
+pub use searching::{Found, MAX_BYTES, MAX_PAGE, Question, STRETCH, SearchError, Searching, Shown};

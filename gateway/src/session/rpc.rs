@@ -3,6 +3,8 @@
 //!
 //! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
 
+mod search;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,9 +51,8 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[];
+const METHODS: &[(&str, Handler)] = &[("history.search", |asking, data| Box::pin(search::search(asking, data)))];
 
-#[expect(dead_code, reason = "for methods to come")]
 impl Asking {
     /// Asks the message store, within the time that the call has left.
     ///

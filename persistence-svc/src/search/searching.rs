@@ -25,6 +25,9 @@ pub const STRETCH: usize = 256;
 /// Matches of one page, at most.
 pub const MAX_PAGE: usize = 100;
 
+/// Bytes of messages of one page, at most: no bus takes much more.
+pub const MAX_BYTES: usize = 512 << 10;
+
 /// Entries of the index that one page looks at, about.
 const EFFORT: usize = 40_000;
 
@@ -46,6 +49,8 @@ pub struct Question {
     pub to_us: Option<u64>,
     /// Matches on a page; 0, or more than [`MAX_PAGE`]: that many.
     pub limit: usize,
+    /// Bytes of messages after which a page ends, but for its first; 0, or more than [`MAX_BYTES`]: that many.
+    pub bytes: usize,
     /// Where a page before ended.
     pub cursor: Option<String>,
     /// Only stems of this language, one of those of the configuration.
@@ -176,9 +181,21 @@ impl Searching {
             0 => MAX_PAGE,
             limit => limit.min(MAX_PAGE),
         };
-        let mut page: Vec<Candidate> = left.take(limit + 1).collect();
-        let is_more = page.len() > limit;
-        page.truncate(limit);
+        let mut bytes = match question.bytes {
+            0 => MAX_BYTES,
+            bytes => bytes.min(MAX_BYTES),
+        };
+        let mut page: Vec<Candidate> = Vec::new();
+        let mut is_more = false;
+        for one in left {
+            let size = one.loaded.message.len();
+            is_more = page.len() == limit || (size > bytes && !page.is_empty());
+            if is_more {
+                break;
+            }
+            bytes = bytes.saturating_sub(size);
+            page.push(one);
+        }
         let next = match page.last() {
             Some(last) if is_more => Some(Cursor {
                 digest,

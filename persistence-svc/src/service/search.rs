@@ -23,6 +23,7 @@ impl Service {
             sender: Some(request.sender),
             from_us: time(request.from_ms),
             to_us: time(request.to_ms),
+            bytes: usize::try_from(request.bytes).unwrap_or(usize::MAX),
             limit: usize::try_from(request.limit).unwrap_or(usize::MAX),
             cursor: Some(request.cursor),
             language: Some(request.language),

@@ -53,6 +53,9 @@ pub struct SearchRequest {
     /// Only words of this language in all their forms, one of persistence.search.languages; empty: of all of these.
     #[prost(string, tag = "8")]
     pub language: ::prost::alloc::string::String,
+    /// Bytes of messages after which the page ends. The first match is given whatever its size. 0, or more than 512 KiB: that much.
+    #[prost(uint64, tag = "9")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchChannels {
