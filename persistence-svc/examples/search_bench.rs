@@ -187,6 +187,25 @@ async fn index(store: &Arc<dyn Store>, indexer: &Indexer) -> (usize, Duration) {
     (count, Duration::from_micros(age))
 }
 
+/// Of processor time, not of the clock's: others may be at work on this machine.
+fn analysed_per_second(words: &Words) -> f64 {
+    const COUNT: u32 = 20_000;
+    let analyser = Analyser::new(&[Language::English], Fields::default());
+    let mut random = Random(5);
+    let texts: Vec<String> = (0..COUNT).map(|_| words.stretch(&mut random).to_owned()).collect();
+    let spent = || {
+        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+    };
+    let begin = spent();
+    let mut forms = 0;
+    for text in texts {
+        forms += analyser.texts(vec![text]).forms().len();
+    }
+    assert!(forms > 0);
+    f64::from(COUNT) / (spent() - begin)
+}
+
 /// In how many of a thousand messages each word is; and which words stand beside each other.
 fn frequencies(words: &Words) -> HashMap<String, f64> {
     const SAMPLE: u32 = 50_000;
@@ -327,6 +346,8 @@ async fn main() {
     let words = Words::read(Path::new(corpus));
     eprintln!("{} words of text", words.places.len());
     let questions = questions(&words);
+    let analysed = analysed_per_second(&words);
+    eprintln!("{analysed:.0} messages/s analysed by one core");
     let server = PostgresServer::start_with(&["fsync=on", "shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=15min"])
         .await
         .unwrap();
@@ -382,6 +403,7 @@ async fn main() {
     let live = if seconds == 0 { Value::Null } else { live(&store, &indexer, &mut writing, seconds).await };
     let report = json!({
         "messages": count,
+        "analysed_per_second_and_core": analysed,
         "stored_per_second": count as f64 / storing.as_secs_f64(),
         "indexed_per_second": count as f64 / indexing.as_secs_f64(),
         "size_of_messages": messages.trim(),

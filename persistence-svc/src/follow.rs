@@ -228,3 +228,6 @@ impl Following {
         Ok((Duration::from_micros(age), to != stored_to))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,11 @@
 //! dictionaries nor SQLite's tokenizer decide anything. So both find the same messages.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use rust_stemmers::Stemmer;
 use switchboard_proto::bus::Message;
 use unicode_normalization::UnicodeNormalization as _;
@@ -23,6 +27,12 @@ pub const LETTERS: usize = 64;
 /// How often one form is found in a message, at most: no `tsvector` holds more.
 const OCCURRENCES: u8 = 255;
 
+/// Words whose forms are kept, as most words of most messages are the same few.
+const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
+
+/// Bytes of a word that is kept, at most.
+const KEPT_BYTES: usize = 32;
+
 /// Changes with whatever makes other forms of the same text. An index of another one is made anew.
 pub const VERSION: u32 = 1;
 
@@ -31,6 +41,7 @@ pub struct Analyser {
     languages: Vec<(Language, Stemmer)>,
     own_letters: String,
     fields: Fields,
+    kept: Mutex<LruCache<String, Arc<[String]>>>,
 }
 
 /// A text's words.
@@ -52,7 +63,7 @@ pub struct Word {
     /// Its bytes there.
     pub bytes: std::ops::Range<usize>,
     /// The word itself without accents, and its stems. Few.
-    pub forms: Vec<String>,
+    pub forms: Arc<[String]>,
 }
 
 impl Analyser {
@@ -71,6 +82,7 @@ impl Analyser {
                 .collect(),
             own_letters,
             fields,
+            kept: Mutex::new(LruCache::new(KEPT)),
         }
     }
 
@@ -93,7 +105,7 @@ impl Analyser {
                 if words.len() == WORDS {
                     break;
                 }
-                let forms = self.forms(word, None);
+                let forms = self.kept(word);
                 if forms.is_empty() {
                     continue;
                 }
@@ -117,6 +129,18 @@ impl Analyser {
             .map(|(_, word)| self.forms(word, language))
             .filter(|forms| !forms.is_empty())
             .collect()
+    }
+
+    fn kept(&self, word: &str) -> Arc<[String]> {
+        if word.len() > KEPT_BYTES {
+            return self.forms(word, None).into();
+        }
+        if let Some(forms) = self.kept.lock().get(word) {
+            return Arc::clone(forms);
+        }
+        let forms: Arc<[String]> = self.forms(word, None).into();
+        self.kept.lock().put(word.to_owned(), Arc::clone(&forms));
+        forms
     }
 
     /// The word itself comes first.
@@ -169,7 +193,7 @@ impl Analysed {
     pub fn forms(&self) -> BTreeMap<&str, Vec<u16>> {
         let mut forms: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
         for word in &self.words {
-            for form in &word.forms {
+            for form in word.forms.iter() {
                 forms.entry(form).or_default().push(word.position);
             }
         }
@@ -227,7 +251,7 @@ fn bound_occurrences(words: &mut [Word]) {
     }
     let mut seen: HashMap<String, u8> = HashMap::new();
     for word in words {
-        word.forms.retain(|form| match seen.get_mut(form) {
+        let mut is_within = |form: &String| match seen.get_mut(form) {
             Some(count) => {
                 let is_within = *count < OCCURRENCES;
                 *count = count.saturating_add(1);
@@ -237,7 +261,12 @@ fn bound_occurrences(words: &mut [Word]) {
                 seen.insert(form.clone(), 1);
                 true
             }
-        });
+        };
+        let within: Vec<bool> = word.forms.iter().map(&mut is_within).collect();
+        if within.contains(&false) {
+            let forms = word.forms.iter().zip(within);
+            word.forms = forms.filter(|(_, is_within)| *is_within).map(|(form, _)| form.clone()).collect();
+        }
     }
 }
 
@@ -272,7 +301,7 @@ mod tests {
     #[test]
     fn every_language_of_the_configuration_gives_its_stem() {
         let analysed = analyser(&[Language::English, Language::German]).texts(vec!["Häuser".to_owned()]);
-        assert_eq!(analysed.words[0].forms, ["hauser", "haus"]);
+        assert_eq!(*analysed.words[0].forms, ["hauser", "haus"]);
         let both = analyser(&[Language::English, Language::German]);
         assert_eq!(both.question("houses", Some(Language::German)), [["houses", "hous"]]);
     }
@@ -306,7 +335,7 @@ mod tests {
             let analysed = analyser.texts(vec![text, ascii, greek]);
             for word in &analysed.words {
                 prop_assert!(analysed.texts[word.text].get(word.bytes.clone()).is_some());
-                for form in &word.forms {
+                for form in word.forms.iter() {
                     prop_assert!(!form.is_empty() && form.len() < 1024);
                     prop_assert!(form.chars().all(|letter| !letter.is_ascii() || letter.is_ascii_alphanumeric()), "{form}");
                 }
