@@ -34,6 +34,16 @@ test("what no setting allows is refused, and the connection stays", options, asy
   assert.equal(client.state, "connected");
 });
 
+test("what may not be read is not searched", options, async (t) => {
+  const client = await as("alice", t);
+  const channel = `room:${unique()}`;
+  for (const channels of [[channel], ["#bob"], [channel, "nowhere:1"]]) {
+    const asked = client.rpc("history.search", { query: "x", channels });
+    const error = await within(asked.then(() => assert.fail("searched"), (error) => error), "an answer");
+    assert.ok([102, 103].includes(error.code), `${channels}: ${error.code}`);
+  }
+});
+
 test("who is subscribed may publish where the namespace says so", options, async (t) => {
   const [alice, bob] = [await as("alice", t), await as("bob", t, 1)];
   const channel = `room:${unique()}`;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
+use crate::search::language::{LANGUAGES, Language};
 use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
 /// The section `[persistence]` with its stores' own sections.
@@ -23,6 +24,17 @@ pub struct Config {
     pub questions: usize,
     /// What one of them may take.
     pub question_timeout: Duration,
+    /// How messages are searched; `None`: not at all.
+    pub search: Option<SearchSettings>,
+}
+
+/// How messages are searched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchSettings {
+    /// Languages whose words are reduced to stems.
+    pub languages: Vec<Language>,
+    /// Fields of payloads in which texts stand; empty: all.
+    pub fields: Vec<String>,
 }
 
 /// A store with its own settings.
@@ -79,6 +91,18 @@ impl Default for Defaults {
 /// Where the file is, unless configured.
 const SQLITE_PATH: &str = "./data/messages.db";
 
+impl std::fmt::Display for SearchSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let languages: Vec<&str> = self.languages.iter().map(|language| language.name()).collect();
+        write!(
+            f,
+            "languages {}; fields {}",
+            languages.join(","),
+            self.fields.join(",")
+        )
+    }
+}
+
 impl Config {
     /// Reads the section and those of its stores.
     pub fn read(document: &mut Document, defaults: &Defaults) -> Self {
@@ -127,6 +151,7 @@ impl Config {
             Duration::from_millis(100)..=seconds(60),
             "What one of them may take. Clients wait 4 s for an answer.",
         );
+        let search = read_search(&mut document.section("persistence.search"));
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
         let postgres = read_postgres(
@@ -144,6 +169,7 @@ impl Config {
             linger,
             questions: usize::try_from(questions).unwrap_or(usize::MAX),
             question_timeout,
+            search,
         }
     }
 }
@@ -171,6 +197,50 @@ impl StoreSettings {
             }
         }
     }
+}
+
+fn read_search(section: &mut Section<'_>) -> Option<SearchSettings> {
+    let enabled = section.boolean(
+        "enabled",
+        true,
+        "Whether stored messages can be searched. Indexing comes after storing: under load it lags.",
+    );
+    let names = section.list(
+        "languages",
+        &["english"],
+        "Languages whose words are found in all their forms; four at most, each makes the index larger. A change makes the index anew. \
+         One of arabic, danish, dutch, english, finnish, french, german, greek, hungarian, italian, norwegian, portuguese, romanian, \
+         russian, spanish, swedish, tamil, turkish. None: words are found as they are written.",
+    );
+    let fields = section.list(
+        "fields",
+        &[],
+        "Fields of JSON payloads whose texts can be searched, inner ones as \"body.text\"; empty: every text. A change makes the index \
+         anew.",
+    );
+    let mut languages: Vec<Language> = Vec::new();
+    for name in &names {
+        match Language::named(name) {
+            Some(language) if !languages.contains(&language) => languages.push(language),
+            Some(_) => {}
+            None => {
+                let known: Vec<&str> = LANGUAGES.iter().map(|(name, _)| *name).collect();
+                section.fault(
+                    "languages",
+                    format!("has no known language {name:?}"),
+                    format!("choose among {}", known.join(", ")),
+                );
+            }
+        }
+    }
+    if languages.len() > 4 {
+        section.fault(
+            "languages",
+            "has more than four languages",
+            "name the most used ones",
+        );
+    }
+    enabled.then_some(SearchSettings { languages, fields })
 }
 
 fn read_sqlite(section: &mut Section<'_>, default: &Path) -> SqliteSettings {

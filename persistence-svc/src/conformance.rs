@@ -4,6 +4,7 @@
 
 pub mod conversations;
 mod joining;
+pub mod search;
 
 use std::sync::Arc;
 

@@ -16,8 +16,10 @@ mod config;
 )]
 pub mod conformance;
 mod error;
+pub mod follow;
 mod metrics;
 mod run;
+pub mod search;
 pub mod service;
 pub mod store;
 mod writer;

@@ -1,6 +1,7 @@
 //! What the service counts.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use switchboard_service_kit::metrics::Metrics;
 
 /// Handles; cheap to clone.
@@ -12,6 +13,16 @@ pub struct PersistenceMetrics {
     pub(crate) questions: Counter,
     pub(crate) refused_questions: Counter,
     pub(crate) unanswered_questions: Counter,
+    pub(crate) search: FollowerMetrics,
+}
+
+/// Of one follower.
+#[derive(Debug, Clone, Default)]
+pub struct FollowerMetrics {
+    pub(crate) rows: Counter,
+    pub(crate) failures: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) lag_ms: Gauge,
 }
 
 impl PersistenceMetrics {
@@ -47,6 +58,26 @@ impl PersistenceMetrics {
                 "unanswered_questions",
                 "Questions that were answered with a fault",
                 counts.unanswered_questions.clone(),
+            );
+            registry.register(
+                "search_messages",
+                "Messages that the index of search was brought up to here",
+                counts.search.rows.clone(),
+            );
+            registry.register(
+                "search_failures",
+                "Steps of indexing that failed and were tried again",
+                counts.search.failures.clone(),
+            );
+            registry.register(
+                "search_waits",
+                "Times that indexing waited for the writing of messages",
+                counts.search.waits.clone(),
+            );
+            registry.register(
+                "search_lag_milliseconds",
+                "The age of the oldest message that was not in the index at the last look",
+                counts.search.lag_ms.clone(),
             );
         });
         counts

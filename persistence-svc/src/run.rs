@@ -18,7 +18,11 @@ use tokio_util::sync::CancellationToken;
 use crate::answering::Answering;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::follow::{Following, Writes};
 use crate::metrics::PersistenceMetrics;
+use crate::search::analyser::Analyser;
+use crate::search::text::Fields;
+use crate::search::{Indexer, Searching};
 use crate::service::Service;
 use crate::store::{Store, StoreError};
 use crate::writer::Writer;
@@ -66,11 +70,20 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     };
     let incarnation = Incarnation::random();
     let metrics = PersistenceMetrics::register(&context.metrics);
+    let analyser = config.search.as_ref().map(|search| {
+        let fields = Fields::new(&search.fields);
+        Arc::new(Analyser::new(&search.languages, fields))
+    });
+    let service = |store: &Arc<dyn Store>| {
+        let service = Service::new(Arc::clone(store), deps.shards);
+        Arc::new(match &analyser {
+            Some(analyser) => service.with_search(Searching::new(Arc::clone(store), Arc::clone(analyser))),
+            None => service,
+        })
+    };
     let answering = Answering {
         bus: Arc::clone(&deps.bus),
-        service: store
-            .as_ref()
-            .map(|store| Arc::new(Service::new(Arc::clone(store), deps.shards))),
+        service: store.as_ref().map(service),
         metrics: metrics.clone(),
         places: Arc::new(Semaphore::new(config.questions)),
         limit: config.question_timeout,
@@ -106,7 +119,20 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     match (store, deps.log, ReaderName::new(READER)) {
         (Some(store), Some(log), Some(name)) => {
             health.not_ready("the message store was not reached yet");
+            let writes = Arc::new(Writes::default());
+            let following = analyser
+                .zip(config.search.as_ref())
+                .map(|(analyser, search)| Following {
+                    store: Arc::clone(&store),
+                    follower: Arc::new(Indexer::new(Arc::clone(&store), analyser, &search.to_string())),
+                    writes: Arc::clone(&writes),
+                    shards: deps.shards,
+                    incarnation,
+                    membership: membership.clone(),
+                    metrics: metrics.search.clone(),
+                });
             let work = Work {
+                following,
                 store: Arc::clone(&store),
                 migrate: config.migrate,
                 health,
@@ -123,7 +149,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                         linger: config.linger,
                         ..ReaderSettings::default()
                     },
-                    handler: Arc::new(Writer::new(store, metrics)),
+                    handler: Arc::new(Writer::new(store, metrics).telling(writes, config.batch_bytes / 2)),
                 },
             };
             context.tasks.supervise("persistence", move || work.clone().run());
@@ -140,6 +166,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
 #[derive(Clone)]
 struct Work {
     store: Arc<dyn Store>,
+    following: Option<Following>,
     migrate: bool,
     health: Component,
     stop: CancellationToken,
@@ -172,7 +199,12 @@ impl Work {
             .reader
             .clone()
             .run(self.membership.clone(), self.stop.clone());
-        tokio::join!(reading, self.maintain());
+        let following = async {
+            if let Some(following) = &self.following {
+                following.clone().run(self.stop.clone()).await;
+            }
+        };
+        tokio::join!(reading, following, self.maintain());
         self.store.close().await;
     }
 

@@ -3,6 +3,7 @@
 mod conversations;
 mod heads;
 mod history;
+mod search;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use switchboard_bus::messages::AskError;
 use switchboard_proto::ids::ShardCount;
 use switchboard_proto::messages::{Method, method};
 
+use crate::search::Searching;
 use crate::store::{Store, StoreError};
 
 /// The answer of the method that has the name.
@@ -33,12 +35,27 @@ pub struct Service {
     store: Arc<dyn Store>,
     /// Of the layout: which channel is in which shard.
     shards: ShardCount,
+    /// `None`: messages are not searched here.
+    searching: Option<Searching>,
 }
 
 impl Service {
     /// Answers from `store`.
     pub fn new(store: Arc<dyn Store>, shards: ShardCount) -> Self {
-        Self { store, shards }
+        Self {
+            store,
+            shards,
+            searching: None,
+        }
+    }
+
+    /// Answers searches, too.
+    #[must_use]
+    pub fn with_search(self, searching: Searching) -> Self {
+        Self {
+            searching: Some(searching),
+            ..self
+        }
     }
 
     /// Answers the method of this name.
@@ -55,6 +72,7 @@ impl Service {
             MarkReceipts => mark_receipts,
             MessageStatus => message_status,
             Conversations => conversations,
+            Search => search,
         )
     }
 }
@@ -68,10 +86,13 @@ fn encoded<M: Method>(response: Result<M::Response, AskError>) -> Result<Bytes, 
 }
 
 /// What who asked is told of the store's trouble: nothing of its inside. The whole goes to the log.
-fn fault(error: &StoreError) -> AskError {
+pub(crate) fn fault(error: &StoreError) -> AskError {
     match error {
         StoreError::TooMany { .. } | StoreError::TooMuch { .. } => AskError::Invalid(error.to_string()),
-        StoreError::Unavailable(_) | StoreError::WentBack { .. } | StoreError::Schema(_) => {
+        StoreError::Unavailable(_)
+        | StoreError::WentBack { .. }
+        | StoreError::Schema(_)
+        | StoreError::OtherIndex => {
             tracing::warn!(%error, "question not answered");
             AskError::Unavailable("the message store cannot be used now".to_owned())
         }

@@ -6,10 +6,12 @@
 
 mod columns;
 pub mod conversations;
+pub mod follow;
 mod joining;
 mod migrations;
 mod postgres;
 mod progress;
+pub mod search;
 mod sqlite;
 
 use std::collections::HashMap;
@@ -20,9 +22,11 @@ use switchboard_proto::bus::Change;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 pub use conversations::ConversationStore;
+pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
+pub use search::SearchStore;
 pub use sqlite::{SqliteSettings, SqliteStore};
 
 /// What a [`History`] question may ask for at most, in messages.
@@ -32,9 +36,9 @@ pub const MAX_LIMIT: usize = 10_000;
 pub const MAX_HEADS: usize = 10_000;
 
 /// Everything that is asked of a store.
-pub trait Store: MessageStore + JoinStore + ConversationStore {}
+pub trait Store: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore {}
 
-impl<S: MessageStore + JoinStore + ConversationStore> Store for S {}
+impl<S: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore> Store for S {}
 
 /// A store of messages.
 ///
@@ -256,6 +260,9 @@ pub enum StoreError {
     /// It holds what no release writes.
     #[error("message store is damaged: {0}")]
     Damaged(String),
+    /// The index of search was made with other settings than this process has.
+    #[error("the index of search has other settings than [persistence.search] of this process")]
+    OtherIndex,
     /// The question is too large.
     #[error("{asked} channels in one question, {MAX_HEADS} are allowed")]
     TooMany {

@@ -11,6 +11,7 @@ use switchboard_bus::records::{Body, Entry, Reading};
 use switchboard_proto::format::FORMAT;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+use crate::follow::Writes;
 use crate::metrics::PersistenceMetrics;
 use crate::store::{DeadLetter, Progress, Row, Store, StoreError, Written};
 
@@ -20,6 +21,10 @@ pub struct Writer {
     metrics: PersistenceMetrics,
     /// By shard: up to where it was written here, and by whom the last record that counts was.
     known: Mutex<HashMap<ShardId, (LogEpoch, Sequence, OwnerEpoch)>>,
+    /// What followers wait for.
+    writes: Arc<Writes>,
+    /// Bytes of records that are much for one write.
+    much: usize,
 }
 
 impl Writer {
@@ -29,7 +34,15 @@ impl Writer {
             store,
             metrics,
             known: Mutex::default(),
+            writes: Arc::default(),
+            much: usize::MAX,
         }
+    }
+
+    /// Tells followers of what is written. Batches of `much` bytes or more tell them to wait.
+    #[must_use]
+    pub(crate) fn telling(self, writes: Arc<Writes>, much: usize) -> Self {
+        Self { writes, much, ..self }
     }
 
     /// Who had written the last record that counts before the batch (rule L2).
@@ -230,6 +243,10 @@ impl Handler for Writer {
         let written = self.write(batch).await;
         if written.is_err() {
             self.metrics.failures.inc();
+            self.writes.is_hindered();
+        } else {
+            let bytes: usize = batch.records.iter().map(|at| at.record.len()).sum();
+            self.writes.wrote(bytes >= self.much);
         }
         written
     }

@@ -51,4 +51,6 @@ methods! {
     MessageStatus: MessageStatusRequest => MessageStatusResponse,
     /// A user's conversations: last message, unread, members.
     Conversations: ConversationsRequest => ConversationsResponse,
+    /// Messages that hold given words.
+    Search: SearchRequest => SearchResponse,
 }

@@ -28,6 +28,7 @@ mod readers;
 mod recovery;
 mod registry;
 mod sdks;
+mod search;
 mod server_api;
 mod slow;
 mod stored_history;

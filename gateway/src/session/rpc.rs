@@ -8,6 +8,7 @@ mod history;
 mod inbox;
 mod members;
 mod rights;
+mod search;
 mod status;
 
 use std::sync::Arc;
@@ -55,25 +56,22 @@ impl Call {
     }
 }
 
+macro_rules! methods {
+    ($($name:literal => $handler:path,)*) => {
+        &[$(($name, |asking, data| Box::pin($handler(asking, data))),)*]
+    };
+}
+
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[
-    ("history.list", |asking, data| {
-        Box::pin(history::list(asking, data))
-    }),
-    ("channel.members.add", |asking, data| {
-        Box::pin(members::add(asking, data))
-    }),
-    ("channel.members.list", |asking, data| {
-        Box::pin(members::list(asking, data))
-    }),
-    ("channel.members.remove", |asking, data| {
-        Box::pin(members::remove(asking, data))
-    }),
-    ("inbox.list", |asking, data| Box::pin(inbox::list(asking, data))),
-    ("message.status", |asking, data| {
-        Box::pin(status::status(asking, data))
-    }),
-];
+const METHODS: &[(&str, Handler)] = methods! {
+    "channel.members.add" => members::add,
+    "channel.members.list" => members::list,
+    "channel.members.remove" => members::remove,
+    "history.list" => history::list,
+    "history.search" => search::search,
+    "inbox.list" => inbox::list,
+    "message.status" => status::status,
+};
 
 impl Asking {
     /// Asks the message store, within the time that the call has left.

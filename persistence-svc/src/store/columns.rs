@@ -6,13 +6,17 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use switchboard_proto::ids::{Offset, OwnerEpoch, Sequence, ShardId};
 
-use super::{DeadLetter, History, Hole, Page, Place, Progress, StoreError, Stored, log_of, unsigned};
+use super::search::{Hit, Loaded, Mark};
+use super::{
+    Behind, DeadLetter, History, Hole, LogRow, Page, Place, Progress, StoreError, Stored, log_of, unsigned,
+};
 
 /// The columns of a row, by their number.
 pub(super) trait Columns {
     fn number(&self, column: usize) -> Result<i64, sqlx::Error>;
     fn shard(&self, column: usize) -> Result<i32, sqlx::Error>;
     fn text(&self, column: usize) -> Result<String, sqlx::Error>;
+    fn optional_text(&self, column: usize) -> Result<Option<String>, sqlx::Error>;
     fn bytes(&self, column: usize) -> Result<Vec<u8>, sqlx::Error>;
 }
 
@@ -31,6 +35,10 @@ macro_rules! columns {
                 self.try_get(column)
             }
 
+            fn optional_text(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
+                self.try_get(column)
+            }
+
             fn bytes(&self, column: usize) -> Result<Vec<u8>, sqlx::Error> {
                 self.try_get(column)
             }
@@ -40,6 +48,13 @@ macro_rules! columns {
 
 columns!(PgRow);
 columns!(SqliteRow);
+
+fn shard(number: i32) -> Result<ShardId, StoreError> {
+    u32::try_from(number)
+        .ok()
+        .and_then(ShardId::new)
+        .ok_or_else(|| StoreError::Damaged(format!("{number} as a shard")))
+}
 
 /// `log`, `offset`, from this column on.
 pub(super) fn place(row: &impl Columns, from: usize) -> Result<Place, StoreError> {
@@ -73,17 +88,62 @@ pub(super) fn head(row: &impl Columns) -> Result<(String, Place), StoreError> {
 
 /// `shard`, `log`, `offset`, `reason`, `bytes`.
 pub(super) fn dead_letter(row: &impl Columns) -> Result<DeadLetter, StoreError> {
-    let shard = row.shard(0)?;
     let place = place(row, 1)?;
     Ok(DeadLetter {
-        shard: u32::try_from(shard)
-            .ok()
-            .and_then(ShardId::new)
-            .ok_or_else(|| StoreError::Damaged(format!("{shard} as a shard")))?,
+        shard: shard(row.shard(0)?)?,
         log: place.log,
         offset: place.offset,
         reason: row.text(3)?,
         bytes: row.bytes(4)?.into(),
+    })
+}
+
+/// `shard`, `log`, `done_to`, `read_to`.
+pub(super) fn behind(row: &impl Columns) -> Result<Behind, StoreError> {
+    Ok(Behind {
+        shard: shard(row.shard(0)?)?,
+        log: log_of(row.number(1)?)?,
+        done_to: Offset::from_u64(unsigned(row.number(2)?)?),
+        stored_to: Offset::end_of(Sequence(unsigned(row.number(3)?)?)),
+    })
+}
+
+/// `offset`, `log_time`, `channel`, `sender`, `message`.
+pub(super) fn log_row(row: &impl Columns) -> Result<LogRow, StoreError> {
+    Ok(LogRow {
+        offset: Offset::from_u64(unsigned(row.number(0)?)?),
+        time_us: unsigned(row.number(1)?)?,
+        channel: row.text(2)?,
+        sender: row.optional_text(3)?,
+        message: row.bytes(4)?.into(),
+    })
+}
+
+/// A place in the index.
+pub(super) fn hit(
+    mark: Mark,
+    time: i64,
+    of_shard: i32,
+    (log, offset): (i64, i64),
+) -> Result<Hit, StoreError> {
+    Ok(Hit {
+        mark,
+        time_us: unsigned(time)?,
+        shard: shard(of_shard)?,
+        place: Place {
+            log: log_of(log)?,
+            offset: Offset::from_u64(unsigned(offset)?),
+        },
+    })
+}
+
+/// `channel`, `sender`, `message`, from this column on.
+pub(super) fn loaded(row: &impl Columns, from: usize, hit: Hit) -> Result<Loaded, StoreError> {
+    Ok(Loaded {
+        hit,
+        channel: row.text(from)?,
+        sender: row.optional_text(from + 1)?,
+        message: row.bytes(from + 2)?.into(),
     })
 }
 

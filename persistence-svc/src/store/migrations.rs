@@ -18,6 +18,7 @@ macro_rules! of_this_release {
         migrations! {
             $folder:
             1 "messages",
+            2 "search",
             3 "conversations",
             7 "hidden",
         }

@@ -1,7 +1,9 @@
 //! The message store in PostgreSQL.
 
 mod conversations;
+mod follow;
 mod joining;
+mod search;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -52,7 +54,7 @@ pub struct PostgresStore {
     /// What a call may take in all: a server that hangs answers nothing, and no time limit of its own ends that.
     limit: Duration,
     /// Days that have a partition, as far as it is known.
-    partitions: Mutex<BTreeSet<u64>>,
+    partitions: Mutex<BTreeSet<(&'static str, u64)>>,
 }
 
 impl PostgresStore {
@@ -113,11 +115,13 @@ impl PostgresStore {
         migrations::postgres()
     }
 
-    /// Makes the partitions of these days that are not there yet.
-    async fn partitions(&self, days: BTreeSet<u64>) -> Result<(), StoreError> {
+    /// Makes the partitions of a table for these days that are not there yet.
+    async fn partitions(&self, table: &'static str, days: BTreeSet<u64>) -> Result<(), StoreError> {
         let missing: Vec<u64> = {
             let known = self.partitions.lock();
-            days.into_iter().filter(|day| !known.contains(day)).collect()
+            days.into_iter()
+                .filter(|day| !known.contains(&(table, *day)))
+                .collect()
         };
         for day in missing {
             let mut transaction = self.pool.begin().await?;
@@ -125,7 +129,7 @@ impl PostgresStore {
                 .bind(PARTITION_LOCK)
                 .execute(&mut *transaction)
                 .await?;
-            let name = format!("messages_{day}");
+            let name = format!("{table}_{day}");
             let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
                 .bind(&name)
                 .fetch_one(&mut *transaction)
@@ -134,7 +138,7 @@ impl PostgresStore {
                 // Nothing in it comes from outside.
                 let (from, to) = (day * DAY_US, (day + 1) * DAY_US);
                 let create =
-                    format!("CREATE TABLE {name} PARTITION OF messages FOR VALUES FROM ({from}) TO ({to})");
+                    format!("CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({to})");
                 match sqlx::query(AssertSqlSafe(create))
                     .execute(&mut *transaction)
                     .await
@@ -142,16 +146,16 @@ impl PostgresStore {
                     Ok(_) => {}
                     // A clock that was wrong has put messages of this day into the default partition: there the others go, too.
                     Err(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("23514") => {
-                        tracing::warn!(day, "messages of this day stay in the default partition");
+                        tracing::warn!(table, day, "messages of this day stay in the default partition");
                         transaction.rollback().await?;
-                        self.partitions.lock().insert(day);
+                        self.partitions.lock().insert((table, day));
                         continue;
                     }
                     Err(error) => return Err(error.into()),
                 }
             }
             transaction.commit().await?;
-            self.partitions.lock().insert(day);
+            self.partitions.lock().insert((table, day));
         }
         Ok(())
     }
@@ -160,8 +164,11 @@ impl PostgresStore {
         let today = switchboard_proto::time::now_us() / DAY_US;
         let days: BTreeSet<u64> = written.rows.iter().map(|row| row.time_us / DAY_US).collect();
         let usual = today.saturating_sub(DAYS_BACK)..=today + DAYS_AHEAD;
-        self.partitions(days.into_iter().filter(|day| usual.contains(day)).collect())
-            .await?;
+        self.partitions(
+            "messages",
+            days.into_iter().filter(|day| usual.contains(day)).collect(),
+        )
+        .await?;
 
         let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
         let mut transaction = self.pool.begin().await?;
@@ -475,8 +482,14 @@ impl MessageStore for PostgresStore {
 
     async fn maintain(&self, now_us: u64) -> Result<(), StoreError> {
         let today = now_us / DAY_US;
-        self.within(self.partitions((today..=today + DAYS_AHEAD).collect()))
-            .await
+        self.within(async {
+            for table in ["messages", "search"] {
+                self.partitions(table, (today..=today + DAYS_AHEAD).collect())
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn close(&self) {

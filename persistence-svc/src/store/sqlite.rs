@@ -1,7 +1,9 @@
 //! The message store in one SQLite file.
 
 mod conversations;
+mod follow;
 mod joining;
+mod search;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

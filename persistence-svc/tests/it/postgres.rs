@@ -29,3 +29,9 @@ impl StoreFixture for Fixture {
 
 switchboard_persistence_svc::store_conformance!(Fixture);
 switchboard_persistence_svc::conversations_conformance!(Fixture);
+
+mod search {
+    use super::Fixture;
+
+    switchboard_persistence_svc::search_conformance!(Fixture);
+}

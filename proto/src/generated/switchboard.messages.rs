@@ -356,6 +356,70 @@ pub struct Head {
     #[prost(message, optional, tag = "2")]
     pub place: ::core::option::Option<Place>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchRequest {
+    /// Words that must all be there; "a phrase", -without, begin*, one OR other. 1,024 bytes at most.
+    #[prost(string, tag = "1")]
+    pub query: ::prost::alloc::string::String,
+    /// Only in these. Absent: in all there are; who asks on behalf of a user names what the user may read.
+    #[prost(message, optional, tag = "2")]
+    pub channels: ::core::option::Option<SearchChannels>,
+    /// Only of this user; empty: of anybody.
+    #[prost(string, tag = "3")]
+    pub sender: ::prost::alloc::string::String,
+    /// Only of this time on, in Unix milliseconds.
+    #[prost(uint64, optional, tag = "4")]
+    pub from_ms: ::core::option::Option<u64>,
+    /// Only before this time.
+    #[prost(uint64, optional, tag = "5")]
+    pub to_ms: ::core::option::Option<u64>,
+    /// Matches on a page; 0, or more than 100: 100.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+    /// Of the page before, with all else as it was there; empty: the first page.
+    #[prost(string, tag = "7")]
+    pub cursor: ::prost::alloc::string::String,
+    /// Only words of this language in all their forms, one of persistence.search.languages; empty: of all of these.
+    #[prost(string, tag = "8")]
+    pub language: ::prost::alloc::string::String,
+    /// Bytes of messages after which the page ends. The first match is given whatever its size. 0, or more than 512 KiB: that much.
+    #[prost(uint64, tag = "9")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchChannels {
+    /// 256 at most.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchResponse {
+    /// The best first, among the newest 256.
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<SearchMatch>,
+    /// Of the next page; empty: this is the last one. A page may hold few matches, or none, and be followed by another.
+    #[prost(string, tag = "2")]
+    pub cursor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchMatch {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<Place>,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    /// Up to 1,000,000.
+    #[prost(uint32, tag = "4")]
+    pub score: u32,
+    /// HTML: the words that were found between <mark> and </mark>, everything else escaped.
+    #[prost(string, tag = "5")]
+    pub snippet: ::prost::alloc::string::String,
+    /// An encoded switchboard.bus.Message.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub message: ::prost::bytes::Bytes,
+}
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
 pub mod message_service_server {
@@ -417,6 +481,11 @@ pub mod message_service_server {
             tonic::Response<super::ConversationsResponse>,
             tonic::Status,
         >;
+        /// Messages that hold given words.
+        async fn search(
+            &self,
+            request: tonic::Request<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct MessageServiceServer<T> {
@@ -793,6 +862,51 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ConversationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Search" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SearchRequest>
+                    for SearchSvc<T> {
+                        type Response = super::SearchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::search(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

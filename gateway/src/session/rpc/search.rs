@@ -1,0 +1,167 @@
+//! `history.search`: messages that hold given words, in channels whose history the caller may read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use switchboard_proto::bus::Message;
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::client::Error;
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::messages::{SearchChannels, SearchMatch, SearchRequest, method};
+
+use super::Asking;
+use crate::policy::{Action, Asking as Who};
+
+/// Channels of one search, at most; the store allows as many.
+const CHANNELS: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    query: String,
+    channels: Option<Vec<String>>,
+    #[serde(default)]
+    sender: String,
+    /// Unix milliseconds.
+    from: Option<u64>,
+    to: Option<u64>,
+    #[serde(default)]
+    limit: u32,
+    #[serde(default)]
+    cursor: String,
+    #[serde(default)]
+    language: String,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    matches: Vec<Told>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    cursor: String,
+}
+
+#[derive(Serialize)]
+struct Told {
+    channel: String,
+    offset: u64,
+    epoch: String,
+    /// Unix milliseconds.
+    time: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    user: String,
+    data: Box<RawValue>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+    score: u32,
+    snippet: String,
+}
+
+pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let Search {
+        query,
+        channels,
+        sender,
+        from,
+        to,
+        limit,
+        cursor,
+        language,
+    } = serde_json::from_slice(&data).map_err(|_| {
+        bad("history.search wants {query, channels?, sender?, from?, to?, limit?, cursor?, language?}")
+    })?;
+    let names = match channels {
+        Some(names) => named(&asking, names)?,
+        None => subscribed(&asking)?,
+    };
+    let config = &asking.gateway.config;
+    let request = SearchRequest {
+        query,
+        channels: Some(SearchChannels { names }),
+        sender,
+        from_ms: from,
+        to_ms: to,
+        limit,
+        cursor,
+        language,
+        // A session has room for an answer as long as less than a quarter of its queue waits; JSON takes more than what is stored.
+        bytes: (config.history_bytes.min(config.outgoing_queue / 4) / 2) as u64,
+    };
+    let found = asking.store::<method::Search>(&request).await?;
+    let answer = Answer {
+        matches: found.matches.into_iter().filter_map(told).collect(),
+        cursor: found.cursor,
+    };
+    let answer = serde_json::to_vec(&answer).map_err(|_| ErrorCode::Internal)?;
+    Ok(answer.into())
+}
+
+/// Channels that the caller named. One that it may not read refuses all of the search.
+fn named(asking: &Asking, names: Vec<String>) -> Result<Vec<String>, Error> {
+    if names.len() > CHANNELS {
+        return Err(bad("a search takes 256 channels"));
+    }
+    for name in &names {
+        let channel = ChannelName::parse(name, asking.gateway.config.channel_name_length)
+            .map_err(|_| bad("not a channel name"))?;
+        may_read(asking, &channel, asking.session.holds(&channel))?;
+    }
+    Ok(names)
+}
+
+/// The caller's own channels, as far as it may read their history.
+fn subscribed(asking: &Asking) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = asking
+        .session
+        .subscriptions
+        .all()
+        .into_iter()
+        .map(|(channel, _)| channel)
+        .filter(|channel| may_read(asking, channel, true).is_ok())
+        .map(|channel| channel.as_str().to_owned())
+        .collect();
+    if names.len() > CHANNELS {
+        return Err(bad(
+            "a search takes 256 channels, and more are subscribed: name those to search in",
+        ));
+    }
+    // A cursor holds for the same channels.
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn may_read(asking: &Asking, channel: &ChannelName, is_in: bool) -> Result<(), Error> {
+    let who = Who {
+        user: asking.session.user(),
+        is_in,
+    };
+    let policy = asking.gateway.config.policy.now();
+    Ok(policy.decide(Action::History, channel, who).outcome?)
+}
+
+/// `None`: it is not readable, which is nobody's fault here.
+fn told(found: SearchMatch) -> Option<Told> {
+    let message = Message::decode(found.message).ok()?;
+    let place = found.place?;
+    let payload = String::from_utf8(message.payload.to_vec()).ok()?;
+    Some(Told {
+        channel: found.channel,
+        offset: place.offset,
+        epoch: place.log_epoch,
+        time: found.time_ms,
+        user: message.sender.map(|sender| sender.user).unwrap_or_default(),
+        data: RawValue::from_string(payload).ok()?,
+        tags: message.tags,
+        score: found.score,
+        snippet: found.snippet,
+    })
+}
+
+fn bad(words: &str) -> Error {
+    Error {
+        message: format!("{}: {words}", ErrorCode::BadRequest.words()),
+        ..Error::from(ErrorCode::BadRequest)
+    }
+}
