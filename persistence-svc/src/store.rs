@@ -4,6 +4,7 @@
 //! the log and can be read from there again: rows are keyed by what stands in the record, so a record that is
 //! written twice, or by two replicas at once, is there once.
 
+mod changes;
 mod columns;
 mod postgres;
 mod progress;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use changes::{ChangeStore, Fold, MAX_FOLDS, MAX_REACTIONS, MAX_USERS, Reaction};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use sqlite::{SqliteSettings, SqliteStore};
