@@ -3,7 +3,7 @@
 //!
 //! The traits' documentation is the contract; `conformance` tests it on both backends. Nothing of
 //! a backend shows in a trait, and no other crate may see `async-nats`. What a message means is
-//! none of this crate's business; which of a log's [`records`] count is.
+//! none of this crate's business; which of a log's [`records`] count is, and how the message store is asked ([`messages`]).
 
 mod bus;
 pub mod config;
@@ -17,6 +17,7 @@ pub mod conformance;
 pub mod embedded;
 mod log;
 pub mod membership;
+pub mod messages;
 pub mod nats;
 mod position;
 pub mod reader;

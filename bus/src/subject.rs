@@ -119,6 +119,8 @@ pub enum Subject {
         /// The owner's process.
         router: Incarnation,
     },
+    /// Questions about what is stored: to any replica of the persistence service.
+    Messages,
     /// Owners say that they own.
     OwnerBeat {
         /// The shard.
@@ -144,6 +146,7 @@ impl Subject {
             Self::LinkDown { gateway, shard } => format!("{prefix}.link.down.{gateway}.{shard}"),
             Self::Derive { shard, router } => format!("{prefix}.derive.{shard}.{router}"),
             Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
+            Self::Messages => format!("{prefix}.messages"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
             Self::Control => format!("{prefix}.control"),
@@ -208,6 +211,7 @@ mod tests {
             format!("sb.history.7.{hex}")
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
+        assert_eq!(Subject::Messages.to_text(&prefix), "sb.messages");
         assert_eq!(Subject::Control.to_text(&prefix), "sb.control");
         assert_eq!(
             Subject::ControlAnswer { gateway: life }.to_text(&prefix),

@@ -31,8 +31,8 @@ pub(crate) struct Gateway {
     pub(crate) stop: CancellationToken,
     /// Who gets a connection.
     pub(crate) admission: Arc<Admission>,
-    /// Places of questions about history.
-    pub(crate) histories: Arc<Semaphore>,
+    /// Places of questions that owners and the message store are asked.
+    pub(crate) questions: Arc<Semaphore>,
     /// How many of them one user gets.
     pub(crate) users: Arc<Users>,
     /// Lines about connections that we ended, by the code.
@@ -55,7 +55,7 @@ impl Gateway {
     ) -> Arc<Self> {
         Arc::new(Self {
             admission: Admission::new(&config, metrics.clone()),
-            histories: Arc::new(Semaphore::new(config.history_questions)),
+            questions: Arc::new(Semaphore::new(config.history_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
             config,

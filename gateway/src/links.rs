@@ -71,6 +71,11 @@ pub(crate) struct Links {
 }
 
 impl Links {
+    /// What carries the links.
+    pub(crate) fn bus(&self) -> &dyn Bus {
+        &*self.bus
+    }
+
     /// Starts one link actor per shard. They find their owners by themselves.
     ///
     /// # Errors

@@ -398,7 +398,11 @@ impl GatewayMetrics {
     }
 
     pub(crate) fn error(&self, code: ErrorCode) {
-        let code = code.code();
+        self.error_number(code.code());
+    }
+
+    /// As [`GatewayMetrics::error`], where the error has words of its own.
+    pub(crate) fn error_number(&self, code: u32) {
         self.families.errors.get_or_create(&ErrorLabel { code }).inc();
     }
 

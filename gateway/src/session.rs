@@ -11,11 +11,12 @@ mod close;
 mod commands;
 mod connecting;
 mod encoding;
-mod histories;
 mod identity;
 mod lease;
 mod outgoing;
 mod pace;
+mod questions;
+mod rpc;
 mod send_message;
 mod shared_reply;
 mod subscriptions;
@@ -39,10 +40,10 @@ pub(crate) use self::by_server::Given;
 use self::connecting::Connecting;
 pub(crate) use self::encoding::Encoding;
 use self::encoding::Frame;
-use self::histories::Histories;
 use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::{Outgoing, Way};
+use self::questions::Questions;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;
@@ -60,7 +61,7 @@ pub(crate) struct SessionHandle {
     outgoing: Outgoing,
     subscriptions: Subscriptions,
     connecting: Connecting,
-    histories: Histories,
+    questions: Questions,
     /// Whether the client is told what concerns the gateway itself.
     tells: bool,
     warnings: Warnings,
@@ -93,7 +94,7 @@ impl SessionHandle {
             outgoing: Outgoing::new(limits.outgoing),
             subscriptions: Subscriptions::new(limits.channels),
             connecting: Connecting::default(),
-            histories: Histories::default(),
+            questions: Questions::default(),
             tells: limits.system_messages,
             warnings: Warnings::default(),
             is_policy_new: AtomicBool::new(false),

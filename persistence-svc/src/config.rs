@@ -19,6 +19,10 @@ pub struct Config {
     pub batch_bytes: usize,
     /// How long the first record of a write waits for others.
     pub linger: Duration,
+    /// Questions of other services that are at work at a time, at most.
+    pub questions: usize,
+    /// What one of them may take.
+    pub question_timeout: Duration,
 }
 
 /// A store with its own settings.
@@ -88,6 +92,18 @@ impl Config {
             Duration::ZERO..=seconds(5),
             "How long the first record of a write waits for others.",
         );
+        let questions = section.integer(
+            "questions",
+            256,
+            1..=10_000,
+            "Questions of other services that are at work at a time, at most; further ones are refused for the time being.",
+        );
+        let question_timeout = section.duration(
+            "question_timeout",
+            seconds(3),
+            Duration::from_millis(100)..=seconds(60),
+            "What one of them may take. Clients wait 4 s for an answer.",
+        );
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"));
         let postgres = read_postgres(
@@ -103,6 +119,8 @@ impl Config {
             migrate,
             batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
             linger,
+            questions: usize::try_from(questions).unwrap_or(usize::MAX),
+            question_timeout,
         }
     }
 }

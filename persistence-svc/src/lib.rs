@@ -4,8 +4,9 @@
 //! one write ([`writer`]), and how far a shard is stored is committed together with the rows ([`store`]). So a death
 //! at any moment means reading again, and what is read again is there already. Without `persistence.store` it only joins the bus.
 //!
-//! **What is not built yet:** nothing is asked of the store; search, receipts, members, statistics, retention and the archive are to come.
+//! Other services ask over the bus ([`answering`]) what is stored; each question is a method of [`service`].
 
+mod answering;
 mod config;
 #[cfg(feature = "conformance")]
 #[expect(
@@ -17,6 +18,7 @@ pub mod conformance;
 mod error;
 mod metrics;
 mod run;
+pub mod service;
 pub mod store;
 mod writer;
 

@@ -9,6 +9,9 @@ pub struct PersistenceMetrics {
     pub(crate) rows: Counter,
     pub(crate) dead_letters: Counter,
     pub(crate) failures: Counter,
+    pub(crate) questions: Counter,
+    pub(crate) refused_questions: Counter,
+    pub(crate) unanswered_questions: Counter,
 }
 
 impl PersistenceMetrics {
@@ -29,6 +32,21 @@ impl PersistenceMetrics {
                 "failed_writes",
                 "Batches that the store did not take and that were tried again",
                 counts.failures.clone(),
+            );
+            registry.register(
+                "questions",
+                "Questions of other services that were begun",
+                counts.questions.clone(),
+            );
+            registry.register(
+                "refused_questions",
+                "Questions that found persistence.questions others at work",
+                counts.refused_questions.clone(),
+            );
+            registry.register(
+                "unanswered_questions",
+                "Questions that were answered with a fault",
+                counts.unanswered_questions.clone(),
             );
         });
         counts

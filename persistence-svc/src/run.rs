@@ -12,11 +12,14 @@ use switchboard_proto::time::now_us;
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::answering::Answering;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::metrics::PersistenceMetrics;
+use crate::service::Service;
 use crate::store::{MessageStore, StoreError};
 use crate::writer::Writer;
 
@@ -62,6 +65,16 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         None => None,
     };
     let incarnation = Incarnation::random();
+    let metrics = PersistenceMetrics::register(&context.metrics);
+    let answering = Answering {
+        bus: Arc::clone(&deps.bus),
+        service: store
+            .as_ref()
+            .map(|store| Arc::new(Service::new(Arc::clone(store)))),
+        metrics: metrics.clone(),
+        places: Arc::new(Semaphore::new(config.questions)),
+        limit: config.question_timeout,
+    };
     let membership = Membership::join(
         deps.bus,
         Role::Persistence,
@@ -72,7 +85,6 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     )
     .await
     .map_err(StartError::Join)?;
-    let metrics = PersistenceMetrics::register(&context.metrics);
     let members = membership.clone();
     let counts = metrics.clone();
     summary::spawn(&context.tasks, "persistence", summary::INTERVAL, move || {
@@ -81,6 +93,15 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             ("messages", counts.rows.get()),
             ("dead_letters", counts.dead_letters.get()),
         ]
+    });
+    let stop = context.tasks.stop_token();
+    context.tasks.supervise("questions", move || {
+        let (answering, stop) = (answering.clone(), stop.clone());
+        async move {
+            if let Err(error) = answering.run(stop).await {
+                tracing::warn!(%error, "questions cannot be taken yet");
+            }
+        }
     });
     match (store, deps.log, ReaderName::new(READER)) {
         (Some(store), Some(log), Some(name)) => {

@@ -12,6 +12,7 @@
 //! | [`codes`] | error, disconnect and unsubscribe codes |
 //! | [`api`] | the server API's messages, and with the feature `grpc` its service |
 //! | [`bus`] | messages, log records, link frames, member beats |
+//! | [`messages`] | what the persistence service is asked and answers, with the feature `grpc` its service |
 //! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
@@ -25,6 +26,7 @@ pub mod format;
 pub mod ids;
 pub mod json;
 pub mod layout;
+pub mod messages;
 pub mod protobuf;
 pub mod tags;
 pub mod time;

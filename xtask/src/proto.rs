@@ -11,6 +11,9 @@ use protox::prost_reflect::prost_types::{FieldDescriptorProto, FileDescriptorPro
 /// The server API.
 const API: &str = "centrifugal/centrifugo/api/api.proto";
 
+/// What the persistence service answers; imports the files beside it.
+const MESSAGES: &str = "switchboard/messages/service.proto";
+
 const FILES: &[&str] = &[
     "switchboard/client/client.proto",
     "switchboard/bus/message.proto",
@@ -21,7 +24,9 @@ const FILES: &[&str] = &[
     "switchboard/bus/history.proto",
     "switchboard/bus/member.proto",
     "switchboard/bus/control.proto",
+    "switchboard/bus/question.proto",
     "switchboard/registry/registry.proto",
+    MESSAGES,
     API,
 ];
 
@@ -131,6 +136,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 5, "one file per package, and the descriptors");
+        assert_eq!(compared, 6, "one file per package, and the descriptors");
     }
 }

@@ -128,6 +128,7 @@ fn wildcard(subject: Subject) -> Option<Pattern> {
         | Subject::LinkDown { .. }
         | Subject::Derive { .. }
         | Subject::History { .. }
+        | Subject::Messages
         | Subject::MemberBeat
         | Subject::Control
         | Subject::ControlAnswer { .. } => None,

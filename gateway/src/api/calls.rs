@@ -352,7 +352,7 @@ impl Api {
         };
         let asking = async {
             // Closed never.
-            let _place = self.gateway.histories.acquire().await;
+            let _place = self.gateway.questions.acquire().await;
             self.gateway.links.history(&channel, &query, arrived).await
         };
         let (result, _) = tokio::time::timeout_at(arrived + config.answer_timeout, asking)

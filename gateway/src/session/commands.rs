@@ -30,6 +30,8 @@ use uuid::Uuid;
 use super::SessionHandle;
 use super::encoding::{DecodeError, Frame};
 use super::pace::{Pace, Verdict};
+use super::questions::{Question, Wanted};
+use super::rpc::Call;
 use super::send_message::SendMessage;
 use super::subscriptions::By;
 use super::timers::{OpenPing, Pings};
@@ -428,7 +430,22 @@ impl Commands {
             MESSAGE_SEND => self.message_send(id, &request.data).await,
             #[cfg(test)]
             "test.panic" => panic!("asked to by a test"),
-            _ => self.refuse(id, ErrorCode::NotAvailable, "rpc is not available"),
+            method => match Call::find(method, request.data) {
+                Some(call) => self.ask(id, Wanted::Rpc(call)),
+                None => self.refuse(id, ErrorCode::NotAvailable, "rpc is not available"),
+            },
+        }
+    }
+
+    /// Has it answered beside the commands, so that those behind it do not wait.
+    fn ask(&self, id: u32, wanted: Wanted) {
+        let question = Question {
+            id,
+            wanted,
+            arrived: self.arrived,
+        };
+        if let Err(code) = self.session.questions.ask(question) {
+            self.refuse(id, code, "too many questions wait");
         }
     }
 

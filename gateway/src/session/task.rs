@@ -22,7 +22,7 @@ use super::SessionHandle;
 use super::close::{End, close};
 use super::commands::{Commands, Violation};
 use super::encoding::{Encoding, Frame};
-use super::histories::Answering;
+use super::questions::Answering;
 use super::timers::{Due, OpenPing, Pings, Timers, Timing};
 use crate::gateway::Gateway;
 use crate::system_message::{SystemMessage, millis};

@@ -53,6 +53,84 @@ pub struct Message {
     /// Present in a message that was derived from another channel's; `id` is that one's.
     #[prost(message, optional, tag = "11")]
     pub origin: ::core::option::Option<Origin>,
+    /// Present in a message that tells of a change to what the channel holds. Set by Switchboard alone.
+    #[prost(message, optional, tag = "13")]
+    pub change: ::core::option::Option<Change>,
+}
+/// What is said of a channel or of a message in it, as a message of the channel, so that it is stored and delivered in
+/// order like any other.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Change {
+    #[prost(oneof = "change::What", tags = "1, 2, 3, 4, 5")]
+    pub what: ::core::option::Option<change::What>,
+}
+/// Nested message and enum types in `Change`.
+pub mod change {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Edit(super::Edit),
+        #[prost(message, tag = "2")]
+        Delete(super::Delete),
+        #[prost(message, tag = "3")]
+        React(super::React),
+        #[prost(message, tag = "4")]
+        Members(super::MembersChanged),
+        #[prost(message, tag = "5")]
+        Erase(super::Erase),
+    }
+}
+/// A message of the same channel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageAt {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// The life of the log, as clients see it.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
+}
+/// The target's payload is this message's payload from now on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Edit {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<MessageAt>,
+}
+/// The target's payload is gone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delete {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<MessageAt>,
+}
+/// Of the user who sent it; each reaction of a user counts once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct React {
+    #[prost(message, optional, tag = "1")]
+    pub target: ::core::option::Option<MessageAt>,
+    #[prost(string, tag = "2")]
+    pub reaction: ::prost::alloc::string::String,
+    /// It is taken back.
+    #[prost(bool, tag = "3")]
+    pub remove: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembersChanged {
+    #[prost(message, repeated, tag = "1")]
+    pub added: ::prost::alloc::vec::Vec<ChannelMember>,
+    #[prost(string, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelMember {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "MemberRole", tag = "2")]
+    pub role: i32,
+}
+/// What the user said is to be forgotten, here and wherever it is read again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Erase {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Origin {
@@ -126,6 +204,32 @@ impl Priority {
             "PRIORITY_LOW" => Some(Self::Low),
             "PRIORITY_HIGH" => Some(Self::High),
             "PRIORITY_CRITICAL" => Some(Self::Critical),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MemberRole {
+    Member = 0,
+    Owner = 1,
+}
+impl MemberRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Member => "MEMBER_ROLE_MEMBER",
+            Self::Owner => "MEMBER_ROLE_OWNER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MEMBER_ROLE_MEMBER" => Some(Self::Member),
+            "MEMBER_ROLE_OWNER" => Some(Self::Owner),
             _ => None,
         }
     }
@@ -1092,5 +1196,85 @@ pub mod control_answer {
         Description(super::GatewayDescription),
         #[prost(message, tag = "7")]
         Counts(super::ChannelCounts),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Question {
+    /// The method's name in its service, such as `Heads`.
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    /// The encoded request.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub request: ::prost::bytes::Bytes,
+    /// Milliseconds after which nobody waits for the answer any more.
+    #[prost(uint32, tag = "3")]
+    pub within_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuestionAnswer {
+    #[prost(oneof = "question_answer::Answer", tags = "1, 2")]
+    pub answer: ::core::option::Option<question_answer::Answer>,
+}
+/// Nested message and enum types in `QuestionAnswer`.
+pub mod question_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Answer {
+        /// The encoded response.
+        #[prost(bytes, tag = "1")]
+        Response(::prost::bytes::Bytes),
+        #[prost(message, tag = "2")]
+        Fault(super::Fault),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fault {
+    #[prost(enumeration = "FaultCode", tag = "1")]
+    pub code: i32,
+    /// For who asked: holds nothing of the store's inside.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FaultCode {
+    /// Something on the service's side that will not be better next time.
+    Internal = 0,
+    /// The request makes no sense.
+    Invalid = 1,
+    /// What is asked about does not exist.
+    NotFound = 2,
+    /// It may be answered later.
+    Unavailable = 3,
+    /// It is not allowed.
+    Denied = 4,
+    /// Nothing is stored here, or the method is not known to this release.
+    NotAvailable = 5,
+}
+impl FaultCode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Internal => "FAULT_CODE_INTERNAL",
+            Self::Invalid => "FAULT_CODE_INVALID",
+            Self::NotFound => "FAULT_CODE_NOT_FOUND",
+            Self::Unavailable => "FAULT_CODE_UNAVAILABLE",
+            Self::Denied => "FAULT_CODE_DENIED",
+            Self::NotAvailable => "FAULT_CODE_NOT_AVAILABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FAULT_CODE_INTERNAL" => Some(Self::Internal),
+            "FAULT_CODE_INVALID" => Some(Self::Invalid),
+            "FAULT_CODE_NOT_FOUND" => Some(Self::NotFound),
+            "FAULT_CODE_UNAVAILABLE" => Some(Self::Unavailable),
+            "FAULT_CODE_DENIED" => Some(Self::Denied),
+            "FAULT_CODE_NOT_AVAILABLE" => Some(Self::NotAvailable),
+            _ => None,
+        }
     }
 }

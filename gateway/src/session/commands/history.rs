@@ -6,7 +6,7 @@ use switchboard_proto::codes::ErrorCode;
 use super::{Commands, Violation, violation};
 use crate::links::HistoryQuery;
 use crate::policy::Action;
-use crate::session::histories::HistoryAsked;
+use crate::session::questions::Wanted;
 
 impl Commands {
     /// Answered beside the commands, so that those behind it do not wait for the log to be read.
@@ -42,15 +42,7 @@ impl Commands {
             // A session has room for an answer as long as less than a quarter of its queue waits.
             bytes: config.history_bytes.min(config.outgoing_queue / 4),
         };
-        let asked = HistoryAsked {
-            id,
-            channel,
-            query,
-            arrived: self.arrived,
-        };
-        if let Err(code) = self.session.histories.ask(asked) {
-            self.refuse(id, code, "too many questions about history wait");
-        }
+        self.ask(id, Wanted::History { channel, query });
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A session's questions about history: answered one after the other, beside its commands.
+//! A session's questions, about history and by rpc: answered one after the other, beside its commands.
 //!
 //! What must hold, each with a test in `run/tests/history.rs`:
 //! * An answer waits until the client has read enough to make room for it, so that asking much at once does
@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use switchboard_proto::bus::PayloadKind;
 use switchboard_proto::channel::ChannelName;
-use switchboard_proto::client::Reply;
+use switchboard_proto::client::{Error, Reply, RpcResult};
 use switchboard_proto::codes::ErrorCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::SessionHandle;
+use super::rpc::{Asking, Call};
 use crate::gateway::Gateway;
 use crate::links::HistoryQuery;
 
@@ -27,37 +29,45 @@ const WAITING: usize = 64;
 /// Between two looks at whether the client has room for an answer.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A `history` command that may be answered.
-pub(super) struct HistoryAsked {
+/// A command that is answered beside the others.
+pub(super) struct Question {
     /// The command's.
     pub(super) id: u32,
-    pub(super) channel: ChannelName,
-    pub(super) query: HistoryQuery,
+    pub(super) wanted: Wanted,
     /// When the command's frame came.
     pub(super) arrived: Instant,
 }
 
+/// What is asked. Whatever can be refused at once has been.
+pub(super) enum Wanted {
+    History {
+        channel: ChannelName,
+        query: HistoryQuery,
+    },
+    Rpc(Call),
+}
+
 /// Those that wait.
 #[derive(Default)]
-pub(super) struct Histories {
-    waiting: Mutex<VecDeque<HistoryAsked>>,
+pub(super) struct Questions {
+    waiting: Mutex<VecDeque<Question>>,
     more: Notify,
 }
 
-impl Histories {
+impl Questions {
     /// `Err`: too many wait.
-    pub(super) fn ask(&self, asked: HistoryAsked) -> Result<(), ErrorCode> {
+    pub(super) fn ask(&self, question: Question) -> Result<(), ErrorCode> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= WAITING {
             return Err(ErrorCode::TooManyRequests);
         }
-        waiting.push_back(asked);
+        waiting.push_back(question);
         drop(waiting);
         self.more.notify_one();
         Ok(())
     }
 
-    fn take(&self) -> Option<HistoryAsked> {
+    fn take(&self) -> Option<Question> {
         let mut waiting = self.waiting.lock();
         let next = waiting.pop_front();
         if waiting.is_empty() {
@@ -80,50 +90,70 @@ impl Answering {
                 answering.await;
                 self.0 = None;
             }
-            match session.histories.take() {
-                Some(asked) => {
+            match session.questions.take() {
+                Some(question) => {
                     let (gateway, session) = (Arc::clone(gateway), Arc::clone(session));
-                    self.0 = Some(Box::pin(answer(gateway, session, asked)));
+                    self.0 = Some(Box::pin(answer(gateway, session, question)));
                 }
-                None => session.histories.more.notified().await,
+                None => session.questions.more.notified().await,
             }
         }
     }
 }
 
-async fn answer(gateway: Arc<Gateway>, session: Arc<SessionHandle>, asked: HistoryAsked) {
-    let HistoryAsked {
-        id,
-        channel,
-        query,
-        arrived,
-    } = asked;
+async fn answer(gateway: Arc<Gateway>, session: Arc<SessionHandle>, question: Question) {
+    let Question { id, wanted, arrived } = question;
     let outcome = async {
         while !session.has_room() {
             tokio::time::sleep(LOOK).await;
         }
         // Closed never.
-        let _place = gateway.histories.acquire().await;
-        gateway.links.history(&channel, &query, arrived).await
+        let _place = gateway.questions.acquire().await;
+        answered(&gateway, &session, wanted, arrived).await
     };
     let outcome = tokio::time::timeout_at(arrived + gateway.config.answer_timeout, outcome).await;
-    match outcome.unwrap_or(Err(ErrorCode::Internal)) {
-        Ok((result, payload)) => {
-            let reply = Reply {
+    match outcome.unwrap_or(Err(ErrorCode::Internal.into())) {
+        Ok((reply, payload)) => session.reply_carrying(&Reply { id, ..reply }, payload),
+        Err(error) => {
+            gateway.metrics.error_number(error.code);
+            tracing::debug!(client = %session.client(), command = id, code = error.code, "question not answered");
+            session.reply(&Reply {
                 id,
+                error: Some(error),
+                ..Reply::default()
+            });
+        }
+    }
+}
+
+/// The answer without the command's id, and of which kind its payloads are.
+async fn answered(
+    gateway: &Arc<Gateway>,
+    session: &Arc<SessionHandle>,
+    wanted: Wanted,
+    arrived: Instant,
+) -> Result<(Reply, PayloadKind), Error> {
+    match wanted {
+        Wanted::History { channel, query } => {
+            let (result, payload) = gateway.links.history(&channel, &query, arrived).await?;
+            let reply = Reply {
                 history: Some(result),
                 ..Reply::default()
             };
-            session.reply_carrying(&reply, payload);
+            Ok((reply, payload))
         }
-        Err(code) => {
-            gateway.metrics.error(code);
-            tracing::debug!(client = %session.client(), command = id, code = code.code(), "history not answered");
-            session.reply(&Reply {
-                id,
-                error: Some(code.into()),
+        Wanted::Rpc(call) => {
+            let asking = Asking {
+                gateway: Arc::clone(gateway),
+                session: Arc::clone(session),
+                arrived,
+            };
+            let data = call.run(asking).await?;
+            let reply = Reply {
+                rpc: Some(RpcResult { data }),
                 ..Reply::default()
-            });
+            };
+            Ok((reply, PayloadKind::Json))
         }
     }
 }

@@ -1,0 +1,84 @@
+//! What clients call by `rpc`: the table of methods that are answered beside a session's commands. (`message.send` is not among
+//! them: it keeps its place among the publishes.)
+//!
+//! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use switchboard_bus::messages::AskError;
+use switchboard_proto::client::Error;
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::messages::Method;
+use tokio::time::Instant;
+
+use super::SessionHandle;
+use crate::gateway::Gateway;
+
+/// A method's work: from the rpc's data to its answer, both JSON.
+type Handler = fn(Asking, Bytes) -> BoxFuture<'static, Result<Bytes, Error>>;
+
+/// Who calls, and what the call may use.
+pub(super) struct Asking {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) session: Arc<SessionHandle>,
+    /// When the command's frame came: its answer is due within `gateway.answer_timeout` of it (P4).
+    pub(super) arrived: Instant,
+}
+
+/// A call of a method that exists.
+pub(super) struct Call {
+    handler: Handler,
+    data: Bytes,
+}
+
+impl Call {
+    /// `None`: there is no such method.
+    pub(super) fn find(method: &str, data: Bytes) -> Option<Self> {
+        let (_, handler) = METHODS.iter().find(|(name, _)| *name == method)?;
+        Some(Self {
+            handler: *handler,
+            data,
+        })
+    }
+
+    pub(super) async fn run(self, asking: Asking) -> Result<Bytes, Error> {
+        (self.handler)(asking, self.data).await
+    }
+}
+
+/// One line for each method.
+const METHODS: &[(&str, Handler)] = &[];
+
+#[expect(dead_code, reason = "for methods to come")]
+impl Asking {
+    /// Asks the message store, within the time that the call has left.
+    ///
+    /// # Errors
+    /// As the client is told them.
+    pub(super) async fn store<M: Method>(&self, request: &M::Request) -> Result<M::Response, Error> {
+        let due = self.arrived + self.gateway.config.answer_timeout;
+        let within = due.saturating_duration_since(Instant::now());
+        let asked = switchboard_bus::messages::ask::<M>(self.gateway.links.bus(), request, within).await;
+        asked.map_err(|error| {
+            tracing::debug!(client = %self.session.client(), method = M::NAME, %error, "store did not answer");
+            told(error)
+        })
+    }
+}
+
+/// A store's fault as clients are told of it. What is wrong with a request is told in its words.
+pub(crate) fn told(error: AskError) -> Error {
+    let with = |code: ErrorCode, words: String| Error {
+        message: format!("{}: {words}", code.words()),
+        ..Error::from(code)
+    };
+    match error {
+        AskError::Invalid(words) => with(ErrorCode::BadRequest, words),
+        AskError::NotFound(words) => with(ErrorCode::BadRequest, words),
+        AskError::Denied(_) => ErrorCode::PermissionDenied.into(),
+        AskError::NotAvailable(_) => ErrorCode::NotAvailable.into(),
+        AskError::Unavailable(_) | AskError::Internal(_) => ErrorCode::Internal.into(),
+    }
+}

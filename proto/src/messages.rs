@@ -1,0 +1,42 @@
+//! What the persistence service is asked: the messages of its service (generated), and each method as a type, for who asks over the
+//! bus.
+
+/// The messages themselves (generated).
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+mod generated {
+    include!("generated/switchboard.messages.rs");
+}
+
+pub use generated::*;
+
+/// A method of `MessageService`.
+pub trait Method {
+    /// As the service spells it.
+    const NAME: &'static str;
+    /// What is asked.
+    type Request: prost::Message + Default;
+    /// What is answered.
+    type Response: prost::Message + Default;
+}
+
+macro_rules! methods {
+    ($($(#[$about:meta])* $name:ident: $request:ty => $response:ty,)*) => {
+        /// Each method as a type.
+        pub mod method {
+            $($(#[$about])*
+            #[derive(Debug, Clone, Copy)]
+            pub struct $name;)*
+        }
+
+        $(impl Method for method::$name {
+            const NAME: &'static str = stringify!($name);
+            type Request = $request;
+            type Response = $response;
+        })*
+    };
+}
+
+methods! {
+    /// The newest stored message of each of these channels.
+    Heads: HeadsRequest => HeadsResponse,
+}
