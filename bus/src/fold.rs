@@ -198,3 +198,185 @@ pub fn about(message: &Message) -> Option<&MessageAt> {
         change::What::Members(_) | change::What::Erase(_) => None,
     }
 }
+
+/// What is to be shown of all messages of a log, folded the slow way: what windows and stores are compared with in tests.
+#[cfg(any(test, feature = "conformance"))]
+#[must_use]
+pub fn folded_log(log: LogEpoch, messages: &[(Offset, Message)]) -> Vec<(Offset, Message)> {
+    let names = |of: Offset, said: &Message, change: &Message| {
+        change.channel == said.channel
+            && match effect(change, log) {
+                Some((Target::Here(offset), _)) => offset == of,
+                Some((Target::Copy(id), _)) => {
+                    said.origin == change.origin && MessageId::new(&said.id) == Some(id)
+                }
+                Some((Target::Elsewhere(..), _)) | None => false,
+            }
+    };
+    let does = |change: &Message, what: Does<'_>| effect(change, log).is_some_and(|(_, does)| does == what);
+    let is_deleted = |of: Offset, said: &Message| {
+        let mut changes = messages.iter();
+        changes.any(|(_, change)| names(of, said, change) && does(change, Does::Delete))
+    };
+    let shown = messages.iter().map(|(offset, message)| {
+        let edited_is_deleted = || {
+            let mut said = messages.iter();
+            said.any(|(of, said)| names(*of, said, message) && is_deleted(*of, said))
+        };
+        let newest = messages
+            .iter()
+            .rfind(|(_, change)| names(*offset, message, change) && does(change, Does::Edit));
+        let message = message.clone();
+        let shown = if is_deleted(*offset, &message) || (does(&message, Does::Edit) && edited_is_deleted()) {
+            deleted(message)
+        } else if let Some((at, edit)) = newest {
+            edited(message, edit, *at)
+        } else {
+            message
+        };
+        (*offset, shown)
+    });
+    shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use switchboard_proto::bus::{Delete, Edit, Header, Origin, React};
+
+    use super::*;
+
+    const LOG: LogEpoch = LogEpoch {
+        ordinal: 2,
+        random: 7,
+    };
+
+    fn said() -> Message {
+        Message {
+            id: Bytes::from_static(b"0123456789abcdef"),
+            channel: "room:1".to_owned(),
+            kind: PayloadKind::Opaque.into(),
+            payload: Bytes::from_static(b"secret"),
+            sender: Some(Sender {
+                user: "alice".to_owned(),
+                client: "c".to_owned(),
+                conn_info: Bytes::from_static(b"secret"),
+                chan_info: Bytes::from_static(b"secret"),
+            }),
+            tags: BTreeMap::from([
+                (tags::ID.to_owned(), "x".to_owned()),
+                (tags::REPLY_TO.to_owned(), "secret".to_owned()),
+                ("topic".to_owned(), "secret".to_owned()),
+            ]),
+            headers: vec![Header {
+                name: "secret".to_owned(),
+                value: Bytes::new(),
+            }],
+            key: "secret".to_owned(),
+            ..Message::default()
+        }
+    }
+
+    fn at(offset: u64, log_epoch: &str) -> Option<MessageAt> {
+        Some(MessageAt {
+            offset,
+            log_epoch: log_epoch.to_owned(),
+            id: said().id,
+        })
+    }
+
+    fn change(what: change::What) -> Message {
+        Message {
+            change: Some(Change { what: Some(what) }),
+            ..said()
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_content_is_left() {
+        let encoded = deleted_bytes(&said().encode_to_vec().into());
+        assert!(!String::from_utf8_lossy(&encoded).contains("secret"));
+        let left = Message::decode(encoded).unwrap();
+        assert!(is_deleted(&left));
+        assert_eq!((left.payload.as_ref(), left.kind()), (b"null".as_ref(), PayloadKind::Json));
+        assert_eq!(left.sender.as_ref().unwrap().user, "alice");
+        assert_eq!(left.tags[tags::ID], "x");
+        assert_eq!(deleted(left.clone()), left, "once is enough");
+        assert_eq!(deleted_bytes(&Bytes::from_static(b"\xff")), Bytes::new());
+    }
+
+    #[test]
+    fn an_edit_brings_its_payload_and_nothing_else_and_nothing_back() {
+        let edit = Message {
+            payload: Bytes::from_static(b"1"),
+            kind: PayloadKind::Json.into(),
+            ..change(change::What::Edit(Edit { target: at(5, "") }))
+        };
+        let message = edited(said(), &edit, Offset::from_u64(9));
+        assert_eq!((message.payload.as_ref(), message.kind()), (b"1".as_ref(), PayloadKind::Json));
+        assert_eq!((message.tags[tags::EDITED].as_str(), message.change.is_none()), ("9", true));
+        let gone = deleted(said());
+        assert_eq!(edited(gone.clone(), &edit, Offset::from_u64(9)), gone);
+    }
+
+    #[test]
+    fn a_change_names_its_target_in_its_own_log_or_another_or_by_the_id() {
+        let offset = Offset::from_u64(5);
+        let old = LogEpoch { ordinal: 1, random: 9 };
+        let delete = |target| change(change::What::Delete(Delete { target }));
+        let of = |message: &Message| effect(message, LOG).map(|(target, _)| target);
+        assert_eq!(of(&delete(at(5, ""))), Some(Target::Here(offset)));
+        assert_eq!(of(&delete(at(5, &LOG.to_string()))), Some(Target::Here(offset)));
+        assert_eq!(of(&delete(at(5, &old.to_string()))), Some(Target::Elsewhere(old, offset)));
+        assert_eq!(of(&delete(at(5, "what?"))), None);
+        assert_eq!(of(&delete(None)), None);
+        let entry = Message {
+            origin: Some(Origin::default()),
+            ..delete(at(5, ""))
+        };
+        assert_eq!(of(&entry), MessageId::new(&said().id).map(Target::Copy));
+        let reply = Message {
+            thread: at(5, ""),
+            ..said()
+        };
+        assert_eq!(thread(&reply, LOG), Some(Target::Here(offset)));
+        assert!(effect(&reply, LOG).is_none() && thread(&said(), LOG).is_none());
+    }
+
+    #[test]
+    fn a_reaction_is_short_text() {
+        let react = |reaction: &str| {
+            change(change::What::React(React {
+                target: at(5, ""),
+                reaction: reaction.to_owned(),
+                remove: true,
+            }))
+        };
+        let long = "x".repeat(MAX_REACTION + 1);
+        for wrong in ["", "a\0b", long.as_str()] {
+            assert_eq!(effect(&react(wrong), LOG), None, "{wrong:?}");
+        }
+        let (reaction, remove) = ("👍", true);
+        let expected = Some((Target::Here(Offset::from_u64(5)), Does::React { reaction, remove }));
+        assert_eq!(effect(&react("👍"), LOG), expected);
+    }
+
+    #[test]
+    fn what_is_no_change_is_seen_as_such() {
+        let encoded = |message: &Message| message.encode_to_vec();
+        assert!(!is_foldable(&encoded(&said())));
+        assert!(!is_foldable(b"room:odd 1/0"));
+        assert!(is_foldable(&encoded(&change(change::What::Edit(Edit::default())))));
+        let reply = Message { thread: at(5, ""), ..said() };
+        assert!(is_foldable(&encoded(&reply)));
+    }
+
+    #[test]
+    fn a_uuid_says_when_it_was_made() {
+        let id = [0x01, 0x8f, 0, 0, 0, 1, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(made_us(&id), Some(0x018f_0000_0001 * 1000));
+        assert_eq!(made_us(&[0; 16]), None, "of another version");
+        assert_eq!(made_us(b""), None);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
-use crate::store::{MessageStore, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
+use crate::store::{Store, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
 
 /// The section `[persistence]` with its stores' own sections.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ impl StoreSettings {
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and where.
-    pub fn open(&self) -> Result<Arc<dyn MessageStore>, OpenError> {
+    pub fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
         match self {
             Self::Sqlite(settings) => {
                 if let Some(folder) = settings.path.parent() {

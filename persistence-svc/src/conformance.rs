@@ -2,6 +2,8 @@
 //!
 //! A backend's tests implement [`StoreFixture`] and call [`crate::store_conformance`], which makes a test of each case.
 
+mod changes;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +11,10 @@ use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, StoreError, Written,
+    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, Store, StoreError, Written,
 };
+
+pub use changes::*;
 
 /// A store to test.
 #[async_trait]
@@ -19,7 +23,7 @@ pub trait StoreFixture: Send + Sync + Sized {
     async fn start() -> Self;
 
     /// Opens it as one more process would.
-    fn open(&self) -> Arc<dyn MessageStore>;
+    fn open(&self) -> Arc<dyn Store>;
 }
 
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
@@ -95,7 +99,7 @@ async fn texts(store: &dyn MessageStore, question: &History) -> Vec<String> {
         .collect()
 }
 
-async fn opened(fixture: &impl StoreFixture) -> Arc<dyn MessageStore> {
+async fn opened(fixture: &impl StoreFixture) -> Arc<dyn Store> {
     let store = fixture.open();
     store.migrate().await.unwrap();
     store
@@ -167,7 +171,7 @@ pub async fn what_is_written_again_is_there_once(fixture: &impl StoreFixture) {
 pub async fn replicas_that_race_write_once(fixture: &impl StoreFixture) {
     const LAST: u64 = 60;
     let (one, two) = (opened(fixture).await, fixture.open());
-    let replica = async |store: Arc<dyn MessageStore>, step: u64| {
+    let replica = async |store: Arc<dyn Store>, step: u64| {
         let mut after = 0;
         while after < LAST {
             let up_to = (after + step).min(LAST);
@@ -463,6 +467,13 @@ macro_rules! store_conformance {
             heads_of_many_channels,
             dead_letters_are_kept_aside,
             write_is_all_or_nothing,
+            what_was_edited_or_deleted_is_shown_so,
+            reactions_are_sets_of_users,
+            reactions_are_told_in_bounds,
+            threads_are_listed_in_order,
+            changes_of_what_is_elsewhere_are_harmless,
+            inbox_entries_are_changed_with_their_messages,
+            any_order_of_records_folds_to_the_same,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::metrics::PersistenceMetrics;
 use crate::service::Service;
-use crate::store::{MessageStore, StoreError};
+use crate::store::{Store, StoreError};
 use crate::writer::Writer;
 
 /// The service's name among the readers of the log (`router.readers`).
@@ -139,7 +139,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
 
 #[derive(Clone)]
 struct Work {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     migrate: bool,
     health: Component,
     stop: CancellationToken,

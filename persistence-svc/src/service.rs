@@ -1,5 +1,6 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
+mod changes;
 mod heads;
 
 use std::sync::Arc;
@@ -9,16 +10,16 @@ use prost::Message as _;
 use switchboard_bus::messages::AskError;
 use switchboard_proto::messages::{Method, method};
 
-use crate::store::{MessageStore, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Answers from a store.
 pub struct Service {
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
 }
 
 impl Service {
     /// Answers from `store`.
-    pub fn new(store: Arc<dyn MessageStore>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
 
@@ -32,6 +33,9 @@ impl Service {
             method::Heads::NAME => {
                 encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
             }
+            method::Message::NAME => encoded::<method::Message>(self.message(decoded::<method::Message>(request)?).await),
+            method::Folds::NAME => encoded::<method::Folds>(self.folds(decoded::<method::Folds>(request)?).await),
+            method::Thread::NAME => encoded::<method::Thread>(self.thread(decoded::<method::Thread>(request)?).await),
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),
             )),

@@ -100,6 +100,11 @@ pub trait MessageStore: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// All that a message store can do.
+pub trait Store: MessageStore + ChangeStore {}
+
+impl<S: MessageStore + ChangeStore> Store for S {}
+
 /// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
 /// first, as histories do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -39,4 +39,10 @@ macro_rules! methods {
 methods! {
     /// The newest stored message of each of these channels.
     Heads: HeadsRequest => HeadsResponse,
+    /// One stored message and what became of it.
+    Message: MessageRequest => MessageResponse,
+    /// What became of messages of one channel.
+    Folds: FoldsRequest => FoldsResponse,
+    /// Messages of a thread.
+    Thread: ThreadRequest => ThreadResponse,
 }

@@ -5,6 +5,7 @@ mod appender;
 mod applying;
 mod budget;
 mod claim;
+mod deleted;
 mod derive;
 mod hidden;
 mod history;

@@ -1,5 +1,7 @@
 //! The message store in PostgreSQL.
 
+mod changes;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqlSafeStr as _};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
+use super::changes::fold;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
@@ -105,15 +108,23 @@ impl PostgresStore {
             .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
     }
 
+    /// Where questions go.
+    fn reader(&self) -> &PgPool {
+        &self.pool
+    }
+
+    async fn asking<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        self.within(call).await
+    }
+
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/postgres/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
+            migration(4, "changes", include_str!("../../migrations/postgres/0004_changes.sql")),
+        ])
     }
 
     /// Makes the partitions of these days that are not there yet.
@@ -188,6 +199,7 @@ impl PostgresStore {
         }
         let holes = holes_of(&mut transaction, shard, log, None).await?;
         insert_rows(&mut transaction, written).await?;
+        fold(&mut *transaction, written, progress, &holes).await?;
         insert_dead(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {

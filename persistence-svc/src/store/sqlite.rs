@@ -1,5 +1,7 @@
 //! The message store in one SQLite file.
 
+mod changes;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use sqlx::sqlite::{
 use sqlx::{SqlSafeStr as _, SqliteConnection};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
+use super::changes::fold;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
@@ -59,15 +62,24 @@ impl SqliteStore {
         }
     }
 
+    /// Where questions go.
+    fn reader(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// A call as it is: nothing of it can hang longer than the pool and the file's lock wait.
+    async fn asking<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        call.await
+    }
+
     fn migrator() -> Migrator {
-        let sql = include_str!("../../migrations/sqlite/0001_messages.sql");
-        Migrator::with_migrations(vec![Migration::new(
-            1,
-            "messages".into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )])
+        let migration = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        Migrator::with_migrations(vec![
+            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
+            migration(4, "changes", include_str!("../../migrations/sqlite/0004_changes.sql")),
+        ])
     }
 }
 
@@ -193,6 +205,7 @@ impl MessageStore for SqliteStore {
         }
         let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
         insert_rows(&mut transaction, written).await?;
+        fold(&mut *transaction, written, progress, &holes).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {
             replace_holes(&mut transaction, shard, log, &left).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use switchboard_persistence_svc::conformance::StoreFixture;
-use switchboard_persistence_svc::store::{MessageStore, PostgresSettings, PostgresStore};
+use switchboard_persistence_svc::store::{Store, PostgresSettings, PostgresStore};
 use switchboard_testkit::PostgresServer;
 
 struct Fixture(PostgresServer);
@@ -15,7 +15,7 @@ impl StoreFixture for Fixture {
         Self(PostgresServer::start().await.unwrap())
     }
 
-    fn open(&self) -> Arc<dyn MessageStore> {
+    fn open(&self) -> Arc<dyn Store> {
         let settings = PostgresSettings {
             url: SecretString::from(self.0.url()),
             password: None,

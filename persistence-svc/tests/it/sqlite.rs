@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use switchboard_persistence_svc::conformance::StoreFixture;
-use switchboard_persistence_svc::store::{MessageStore, SqliteSettings, SqliteStore};
+use switchboard_persistence_svc::store::{Store, SqliteSettings, SqliteStore};
 use tempfile::TempDir;
 
 struct Fixture(TempDir);
@@ -14,7 +14,7 @@ impl StoreFixture for Fixture {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn open(&self) -> Arc<dyn MessageStore> {
+    fn open(&self) -> Arc<dyn Store> {
         Arc::new(SqliteStore::new(&SqliteSettings {
             path: self.0.path().join("messages.db"),
             connections: 2,

@@ -8,6 +8,110 @@ pub struct Place {
     #[prost(uint64, tag = "2")]
     pub offset: u64,
 }
+/// A stored message, as it is to be shown.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<Place>,
+    /// When it was made, where that is known: it is found sooner. Unix microseconds; 0: it is not.
+    #[prost(uint64, tag = "3")]
+    pub made_us: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MessageResponse {
+    /// Absent: there is no such message.
+    #[prost(message, optional, tag = "1")]
+    pub message: ::core::option::Option<FoldedMessage>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoldsRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// 10,000 at most.
+    #[prost(message, repeated, tag = "2")]
+    pub places: ::prost::alloc::vec::Vec<Place>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoldsResponse {
+    /// Messages to which nothing happened are left out.
+    #[prost(message, repeated, tag = "1")]
+    pub folds: ::prost::alloc::vec::Vec<FoldAt>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoldAt {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    #[prost(message, optional, tag = "2")]
+    pub fold: ::core::option::Option<Fold>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ThreadRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The message that began it.
+    #[prost(message, optional, tag = "2")]
+    pub root: ::core::option::Option<Place>,
+    /// Only what is behind it; absent: all.
+    #[prost(message, optional, tag = "3")]
+    pub after: ::core::option::Option<Place>,
+    /// Messages, at most; 1 to 1,000.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ThreadResponse {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<FoldedMessage>,
+    /// There is more behind the last of these.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FoldedMessage {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    /// Of its record, in Unix microseconds.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    /// An encoded `switchboard.bus.Message`, with its newest edit's payload; without content where it is deleted.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: ::prost::bytes::Bytes,
+    /// Absent: nothing happened to it.
+    #[prost(message, optional, tag = "4")]
+    pub fold: ::core::option::Option<Fold>,
+}
+/// What became of a message. Times are Unix microseconds; 0: it did not happen.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fold {
+    #[prost(uint64, tag = "1")]
+    pub edited_us: u64,
+    #[prost(uint64, tag = "2")]
+    pub edits: u64,
+    #[prost(uint64, tag = "3")]
+    pub deleted_us: u64,
+    /// 64 at most, those of most users first.
+    #[prost(message, repeated, tag = "4")]
+    pub reactions: ::prost::alloc::vec::Vec<Reaction>,
+    /// Messages of its thread, deleted ones among them.
+    #[prost(uint64, tag = "5")]
+    pub replies: u64,
+    #[prost(uint64, tag = "6")]
+    pub replied_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reaction {
+    #[prost(string, tag = "1")]
+    pub reaction: ::prost::alloc::string::String,
+    /// Of how many users.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// 20 at most, the first first.
+    #[prost(string, repeated, tag = "3")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeadsRequest {
     /// 10,000 at most.
@@ -46,6 +150,21 @@ pub mod message_service_server {
             &self,
             request: tonic::Request<super::HeadsRequest>,
         ) -> std::result::Result<tonic::Response<super::HeadsResponse>, tonic::Status>;
+        /// One stored message and what became of it.
+        async fn message(
+            &self,
+            request: tonic::Request<super::MessageRequest>,
+        ) -> std::result::Result<tonic::Response<super::MessageResponse>, tonic::Status>;
+        /// What became of messages of one channel.
+        async fn folds(
+            &self,
+            request: tonic::Request<super::FoldsRequest>,
+        ) -> std::result::Result<tonic::Response<super::FoldsResponse>, tonic::Status>;
+        /// Messages of a thread.
+        async fn thread(
+            &self,
+            request: tonic::Request<super::ThreadRequest>,
+        ) -> std::result::Result<tonic::Response<super::ThreadResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct MessageServiceServer<T> {
@@ -152,6 +271,140 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HeadsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Message" => {
+                    #[allow(non_camel_case_types)]
+                    struct MessageSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::MessageRequest>
+                    for MessageSvc<T> {
+                        type Response = super::MessageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MessageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::message(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MessageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Folds" => {
+                    #[allow(non_camel_case_types)]
+                    struct FoldsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::FoldsRequest> for FoldsSvc<T> {
+                        type Response = super::FoldsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FoldsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::folds(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FoldsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Thread" => {
+                    #[allow(non_camel_case_types)]
+                    struct ThreadSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ThreadRequest>
+                    for ThreadSvc<T> {
+                        type Response = super::ThreadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ThreadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::thread(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ThreadSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

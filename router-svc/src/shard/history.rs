@@ -7,9 +7,11 @@
 //! What must hold, each with a test:
 //! * A page has no hole: between its first and its last message there is none of the channel that is kept.
 //! * What its asker was told of is in it, or it is not answered (R6).
-//! * What is hidden is in no page.
+//! * What is hidden is in no page, and of what was deleted no content.
 //! * Reading is bounded by bytes. A page that would take more ends before that, and where it would be empty then, it
 //!   is refused: an empty page says that there is nothing.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -17,6 +19,7 @@ use switchboard_bus::{Log, RecordAt};
 use switchboard_proto::bus::{Delivered, HistoryAnswer, HistoryOutcome, HistoryQuestion};
 use switchboard_proto::ids::{LogEpoch, Offset, Sequence, ShardId};
 
+use super::deleted::Deleted;
 use super::records::{Body, Reading};
 use super::window::Window;
 
@@ -35,6 +38,8 @@ pub(crate) struct Asked {
     hidden: Offset,
     limit: usize,
     bytes: usize,
+    /// Only the message at the offset behind `bound`.
+    exact: bool,
 }
 
 /// An answer, or what is left to do for it.
@@ -52,6 +57,7 @@ pub(crate) struct Unfinished {
     /// What the window has, in the order that was asked for.
     from_window: Vec<(Offset, Bytes)>,
     answer: HistoryAnswer,
+    deleted: Arc<Deleted>,
 }
 
 /// Why the log's part cannot be had.
@@ -60,6 +66,9 @@ pub(crate) enum Unread {
     /// The reading is over its bytes.
     #[error("more than {0} bytes of the log would have to be read")]
     TooFar(usize),
+    /// The record that is asked for is gone.
+    #[error("the record is not in the log any more")]
+    Purged,
     /// The log does not answer.
     #[error("log not read: {0}")]
     Log(String),
@@ -98,6 +107,7 @@ pub(crate) fn begin(
     question: HistoryQuestion,
     window: &Window,
     hidden: Offset,
+    deleted: &Arc<Deleted>,
     log: LogEpoch,
     position: Offset,
 ) -> Begun {
@@ -123,9 +133,13 @@ pub(crate) fn begin(
         reverse: question.reverse,
         limit: usize::try_from(question.limit).unwrap_or(usize::MAX),
         bytes: usize::try_from(question.bytes).unwrap_or(usize::MAX),
+        exact: question.exact,
     };
     if asked.limit == 0 {
         return Begun::Answered(answer);
+    }
+    if asked.exact {
+        return one(asked, window, deleted, answer, position);
     }
     let start = window.start();
     let page = asked.page();
@@ -133,6 +147,7 @@ pub(crate) fn begin(
         to: start.sequence(),
         from_window: Vec::new(),
         answer,
+        deleted: Arc::clone(deleted),
         asked,
     };
     let asked = &unfinished.asked;
@@ -169,6 +184,35 @@ pub(crate) fn begin(
     Begun::NeedsLog(unfinished)
 }
 
+/// Begins to answer what stands at one place.
+fn one(
+    asked: Asked,
+    window: &Window,
+    deleted: &Arc<Deleted>,
+    mut answer: HistoryAnswer,
+    position: Offset,
+) -> Begun {
+    let behind = Offset::from_u64(asked.bound.get().saturating_add(1));
+    let mut newer = window.of_channel(&asked.channel, asked.bound);
+    if let Some((offset, message)) = newer.next().filter(|(offset, _)| *offset == behind) {
+        answer.messages.push(Delivered {
+            offset: offset.get(),
+            message: message.clone(),
+        });
+        return Begun::Answered(answer);
+    }
+    if behind > window.start() || behind > position || behind <= asked.hidden {
+        return Begun::Answered(answer);
+    }
+    Begun::NeedsLog(Unfinished {
+        to: behind.sequence(),
+        from_window: Vec::new(),
+        answer,
+        deleted: Arc::clone(deleted),
+        asked,
+    })
+}
+
 impl Asked {
     fn page(&self) -> Page {
         Page {
@@ -196,7 +240,9 @@ impl Unfinished {
     ///
     /// Cancel safe.
     pub(crate) async fn finish(mut self, log: &dyn Log, shard: ShardId, allowed: usize) -> HistoryAnswer {
-        let read = if self.asked.reverse {
+        let read = if self.asked.exact {
+            self.read_one(log, shard).await
+        } else if self.asked.reverse {
             self.read_backward(log, shard, allowed).await
         } else {
             self.read_forward(log, shard, allowed).await
@@ -204,7 +250,7 @@ impl Unfinished {
         match read {
             Ok(page) => self.answer.messages = page.messages,
             // Counted; any client may ask for it, as often as it likes.
-            Err(error @ Unread::TooFar(_)) => {
+            Err(error @ (Unread::TooFar(_) | Unread::Purged)) => {
                 tracing::debug!(%shard, %error, "history refused");
                 self.answer.outcome = HistoryOutcome::TooFar.into();
             }
@@ -214,6 +260,24 @@ impl Unfinished {
             }
         }
         self.answer
+    }
+
+    /// What is purged cannot be told of.
+    async fn read_one(&self, log: &dyn Log, shard: ShardId) -> Result<Page, Unread> {
+        let mut page = self.asked.page();
+        let sequence = self.to;
+        let Some(record) = log.get(shard, sequence).await? else {
+            return Err(Unread::Purged);
+        };
+        // Whether a later fence makes it void is for who reads it in order; nobody was told of one that is.
+        let messages = self.of_record(&mut Reading::default(), &RecordAt { sequence, record });
+        let behind = Offset::from_u64(self.asked.bound.get().saturating_add(1));
+        for (offset, message) in messages {
+            if offset == behind {
+                page.push(offset, message);
+            }
+        }
+        Ok(page)
     }
 
     async fn read_forward(&self, log: &dyn Log, shard: ShardId, allowed: usize) -> Result<Page, Unread> {
@@ -318,7 +382,10 @@ impl Unfinished {
             .into_iter()
             .enumerate()
             .filter(|(_, entry)| entry.message.channel == self.asked.channel)
-            .map(|(index, entry)| (Offset::new(at.sequence, index), entry.encoded))
+            .map(|(index, entry)| {
+                let offset = Offset::new(at.sequence, index);
+                (offset, self.deleted.shown(offset, entry.encoded))
+            })
             .collect()
     }
 }

@@ -37,7 +37,7 @@ use super::hidden::{Hidden, NoRoom};
 use super::history::{self, Begun};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
-use super::memory::{Entering, Memory, MemoryLimits};
+use super::memory::{Entering, Memory, MemoryLimits, changing};
 use super::publishers::Known;
 use super::questions::{PageLimits, Question, Questions};
 use super::readers::ReaderAt;
@@ -147,6 +147,8 @@ struct Queued {
     message: Bytes,
     id: Bytes,
     key: Option<KeyName>,
+    /// Decoded, where it edits or deletes another message.
+    change: Option<Box<Message>>,
 }
 
 /// Who waits for the message of somebody else's, with the same key.
@@ -498,14 +500,12 @@ impl Owner {
 
     /// Begins to answer what was said in a channel.
     pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
+        let window = &self.memory.window;
+        let deleted = &self.memory.deleted;
+        // What lies before the floor is not shown out of the log; the window has nothing to hide.
         let hidden = self.memory.hidden.up_to(&question.channel);
-        history::begin(
-            question,
-            &self.memory.window,
-            hidden,
-            self.is.log_epoch,
-            self.position(),
-        )
+        let hidden = hidden.max(deleted.floor().min(window.start()));
+        history::begin(question, window, hidden, deleted, self.is.log_epoch, self.position())
     }
 
     /// Hides messages of a channel from history and recoveries. Answers at once, or by [`Output::hidden`] once a state
@@ -615,6 +615,7 @@ impl Owner {
             &self.memory.window,
             &self.memory.removed,
             &self.memory.hidden,
+            &self.memory.deleted,
             position,
         );
         if let Some((question, answer)) = answered {
@@ -716,6 +717,7 @@ impl Owner {
                 number,
             },
             channel,
+            change: changing(&message, self.is.log_epoch),
             id: message.id,
             message: publish.message,
             key,
@@ -730,6 +732,10 @@ impl Owner {
         }
         if self.queue_bytes + encoded.len() > self.limits.queue_bytes {
             return Err(ErrorCode::TooManyRequests);
+        }
+        // Refused as far as it is known; what is on its way into the log already comes to nothing there.
+        if self.memory.deleted.has_target_of(&message) {
+            return Err(ErrorCode::BadRequest);
         }
         if self.is_frozen {
             return Err(ErrorCode::Internal);
@@ -863,6 +869,7 @@ impl Owner {
                             owner,
                         },
                         channel,
+                        change: changing(&decoded, self.is.log_epoch),
                         id: decoded.id,
                         message,
                         key: None,
@@ -1034,6 +1041,7 @@ impl Owner {
                 Source::Shard { .. } => None,
             },
             key: queued.key.map(|key| (key, queued.id)),
+            change: queued.change,
         });
         self.memory.batch(sequence, time_us, entering, now);
         count
@@ -1092,9 +1100,13 @@ impl Owner {
         self.reading_rests = page.is_err();
         match self.reading.take() {
             Some(Reader::Questions) => {
-                let answers =
-                    self.questions
-                        .page(page, &mut self.memory.window, &self.memory.removed, position);
+                let answers = self.questions.page(
+                    page,
+                    &mut self.memory.window,
+                    &self.memory.removed,
+                    &self.memory.deleted,
+                    position,
+                );
                 for (question, answer) in answers {
                     self.links.push_to(
                         question.gateway,
@@ -1175,7 +1187,11 @@ impl Owner {
         self.reading_rests = false;
         self.memory.window.trim(now_us);
         let purged_before = self.memory.removed.purged_before;
-        self.memory.hidden.purged(self.upkeep.first().min(purged_before));
+        let purged = self.upkeep.first().min(purged_before);
+        self.memory.hidden.purged(purged);
+        if self.memory.deleted.has_before(purged) {
+            Arc::make_mut(&mut self.memory.deleted).purged(purged);
+        }
         self.memory.keys.tick(now_us);
         self.memory.publishers.tick(now);
         self.links.tick(now, position);

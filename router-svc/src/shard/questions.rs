@@ -12,6 +12,7 @@ use switchboard_bus::RecordAt;
 use switchboard_proto::bus::{Delivered, Recovered, RecoveredOutcome};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence};
 
+use super::deleted::Deleted;
 use super::hidden::Hidden;
 use super::memory::Removed;
 use super::records::{Body, Reading};
@@ -72,6 +73,14 @@ impl Page {
     fn newest(&self) -> Offset {
         let newest = self.messages.last();
         newest.map_or(Offset::ZERO, |newest| Offset::from_u64(newest.offset))
+    }
+
+    /// What came out of the log is shown without what was deleted since.
+    fn cover(&mut self, deleted: &Deleted) {
+        for message in &mut self.messages {
+            let encoded = std::mem::take(&mut message.message);
+            message.message = deleted.shown(Offset::from_u64(message.offset), encoded);
+        }
     }
 
     /// Adds what the window holds behind `after`, and makes the answer.
@@ -148,6 +157,7 @@ impl Questions {
         window: &Window,
         removed: &Removed,
         hidden: &Hidden,
+        deleted: &Deleted,
         position: Offset,
     ) -> Option<Answered> {
         let after = question.after;
@@ -165,7 +175,9 @@ impl Questions {
             let answer = Page::new(self.limits).finish(&question, after, window, position);
             return Some((question, answer));
         }
-        if let Some(answer) = lost(&question, after, removed) {
+        if let Some(answer) =
+            lost(&question, after, removed).or_else(|| below_floor(&question, deleted, window))
+        {
             return Some((question, answer));
         }
         self.waiting.push(question);
@@ -245,6 +257,7 @@ impl Questions {
         page: Result<&[RecordAt], ()>,
         window: &mut Window,
         removed: &Removed,
+        deleted: &Deleted,
         position: Offset,
     ) -> Vec<Answered> {
         let Some(mut scan) = self.scan.take() else {
@@ -263,7 +276,7 @@ impl Questions {
         }
         for at in records {
             scan.next = at.sequence.next();
-            scan.record(at, &mut answers);
+            scan.record(at, deleted, &mut answers);
         }
         if records.is_empty() {
             scan.next = scan.to.next();
@@ -276,7 +289,12 @@ impl Questions {
             return answers;
         }
         if scan.next > scan.to {
-            for (question, page) in scan.asked.into_values().flatten() {
+            for (question, mut page) in scan.asked.into_values().flatten() {
+                if let Some(answer) = below_floor(&question, deleted, window) {
+                    answers.push((question, answer));
+                    continue;
+                }
+                page.cover(deleted);
                 // Who asks again, because that took too long, is answered at once.
                 window.learn(&question.channel, page.newest().max(question.after));
                 let answer = page.finish(&question, window.start().max(question.after), window, position);
@@ -293,6 +311,12 @@ impl Questions {
 fn lost(question: &Question, after: Offset, removed: &Removed) -> Option<Recovered> {
     let up_to = removed.up_to(&question.channel);
     (up_to > after && is_kept(Rule::R5)).then(|| without(question, RecoveredOutcome::Lost, up_to))
+}
+
+/// The answer where what lies behind the asker's offset is not shown out of the log.
+fn below_floor(question: &Question, deleted: &Deleted, window: &Window) -> Option<Recovered> {
+    let up_to = deleted.floor().min(window.start());
+    (up_to > question.after).then(|| without(question, RecoveredOutcome::Lost, up_to))
 }
 
 impl Scan {
@@ -313,7 +337,7 @@ impl Scan {
         self.asked.retain(|_, asked| !asked.is_empty());
     }
 
-    fn record(&mut self, at: &RecordAt, answers: &mut Vec<Answered>) {
+    fn record(&mut self, at: &RecordAt, deleted: &Deleted, answers: &mut Vec<Answered>) {
         let Some(Body::Batch(entries)) = self.reading.record(at) else {
             return;
         };
@@ -330,8 +354,14 @@ impl Scan {
                 }
             }
             if full {
-                for (question, page) in asked.extract_if(.., |(_, page)| page.is_full()) {
-                    let answer = page.with_more(&question);
+                for (question, mut page) in asked.extract_if(.., |(_, page)| page.is_full()) {
+                    page.cover(deleted);
+                    let answer = match deleted.floor() {
+                        floor if floor > question.after => {
+                            without(&question, RecoveredOutcome::Lost, floor)
+                        }
+                        _ => page.with_more(&question),
+                    };
                     answers.push((question, answer));
                 }
                 if asked.is_empty() {

@@ -26,6 +26,7 @@ struct Written {
     records: VecDeque<Bytes>,
     window: Window,
     hidden: Offset,
+    deleted: Arc<Deleted>,
     /// All of channel `a` that is kept.
     kept: Vec<u64>,
 }
@@ -83,6 +84,7 @@ impl Written {
             records,
             window,
             hidden: Offset::ZERO,
+            deleted: Arc::new(Deleted::new(10, EPOCH)),
             kept,
         })
     }
@@ -94,7 +96,7 @@ impl Written {
 
 impl TestLog<Written> {
     async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
-        match begin(question, &self.window, self.hidden, EPOCH, self.end()) {
+        match begin(question, &self.window, self.hidden, &self.deleted, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
             Begun::NeedsLog(unfinished) => {
                 let shard = ShardId::new(SHARD).unwrap();
