@@ -18,6 +18,9 @@ use switchboard_proto::tags;
 /// Bytes of a reaction, at most. A longer one is none.
 pub const MAX_REACTION: usize = 64;
 
+/// Reactions of one message that are told, and beyond which no further one is taken.
+pub const MAX_REACTIONS: usize = 64;
+
 /// What a message without content says.
 const NOTHING: Bytes = Bytes::from_static(b"null");
 

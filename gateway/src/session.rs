@@ -44,6 +44,7 @@ use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::{Outgoing, Way};
 use self::questions::Questions;
+pub(crate) use self::rpc::told;
 pub(crate) use self::shared_reply::SharedReply;
 use self::subscriptions::{By, Subscriptions};
 pub(crate) use self::task::serve;

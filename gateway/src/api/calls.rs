@@ -349,6 +349,7 @@ impl Api {
             reverse: request.reverse,
             limit: u32::try_from(request.limit).map_or(most, |limit| limit.min(most)),
             bytes: config.history_bytes,
+            ..HistoryQuery::default()
         };
         let asking = async {
             // Closed never.

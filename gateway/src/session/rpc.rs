@@ -3,6 +3,9 @@
 //!
 //! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
 
+mod changes;
+mod threads;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,9 +52,13 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[];
+const METHODS: &[(&str, Handler)] = &[
+    ("message.edit", |asking, data| Box::pin(changes::edit(asking, data))),
+    ("message.delete", |asking, data| Box::pin(changes::delete(asking, data))),
+    ("message.react", |asking, data| Box::pin(changes::react(asking, data))),
+    ("thread.list", |asking, data| Box::pin(threads::list(asking, data))),
+];
 
-#[expect(dead_code, reason = "for methods to come")]
 impl Asking {
     /// Asks the message store, within the time that the call has left.
     ///

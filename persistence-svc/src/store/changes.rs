@@ -26,7 +26,7 @@ use switchboard_proto::ids::{Offset, Sequence};
 use super::{Hole, Page, Place, Progress, Row, StoreError, Stored, Written, log_number, number};
 
 /// Reactions that are told of one message, at most; those of most users first.
-pub const MAX_REACTIONS: usize = 64;
+pub use switchboard_bus::fold::MAX_REACTIONS;
 
 /// Users that are named for one reaction, at most; the first first.
 pub const MAX_USERS: usize = 20;

@@ -193,8 +193,8 @@ fn one(
     position: Offset,
 ) -> Begun {
     let behind = Offset::from_u64(asked.bound.get().saturating_add(1));
-    let mut newer = window.of_channel(&asked.channel, asked.bound);
-    if let Some((offset, message)) = newer.next().filter(|(offset, _)| *offset == behind) {
+    let newer = window.of_channel(&asked.channel, asked.bound).next();
+    if let Some((offset, message)) = newer.filter(|(offset, _)| *offset == behind) {
         answer.messages.push(Delivered {
             offset: offset.get(),
             message: message.clone(),

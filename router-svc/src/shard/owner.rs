@@ -699,6 +699,13 @@ impl Owner {
             if is_refused {
                 return self.refuse(gateway, open, series, number, ErrorCode::Internal);
             }
+        }
+        // As far as it is known; a change that follows a deletion into the log comes to nothing there. Not before its key: it may be
+        // that deletion, asked for again.
+        if self.memory.deleted.has_target_of(&message) {
+            return self.refuse(gateway, open, series, number, ErrorCode::BadRequest);
+        }
+        if let Some(key) = &key {
             if !self.memory.keys.queue(Arc::clone(key)) {
                 return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
             }
@@ -732,10 +739,6 @@ impl Owner {
         }
         if self.queue_bytes + encoded.len() > self.limits.queue_bytes {
             return Err(ErrorCode::TooManyRequests);
-        }
-        // Refused as far as it is known; what is on its way into the log already comes to nothing there.
-        if self.memory.deleted.has_target_of(&message) {
-            return Err(ErrorCode::BadRequest);
         }
         if self.is_frozen {
             return Err(ErrorCode::Internal);

@@ -41,6 +41,7 @@ impl Commands {
             limit: u32::try_from(request.limit).map_or(most, |limit| limit.min(most)),
             // A session has room for an answer as long as less than a quarter of its queue waits.
             bytes: config.history_bytes.min(config.outgoing_queue / 4),
+            ..HistoryQuery::default()
         };
         self.ask(id, Wanted::History { channel, query });
         Ok(())

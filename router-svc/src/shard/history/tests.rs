@@ -143,6 +143,7 @@ fn question(reverse: bool, since: Option<u64>, limit: u32) -> HistoryQuestion {
         bytes: 1 << 20,
         at_least: 0,
         hide: None,
+        exact: false,
     }
 }
 
