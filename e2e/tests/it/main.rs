@@ -6,6 +6,7 @@
 )]
 
 mod binaries;
+mod changes;
 mod client;
 mod cluster_script;
 mod commands;

@@ -118,6 +118,12 @@ impl Script for Written {
         })
     }
 
+    async fn get(&self, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+        let is_kept = sequence.0 >= self.first;
+        let record = self.records.get(sequence.0 as usize - 1);
+        Ok(record.filter(|_| is_kept).cloned())
+    }
+
     async fn read(&self, _: ShardId, from: Sequence) -> Result<RecordStream, LogError> {
         let from = from.0.max(self.first);
         let records: Vec<_> = (from..=self.records.len() as u64)
@@ -297,4 +303,28 @@ fn r6_an_owner_that_has_less_than_its_asker_was_told_does_not_answer() {
         now(written.ask(asked, usize::MAX)).outcome(),
         HistoryOutcome::Unavailable
     );
+}
+
+#[tokio::test]
+async fn one_place_is_read_alone_and_what_is_purged_is_told() {
+    let written = Written::new(&[(2, 1), (1, 1), (0, 2), (3, 0), (1, 1)], 1, 3);
+    let exact = async |sequence: u64, index: usize| {
+        let behind = Offset::new(Sequence(sequence), index).get();
+        let asked = HistoryQuestion {
+            exact: true,
+            ..question(false, Some(behind - 1), 1)
+        };
+        // No reading of many records is allowed.
+        let answer = written.ask(asked, 0).await;
+        let offsets: Vec<u64> = answer.messages.iter().map(|message| message.offset).collect();
+        assert!(offsets.iter().all(|offset| *offset == behind));
+        (answer.outcome(), offsets.len())
+    };
+    assert_eq!(exact(2, 0).await, (HistoryOutcome::Complete, 1));
+    assert_eq!(exact(2, 1).await, (HistoryOutcome::Complete, 0), "another channel's");
+    assert_eq!(exact(3, 0).await, (HistoryOutcome::Complete, 0));
+    assert_eq!(exact(4, 2).await, (HistoryOutcome::Complete, 1), "in the window");
+    assert_eq!(exact(4, 3).await, (HistoryOutcome::Complete, 0));
+    assert_eq!(exact(9, 0).await, (HistoryOutcome::Complete, 0), "to come");
+    assert_eq!(exact(1, 0).await, (HistoryOutcome::TooFar, 0), "purged");
 }

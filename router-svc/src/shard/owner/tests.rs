@@ -1,5 +1,6 @@
 //! The owner against scripted gateways, other owners and a log, each rule attacked by a test that names it.
 
+mod changes;
 mod derivation;
 mod hiding;
 mod links;
