@@ -302,7 +302,10 @@ mod tests {
         assert!(!String::from_utf8_lossy(&encoded).contains("secret"));
         let left = Message::decode(encoded).unwrap();
         assert!(is_deleted(&left));
-        assert_eq!((left.payload.as_ref(), left.kind()), (b"null".as_ref(), PayloadKind::Json));
+        assert_eq!(
+            (left.payload.as_ref(), left.kind()),
+            (b"null".as_ref(), PayloadKind::Json)
+        );
         assert_eq!(left.sender.as_ref().unwrap().user, "alice");
         assert_eq!(left.tags[tags::ID], "x");
         assert_eq!(deleted(left.clone()), left, "once is enough");
@@ -317,8 +320,14 @@ mod tests {
             ..change(change::What::Edit(Edit { target: at(5, "") }))
         };
         let message = edited(said(), &edit, Offset::from_u64(9));
-        assert_eq!((message.payload.as_ref(), message.kind()), (b"1".as_ref(), PayloadKind::Json));
-        assert_eq!((message.tags[tags::EDITED].as_str(), message.change.is_none()), ("9", true));
+        assert_eq!(
+            (message.payload.as_ref(), message.kind()),
+            (b"1".as_ref(), PayloadKind::Json)
+        );
+        assert_eq!(
+            (message.tags[tags::EDITED].as_str(), message.change.is_none()),
+            ("9", true)
+        );
         let gone = deleted(said());
         assert_eq!(edited(gone.clone(), &edit, Offset::from_u64(9)), gone);
     }
@@ -326,12 +335,18 @@ mod tests {
     #[test]
     fn a_change_names_its_target_in_its_own_log_or_another_or_by_the_id() {
         let offset = Offset::from_u64(5);
-        let old = LogEpoch { ordinal: 1, random: 9 };
+        let old = LogEpoch {
+            ordinal: 1,
+            random: 9,
+        };
         let delete = |target| change(change::What::Delete(Delete { target }));
         let of = |message: &Message| effect(message, LOG).map(|(target, _)| target);
         assert_eq!(of(&delete(at(5, ""))), Some(Target::Here(offset)));
         assert_eq!(of(&delete(at(5, &LOG.to_string()))), Some(Target::Here(offset)));
-        assert_eq!(of(&delete(at(5, &old.to_string()))), Some(Target::Elsewhere(old, offset)));
+        assert_eq!(
+            of(&delete(at(5, &old.to_string()))),
+            Some(Target::Elsewhere(old, offset))
+        );
         assert_eq!(of(&delete(at(5, "what?"))), None);
         assert_eq!(of(&delete(None)), None);
         let entry = Message {
@@ -361,7 +376,10 @@ mod tests {
             assert_eq!(effect(&react(wrong), LOG), None, "{wrong:?}");
         }
         let (reaction, remove) = ("👍", true);
-        let expected = Some((Target::Here(Offset::from_u64(5)), Does::React { reaction, remove }));
+        let expected = Some((
+            Target::Here(Offset::from_u64(5)),
+            Does::React { reaction, remove },
+        ));
         assert_eq!(effect(&react("👍"), LOG), expected);
     }
 
@@ -370,8 +388,13 @@ mod tests {
         let encoded = |message: &Message| message.encode_to_vec();
         assert!(!is_foldable(&encoded(&said())));
         assert!(!is_foldable(b"room:odd 1/0"));
-        assert!(is_foldable(&encoded(&change(change::What::Edit(Edit::default())))));
-        let reply = Message { thread: at(5, ""), ..said() };
+        assert!(is_foldable(&encoded(&change(
+            change::What::Edit(Edit::default())
+        ))));
+        let reply = Message {
+            thread: at(5, ""),
+            ..said()
+        };
         assert!(is_foldable(&encoded(&reply)));
     }
 

@@ -112,8 +112,19 @@ pub(crate) async fn publish(
     };
     envelope.check().map_err(bad)?;
     let target = find(gateway, channel, wanted.offset, &wanted.epoch, arrived).await?;
-    check(gateway, &by, &wanted.what, channel, &target, !envelope.key.is_empty())?;
-    if let What::React { reaction, remove: false } = &wanted.what {
+    check(
+        gateway,
+        &by,
+        &wanted.what,
+        channel,
+        &target,
+        !envelope.key.is_empty(),
+    )?;
+    if let What::React {
+        reaction,
+        remove: false,
+    } = &wanted.what
+    {
         has_room(gateway, channel, &target, wanted.offset, reaction, arrived).await?;
     }
     let of = Some(MessageAt {
@@ -136,7 +147,12 @@ pub(crate) async fn publish(
         }
         What::Delete => {
             let nothing = Bytes::from_static(b"null");
-            ("delete", nothing, PayloadKind::Json, change::What::Delete(Delete { target: of }))
+            (
+                "delete",
+                nothing,
+                PayloadKind::Json,
+                change::What::Delete(Delete { target: of }),
+            )
         }
         What::React { reaction, remove } => {
             let user = sender.as_ref().map_or("", |sender| sender.user.as_str());
@@ -258,7 +274,11 @@ async fn find(
     })
 }
 
-async fn store<M: Method>(gateway: &Gateway, request: &M::Request, arrived: Instant) -> Result<M::Response, AskError> {
+async fn store<M: Method>(
+    gateway: &Gateway,
+    request: &M::Request,
+    arrived: Instant,
+) -> Result<M::Response, AskError> {
     let due = arrived + gateway.config.answer_timeout;
     let within = due.saturating_duration_since(Instant::now());
     ask::<M>(gateway.links.bus(), request, within).await
@@ -284,7 +304,9 @@ fn check(
         return Err(bad("the message is deleted"));
     }
     let changing = what.changing();
-    let By::User { sender, .. } = by else { return Ok(()) };
+    let By::User { sender, .. } = by else {
+        return Ok(());
+    };
     if changing == Changing::React {
         return Ok(());
     }
@@ -326,7 +348,10 @@ async fn has_room(
         Err(AskError::NotAvailable(_)) => return Ok(()),
         Err(error) => return Err(crate::session::told(error)),
     };
-    let reactions = folds.into_iter().filter_map(|at| at.fold).flat_map(|fold| fold.reactions);
+    let reactions = folds
+        .into_iter()
+        .filter_map(|at| at.fold)
+        .flat_map(|fold| fold.reactions);
     let known: Vec<String> = reactions.map(|known| known.reaction).collect();
     if known.len() >= MAX_REACTIONS && !known.iter().any(|known| known == reaction) {
         return Err(ErrorCode::LimitExceeded.into());

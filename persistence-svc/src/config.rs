@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
-use crate::store::{Store, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore};
+use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
 /// The section `[persistence]` with its stores' own sections.
 #[derive(Debug, Clone)]

@@ -33,9 +33,15 @@ impl Service {
             method::Heads::NAME => {
                 encoded::<method::Heads>(self.heads(decoded::<method::Heads>(request)?).await)
             }
-            method::Message::NAME => encoded::<method::Message>(self.message(decoded::<method::Message>(request)?).await),
-            method::Folds::NAME => encoded::<method::Folds>(self.folds(decoded::<method::Folds>(request)?).await),
-            method::Thread::NAME => encoded::<method::Thread>(self.thread(decoded::<method::Thread>(request)?).await),
+            method::Message::NAME => {
+                encoded::<method::Message>(self.message(decoded::<method::Message>(request)?).await)
+            }
+            method::Folds::NAME => {
+                encoded::<method::Folds>(self.folds(decoded::<method::Folds>(request)?).await)
+            }
+            method::Thread::NAME => {
+                encoded::<method::Thread>(self.thread(decoded::<method::Thread>(request)?).await)
+            }
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),
             )),

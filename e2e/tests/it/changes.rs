@@ -24,7 +24,10 @@ async fn what_is_deleted_is_nowhere() -> Result<()> {
     );
     let system = System::one_with_tokens(&sections).await?;
     let urls = system.websocket_urls().join(",");
-    let environment = [("SWITCHBOARD_ENDPOINTS", urls.as_str()), ("SWITCHBOARD_SECRET", SECRET)];
+    let environment = [
+        ("SWITCHBOARD_ENDPOINTS", urls.as_str()),
+        ("SWITCHBOARD_SECRET", SECRET),
+    ];
     tools::node("changes.test.js", &environment).await?;
 
     let count = async |condition: &str| -> Result<u64> {

@@ -53,10 +53,18 @@ impl Call {
 
 /// One line for each method.
 const METHODS: &[(&str, Handler)] = &[
-    ("message.edit", |asking, data| Box::pin(changes::edit(asking, data))),
-    ("message.delete", |asking, data| Box::pin(changes::delete(asking, data))),
-    ("message.react", |asking, data| Box::pin(changes::react(asking, data))),
-    ("thread.list", |asking, data| Box::pin(threads::list(asking, data))),
+    ("message.edit", |asking, data| {
+        Box::pin(changes::edit(asking, data))
+    }),
+    ("message.delete", |asking, data| {
+        Box::pin(changes::delete(asking, data))
+    }),
+    ("message.react", |asking, data| {
+        Box::pin(changes::react(asking, data))
+    }),
+    ("thread.list", |asking, data| {
+        Box::pin(threads::list(asking, data))
+    }),
 ];
 
 impl Asking {

@@ -53,11 +53,21 @@ fn changing(sequence: u64, user: &str, payload: &str, what: change::What) -> Mes
 }
 
 fn edit(sequence: u64, target: u64, payload: &str) -> Message {
-    changing(sequence, "alice", payload, change::What::Edit(Edit { target: at(target) }))
+    changing(
+        sequence,
+        "alice",
+        payload,
+        change::What::Edit(Edit { target: at(target) }),
+    )
 }
 
 fn delete(sequence: u64, target: u64) -> Message {
-    changing(sequence, "alice", "null", change::What::Delete(Delete { target: at(target) }))
+    changing(
+        sequence,
+        "alice",
+        "null",
+        change::What::Delete(Delete { target: at(target) }),
+    )
 }
 
 fn react(sequence: u64, user: &str, target: u64, reaction: &str, remove: bool) -> Message {
@@ -142,16 +152,26 @@ pub async fn what_was_edited_or_deleted_is_shown_so(fixture: &impl StoreFixture)
     ];
     write(&*store, &messages).await;
     let shown = shown(&*store, CHANNEL).await;
-    let payloads: Vec<&[u8]> = shown.iter().map(|(_, message)| message.payload.as_ref()).collect();
+    let payloads: Vec<&[u8]> = shown
+        .iter()
+        .map(|(_, message)| message.payload.as_ref())
+        .collect();
     let expected: [&[u8]; 6] = [b"null", b"\"better\"", b"null", b"\"better\"", b"null", b"null"];
-    assert_eq!(payloads, expected, "places stay, and of what is deleted no edit says what it was");
+    assert_eq!(
+        payloads, expected,
+        "places stay, and of what is deleted no edit says what it was"
+    );
     let deleted = fold_of(&*store, 1).await.unwrap();
     assert_eq!(deleted.deleted_us, Some(time_us(5)));
     assert_eq!((deleted.edited_us, deleted.edits), (None, 0));
     let edited = fold_of(&*store, 2).await.unwrap();
     assert_eq!((edited.edited_us, edited.edits), (Some(time_us(4)), 1));
     assert_eq!(fold_of(&*store, 3).await, None);
-    let one = store.message(CHANNEL, here(2), fold::made_us(&messages[1].id)).await.unwrap().unwrap();
+    let one = store
+        .message(CHANNEL, here(2), fold::made_us(&messages[1].id))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(Message::decode(one.message).unwrap().payload, "\"better\"");
     assert_eq!(store.message("room:other", here(2), None).await.unwrap(), None);
     assert_eq!(store.message(CHANNEL, here(7), None).await.unwrap(), None);
@@ -184,7 +204,10 @@ pub async fn reactions_are_sets_of_users(fixture: &impl StoreFixture) {
         users: users.iter().map(|user| (*user).to_owned()).collect(),
     };
     let felt = fold_of(&*store, 1).await.unwrap().reactions;
-    assert_eq!(felt, [reaction("👍", &["bob", "carol"]), reaction("🎉", &["carol"])]);
+    assert_eq!(
+        felt,
+        [reaction("👍", &["bob", "carol"]), reaction("🎉", &["carol"])]
+    );
     assert_eq!(fold_of(&*store, 10).await.unwrap().reactions, []);
 }
 
@@ -196,7 +219,13 @@ pub async fn reactions_are_told_in_bounds(fixture: &impl StoreFixture) {
     for number in 0..100 {
         let sequence = messages.len() as u64 + 1;
         messages.push(react(sequence, &format!("user{number:03}"), 1, "👍", false));
-        messages.push(react(sequence + 1, "bob", 1, &format!("reaction{number:03}"), false));
+        messages.push(react(
+            sequence + 1,
+            "bob",
+            1,
+            &format!("reaction{number:03}"),
+            false,
+        ));
     }
     write(&*store, &messages).await;
     let felt = fold_of(&*store, 1).await.unwrap().reactions;
@@ -223,9 +252,16 @@ pub async fn threads_are_listed_in_order(fixture: &impl StoreFixture) {
     let mut read = Vec::new();
     let mut after = None;
     loop {
-        let page = store.thread(CHANNEL, here(2), after, 2, usize::MAX).await.unwrap();
+        let page = store
+            .thread(CHANNEL, here(2), after, 2, usize::MAX)
+            .await
+            .unwrap();
         assert!((1..=2).contains(&page.messages.len()));
-        read.extend(page.messages.iter().map(|stored| stored.place.offset.sequence().0));
+        read.extend(
+            page.messages
+                .iter()
+                .map(|stored| stored.place.offset.sequence().0),
+        );
         after = page.messages.last().map(|stored| stored.place);
         if !page.more {
             break;
@@ -235,15 +271,30 @@ pub async fn threads_are_listed_in_order(fixture: &impl StoreFixture) {
     let page = store.thread(CHANNEL, here(1), None, 9, usize::MAX).await.unwrap();
     let first = Message::decode(page.messages[0].message.clone()).unwrap();
     assert!(fold::is_deleted(&first), "a deleted reply keeps its place");
-    for (channel, root) in [("room:other", here(1)), (CHANNEL, place(1, 8, 1, 0)), (CHANNEL, here(3))] {
-        assert_eq!(store.thread(channel, root, None, 9, usize::MAX).await.unwrap().messages, []);
+    for (channel, root) in [
+        ("room:other", here(1)),
+        (CHANNEL, place(1, 8, 1, 0)),
+        (CHANNEL, here(3)),
+    ] {
+        assert_eq!(
+            store
+                .thread(channel, root, None, 9, usize::MAX)
+                .await
+                .unwrap()
+                .messages,
+            []
+        );
     }
 }
 
 /// A change of a message that is not stored, of another channel's, or of another life of the log.
 pub async fn changes_of_what_is_elsewhere_are_harmless(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
-    write(&*store, &[message(1, "alice", "\"old life\""), message(2, "alice", "2")]).await;
+    write(
+        &*store,
+        &[message(1, "alice", "\"old life\""), message(2, "alice", "2")],
+    )
+    .await;
     let mut elsewhere = edit(2, 1, "\"of another channel\"");
     elsewhere.channel = "room:other".to_owned();
     let mut now = record(1, &edit(1, 1, "\"edited in the new life\""));
@@ -281,7 +332,10 @@ pub async fn inbox_entries_are_changed_with_their_messages(fixture: &impl StoreF
     ];
     write(&*store, &messages).await;
     let shown = shown(&*store, "#bob").await;
-    let payloads: Vec<&[u8]> = shown.iter().map(|(_, message)| message.payload.as_ref()).collect();
+    let payloads: Vec<&[u8]> = shown
+        .iter()
+        .map(|(_, message)| message.payload.as_ref())
+        .collect();
     let expected: [&[u8]; 6] = [
         b"null",
         b"\"two, edited\"",
@@ -357,7 +411,8 @@ fn expected_folds(messages: &[(Offset, Message)]) -> HashMap<Place, Fold> {
                 users: users.into_iter().map(|(_, user)| user.to_owned()).collect(),
             });
         }
-        fold.reactions.sort_by_key(|reaction| std::cmp::Reverse(reaction.count));
+        fold.reactions
+            .sort_by_key(|reaction| std::cmp::Reverse(reaction.count));
         if fold.deleted_us.is_some() {
             (fold.edited_us, fold.edits) = (None, 0);
             fold.reactions.clear();
@@ -415,7 +470,15 @@ pub async fn any_order_of_records_folds_to_the_same(fixture: &impl StoreFixture)
             .collect();
         let expected: Vec<(Place, Message)> = fold::folded_log(log(1, 7), &in_log)
             .into_iter()
-            .map(|(offset, message)| (Place { log: log(1, 7), offset }, message))
+            .map(|(offset, message)| {
+                (
+                    Place {
+                        log: log(1, 7),
+                        offset,
+                    },
+                    message,
+                )
+            })
             .collect();
         assert_eq!(shown(&*replica, &channel).await, expected, "seed {seed}");
         let places: Vec<Place> = expected.iter().map(|(place, _)| *place).collect();

@@ -3,8 +3,8 @@
 use switchboard_bus::messages::AskError;
 use switchboard_proto::ids::Offset;
 use switchboard_proto::messages::{
-    Fold, FoldAt, FoldedMessage, FoldsRequest, FoldsResponse, MessageRequest, MessageResponse, Place, Reaction,
-    ThreadRequest, ThreadResponse,
+    Fold, FoldAt, FoldedMessage, FoldsRequest, FoldsResponse, MessageRequest, MessageResponse, Place,
+    Reaction, ThreadRequest, ThreadResponse,
 };
 
 use super::{Service, fault};

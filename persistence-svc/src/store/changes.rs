@@ -464,9 +464,7 @@ pub(super) fn reactions(rows: impl IntoIterator<Item = (String, String, u64)>) -
             }),
         }
     }
-    reactions.sort_by(|one, other| {
-        (other.count, &one.reaction).cmp(&(one.count, &other.reaction))
-    });
+    reactions.sort_by(|one, other| (other.count, &one.reaction).cmp(&(one.count, &other.reaction)));
     reactions.truncate(MAX_REACTIONS);
     reactions
 }

@@ -113,17 +113,34 @@ impl PostgresStore {
         &self.pool
     }
 
-    async fn asking<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn asking<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         self.within(call).await
     }
 
     fn migrator() -> Migrator {
         let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         };
         Migrator::with_migrations(vec![
-            migration(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
-            migration(4, "changes", include_str!("../../migrations/postgres/0004_changes.sql")),
+            migration(
+                1,
+                "messages",
+                include_str!("../../migrations/postgres/0001_messages.sql"),
+            ),
+            migration(
+                4,
+                "changes",
+                include_str!("../../migrations/postgres/0004_changes.sql"),
+            ),
         ])
     }
 

@@ -68,17 +68,34 @@ impl SqliteStore {
     }
 
     /// A call as it is: nothing of it can hang longer than the pool and the file's lock wait.
-    async fn asking<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn asking<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         call.await
     }
 
     fn migrator() -> Migrator {
         let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         };
         Migrator::with_migrations(vec![
-            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
-            migration(4, "changes", include_str!("../../migrations/sqlite/0004_changes.sql")),
+            migration(
+                1,
+                "messages",
+                include_str!("../../migrations/sqlite/0001_messages.sql"),
+            ),
+            migration(
+                4,
+                "changes",
+                include_str!("../../migrations/sqlite/0004_changes.sql"),
+            ),
         ])
     }
 }

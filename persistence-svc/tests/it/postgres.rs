@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use switchboard_persistence_svc::conformance::StoreFixture;
-use switchboard_persistence_svc::store::{Store, PostgresSettings, PostgresStore};
+use switchboard_persistence_svc::store::{PostgresSettings, PostgresStore, Store};
 use switchboard_testkit::PostgresServer;
 
 struct Fixture(PostgresServer);

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use switchboard_persistence_svc::conformance::StoreFixture;
-use switchboard_persistence_svc::store::{Store, SqliteSettings, SqliteStore};
+use switchboard_persistence_svc::store::{SqliteSettings, SqliteStore, Store};
 use tempfile::TempDir;
 
 struct Fixture(TempDir);

@@ -69,7 +69,8 @@ impl Deleted {
 
     /// Whether what `change` changes is known to be deleted.
     pub(crate) fn has_target_of(&self, change: &Message) -> bool {
-        self.named(change).is_some_and(|named| self.marks.contains_key(&named))
+        self.named(change)
+            .is_some_and(|named| self.marks.contains_key(&named))
     }
 
     /// `change` is stored at `at`, the newest message of the log.

@@ -143,7 +143,9 @@ impl Memory {
     /// An edit or a deletion is stored at `at`: from now on what it changes is shown as it says.
     fn change(&mut self, change: &Message, at: Offset) {
         let deleted = Arc::make_mut(&mut self.deleted);
-        let Some(named) = deleted.named(change) else { return };
+        let Some(named) = deleted.named(change) else {
+            return;
+        };
         let was_deleted = deleted.has_target_of(change);
         deleted.note(change, at);
         match fold::effect(change, self.log) {

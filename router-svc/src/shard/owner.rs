@@ -505,7 +505,14 @@ impl Owner {
         // What lies before the floor is not shown out of the log; the window has nothing to hide.
         let hidden = self.memory.hidden.up_to(&question.channel);
         let hidden = hidden.max(deleted.floor().min(window.start()));
-        history::begin(question, window, hidden, deleted, self.is.log_epoch, self.position())
+        history::begin(
+            question,
+            window,
+            hidden,
+            deleted,
+            self.is.log_epoch,
+            self.position(),
+        )
     }
 
     /// Hides messages of a channel from history and recoveries. Answers at once, or by [`Output::hidden`] once a state

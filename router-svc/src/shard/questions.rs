@@ -357,9 +357,7 @@ impl Scan {
                 for (question, mut page) in asked.extract_if(.., |(_, page)| page.is_full()) {
                     page.cover(deleted);
                     let answer = match deleted.floor() {
-                        floor if floor > question.after => {
-                            without(&question, RecoveredOutcome::Lost, floor)
-                        }
+                        floor if floor > question.after => without(&question, RecoveredOutcome::Lost, floor),
                         _ => page.with_more(&question),
                     };
                     answers.push((question, answer));

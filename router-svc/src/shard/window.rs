@@ -187,11 +187,7 @@ impl Window {
         };
         self.bytes -= oldest.bytes;
         self.start = Offset::end_of(oldest.sequence);
-        while self
-            .edits
-            .pop_front_if(|(edit, _)| *edit <= self.start)
-            .is_some()
-        {}
+        while self.edits.pop_front_if(|(edit, _)| *edit <= self.start).is_some() {}
         for kept in &oldest.messages {
             let Some(channel) = self.channels.get_mut(&kept.channel) else {
                 continue;
@@ -284,7 +280,9 @@ impl Window {
                         MessageId::new(&entry.id) == Some(id) && entry.origin == change.origin
                     })
                 };
-                entries.find(|(_, encoded)| is_it(encoded)).map(|(offset, _)| offset)
+                entries
+                    .find(|(_, encoded)| is_it(encoded))
+                    .map(|(offset, _)| offset)
             }
         }
     }
@@ -297,7 +295,9 @@ impl Window {
         else {
             return;
         };
-        let Some(batch) = self.batches.get_mut(batch) else { return };
+        let Some(batch) = self.batches.get_mut(batch) else {
+            return;
+        };
         let Some(kept) = batch.messages.get_mut(offset.index()) else {
             return;
         };

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use switchboard_bus::messages::{ANSWERERS, AskError, answered};
 use switchboard_bus::{Bus as _, Pattern, Subject, Subscription};
 use switchboard_proto::bus::{
-    Answer, Change, Delivered, Edit, HistoryOutcome, Message, MessageAt, PayloadKind, Question, Sender, answer,
-    change, down_item, up_item,
+    Answer, Change, Delivered, Edit, HistoryOutcome, Message, MessageAt, PayloadKind, Question, Sender,
+    answer, change, down_item, up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::messages::{
@@ -66,7 +66,10 @@ fn delivered(offset: u64, message: &Message) -> Delivered {
 /// The gateway asks what stands at `offset`, and is told.
 async fn asked(owner: &mut Owner, offset: u64, message: Option<&Message>) {
     let (question, to) = owner.history_asked().await;
-    assert_eq!((question.exact, question.since, question.limit), (true, Some(offset - 1), 1));
+    assert_eq!(
+        (question.exact, question.since, question.limit),
+        (true, Some(offset - 1), 1)
+    );
     let found = message.map(|message| delivered(offset, message));
     owner.history(&to, 100, found.into_iter().collect()).await;
 }
@@ -99,10 +102,16 @@ async fn store_asked(
     method: &str,
     answer: Result<Bytes, AskError>,
 ) -> Bytes {
-    let asked = tokio::time::timeout(DEADLINE, store.next()).await.expect("a question in time").unwrap();
+    let asked = tokio::time::timeout(DEADLINE, store.next())
+        .await
+        .expect("a question in time")
+        .unwrap();
     let question: Question = format::decode(asked.payload).unwrap();
     assert_eq!(question.method, method);
-    node.bus.reply(&asked.reply.unwrap(), answered(answer)).await.unwrap();
+    node.bus
+        .reply(&asked.reply.unwrap(), answered(answer))
+        .await
+        .unwrap();
     question.request
 }
 
@@ -129,8 +138,14 @@ async fn each_change_is_a_message_that_says_what_it_does() {
     let edit = published(&mut owner, 30).await;
     let result = reply(&mut client, 2, "rpc").await["data"].clone();
     let id = tags::id_text(&edit.id);
-    assert_eq!(result, json!({ "id": id, "offset": 30, "epoch": owner.log_epoch(), "duplicate": false }));
-    assert_eq!((edit.payload.as_ref(), edit.key.as_str()), (br#"{"a":1}"#.as_ref(), "k"));
+    assert_eq!(
+        result,
+        json!({ "id": id, "offset": 30, "epoch": owner.log_epoch(), "duplicate": false })
+    );
+    assert_eq!(
+        (edit.payload.as_ref(), edit.key.as_str()),
+        (br#"{"a":1}"#.as_ref(), "k")
+    );
     assert_eq!(edit.sender.as_ref().unwrap().user, "alice");
     let what = |message: &Message| message.change.clone().and_then(|change| change.what);
     assert_eq!(what(&edit), Some(change::What::Edit(Edit { target: at.clone() })));
@@ -141,7 +156,13 @@ async fn each_change_is_a_message_that_says_what_it_does() {
     assert_eq!(named(&edit), ("edit".to_owned(), "20".to_owned(), String::new()));
     assert_eq!(edit.tags[tags::ID], id);
 
-    call(&mut client, 3, "message.delete", json!({ "channel": CHANNEL, "offset": 20 })).await;
+    call(
+        &mut client,
+        3,
+        "message.delete",
+        json!({ "channel": CHANNEL, "offset": 20 }),
+    )
+    .await;
     asked(&mut owner, 20, Some(&message)).await;
     let delete = published(&mut owner, 31).await;
     reply(&mut client, 3, "rpc").await;
@@ -158,7 +179,10 @@ async fn each_change_is_a_message_that_says_what_it_does() {
     let react = published(&mut owner, 32).await;
     reply(&mut bob, 2, "rpc").await;
     let payload: Value = serde_json::from_slice(&react.payload).unwrap();
-    assert_eq!(payload, json!({ "reaction": "👍", "user": "bob", "remove": false }));
+    assert_eq!(
+        payload,
+        json!({ "reaction": "👍", "user": "bob", "remove": false })
+    );
     assert!(matches!(what(&react), Some(change::What::React(of)) if of.target == at && of.reaction == "👍"));
 }
 
@@ -177,24 +201,64 @@ async fn what_may_not_be_changed_is_not_published() {
         ("message.edit", edit("off:1"), 108),
         ("message.edit", edit("passing:1"), 108),
         ("message.edit", edit("loud:1"), 103),
-        ("message.react", json!({ "channel": "loud:1", "offset": 20, "reaction": "x" }), 103),
-        ("message.react", json!({ "channel": CHANNEL, "offset": 20, "reaction": long }), 107),
-        ("message.react", json!({ "channel": CHANNEL, "offset": 20, "reaction": "\u{7}" }), 107),
-        ("message.edit", json!({ "channel": CHANNEL, "offset": 0, "data": 1 }), 107),
+        (
+            "message.react",
+            json!({ "channel": "loud:1", "offset": 20, "reaction": "x" }),
+            103,
+        ),
+        (
+            "message.react",
+            json!({ "channel": CHANNEL, "offset": 20, "reaction": long }),
+            107,
+        ),
+        (
+            "message.react",
+            json!({ "channel": CHANNEL, "offset": 20, "reaction": "\u{7}" }),
+            107,
+        ),
+        (
+            "message.edit",
+            json!({ "channel": CHANNEL, "offset": 0, "data": 1 }),
+            107,
+        ),
         ("message.edit", json!({ "channel": CHANNEL, "offset": 20 }), 107),
         ("message.delete", json!({ "channel": CHANNEL, "offset": -1 }), 107),
-        ("message.delete", json!({ "channel": CHANNEL, "offset": 20, "key": "x".repeat(129) }), 107),
-        ("message.delete", json!({ "channel": CHANNEL, "offset": 20, "colour": "red" }), 107),
-        ("thread.list", json!({ "channel": CHANNEL, "offset": 20, "limit": 0 }), 107),
-        ("thread.list", json!({ "channel": CHANNEL, "offset": 20, "cursor": "21.1-00000001.3.1-00000001" }), 107),
+        (
+            "message.delete",
+            json!({ "channel": CHANNEL, "offset": 20, "key": "x".repeat(129) }),
+            107,
+        ),
+        (
+            "message.delete",
+            json!({ "channel": CHANNEL, "offset": 20, "colour": "red" }),
+            107,
+        ),
+        (
+            "thread.list",
+            json!({ "channel": CHANNEL, "offset": 20, "limit": 0 }),
+            107,
+        ),
+        (
+            "thread.list",
+            json!({ "channel": CHANNEL, "offset": 20, "cursor": "21.1-00000001.3.1-00000001" }),
+            107,
+        ),
         ("thread.list", json!({ "channel": "off:1", "offset": 20 }), 103),
     ];
     for (id, (method, request, code)) in (2..).zip(table) {
         call(&mut alice, id, method, request.clone()).await;
-        assert_eq!(reply(&mut alice, id, "error").await["code"], code, "{method} {request}");
+        assert_eq!(
+            reply(&mut alice, id, "error").await["code"],
+            code,
+            "{method} {request}"
+        );
     }
     call(&mut anonymous, 2, "message.edit", edit(CHANNEL)).await;
-    assert_eq!(reply(&mut anonymous, 2, "error").await["code"], 103, "nobody can tell whose it was");
+    assert_eq!(
+        reply(&mut anonymous, 2, "error").await["code"],
+        103,
+        "nobody can tell whose it was"
+    );
     call(&mut bob, 2, "message.edit", edit(CHANNEL)).await;
     asked(&mut owner, 20, Some(&said())).await;
     assert_eq!(reply(&mut bob, 2, "error").await["code"], 103, "alice's");
@@ -210,7 +274,10 @@ async fn what_may_not_be_changed_is_not_published() {
         (None, 107),
         (of(|message| message.change = Some(Change::default())), 107),
         (of(|message| message.origin = Some(Default::default())), 107),
-        (of(|message| drop(message.tags.insert(tags::DELETED.to_owned(), "true".to_owned()))), 107),
+        (
+            of(|message| drop(message.tags.insert(tags::DELETED.to_owned(), "true".to_owned()))),
+            107,
+        ),
         (of(|message| message.sender = None), 103),
         (of(|message| message.id = old.to_vec().into()), 103),
     ];
@@ -340,7 +407,13 @@ async fn a_thread_is_listed_page_by_page() {
         }],
         more: true,
     };
-    call(&mut client, 2, "thread.list", json!({ "channel": CHANNEL, "offset": 20, "limit": 1 })).await;
+    call(
+        &mut client,
+        2,
+        "thread.list",
+        json!({ "channel": CHANNEL, "offset": 20, "limit": 1 }),
+    )
+    .await;
     asked(&mut owner, 20, None).await;
     let request = store_asked(&node, &mut store, "Thread", Ok(page.encode_to_vec().into())).await;
     let request = ThreadRequest::decode(request).unwrap();
@@ -356,8 +429,14 @@ async fn a_thread_is_listed_page_by_page() {
     let last = ThreadResponse::default();
     let request = store_asked(&node, &mut store, "Thread", Ok(last.encode_to_vec().into())).await;
     let request = ThreadRequest::decode(request).unwrap();
-    assert_eq!((request.root, request.after, request.limit), (place(20), place(24), 50));
-    assert_eq!(reply(&mut client, 3, "rpc").await["data"], json!({ "messages": [] }));
+    assert_eq!(
+        (request.root, request.after, request.limit),
+        (place(20), place(24), 50)
+    );
+    assert_eq!(
+        reply(&mut client, 3, "rpc").await["data"],
+        json!({ "messages": [] })
+    );
 }
 
 #[tokio::test]
@@ -368,12 +447,24 @@ async fn a_reply_names_its_thread() {
     let request = json!({ "channel": CHANNEL, "data": 1, "thread": 20, "thread_epoch": "1-00000001" });
     call(&mut client, 2, "message.send", request).await;
     let sent = published(&mut owner, 30).await;
-    assert_eq!((sent.tags[tags::THREAD].as_str(), sent.tags[tags::THREAD_EPOCH].as_str()), ("20", "1-00000001"));
+    assert_eq!(
+        (
+            sent.tags[tags::THREAD].as_str(),
+            sent.tags[tags::THREAD_EPOCH].as_str()
+        ),
+        ("20", "1-00000001")
+    );
     assert_eq!(sent.thread.unwrap().offset, 20);
     reply(&mut client, 2, "rpc").await;
-    for (id, wrong) in [(3, json!({ "thread": 0 })), (4, json!({ "thread": 20, "thread_epoch": "x" }))] {
+    for (id, wrong) in [
+        (3, json!({ "thread": 0 })),
+        (4, json!({ "thread": 20, "thread_epoch": "x" })),
+    ] {
         let mut request = json!({ "channel": CHANNEL, "data": 1 });
-        request.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(wrong.as_object().unwrap().clone());
         call(&mut client, id, "message.send", request).await;
         assert_eq!(reply(&mut client, id, "error").await["code"], 107);
     }

@@ -58,7 +58,10 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         "" if request.epoch.is_empty() => {
             let links = &asking.gateway.links;
             let before = request.offset.saturating_sub(1);
-            (links.message_behind(&channel, before, asking.arrived).await?.0, None)
+            (
+                links.message_behind(&channel, before, asking.arrived).await?.0,
+                None,
+            )
         }
         "" => (request.epoch, None),
         cursor => {
@@ -89,7 +92,10 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
             Some((stored, message))
         })
         .collect();
-    let messages = decoded.iter().map(|(stored, message)| told(stored, message)).collect();
+    let messages = decoded
+        .iter()
+        .map(|(stored, message)| told(stored, message))
+        .collect();
     let answer = serde_json::to_vec(&Listed { messages, cursor }).map_err(|_| ErrorCode::Internal)?;
     Ok(answer.into())
 }

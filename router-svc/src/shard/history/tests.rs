@@ -96,7 +96,14 @@ impl Written {
 
 impl TestLog<Written> {
     async fn ask(&self, question: HistoryQuestion, allowed: usize) -> HistoryAnswer {
-        match begin(question, &self.window, self.hidden, &self.deleted, EPOCH, self.end()) {
+        match begin(
+            question,
+            &self.window,
+            self.hidden,
+            &self.deleted,
+            EPOCH,
+            self.end(),
+        ) {
             Begun::Answered(answer) => answer,
             Begun::NeedsLog(unfinished) => {
                 let shard = ShardId::new(SHARD).unwrap();
@@ -321,7 +328,11 @@ async fn one_place_is_read_alone_and_what_is_purged_is_told() {
         (answer.outcome(), offsets.len())
     };
     assert_eq!(exact(2, 0).await, (HistoryOutcome::Complete, 1));
-    assert_eq!(exact(2, 1).await, (HistoryOutcome::Complete, 0), "another channel's");
+    assert_eq!(
+        exact(2, 1).await,
+        (HistoryOutcome::Complete, 0),
+        "another channel's"
+    );
     assert_eq!(exact(3, 0).await, (HistoryOutcome::Complete, 0));
     assert_eq!(exact(4, 2).await, (HistoryOutcome::Complete, 1), "in the window");
     assert_eq!(exact(4, 3).await, (HistoryOutcome::Complete, 0));

@@ -51,7 +51,10 @@ fn made(step: Step, number: u64) -> Message {
         ..message("a", &format!("\"secret {number}\""), "")
     };
     let edit = |of| changing(number, change::What::Edit(Edit { target: target(of) }));
-    let delete = |of| changing(number, change::What::Delete(Delete { target: target(of) }));
+    let delete = |of| Message {
+        payload: Bytes::from_static(b"null"),
+        ..changing(number, change::What::Delete(Delete { target: target(of) }))
+    };
     match step {
         Step::Say => said,
         Step::Edit(of) => edit(of),
@@ -183,7 +186,10 @@ fn with_a_deletion(limits: Limits) -> Rig {
         Step::Say,
         Step::Say,
     ];
-    let messages: Vec<Message> = (3..).zip(steps).map(|(number, step)| made(step, number)).collect();
+    let messages: Vec<Message> = (3..)
+        .zip(steps)
+        .map(|(number, step)| made(step, number))
+        .collect();
     store(&mut rig, &messages);
     assert!(rig.owner.memory.window.start() > Offset::new(Sequence(7), 0));
     rig
@@ -226,8 +232,15 @@ fn who_would_be_shown_what_there_is_no_mark_for_is_told_of_a_loss() {
     rig.recover(B, 2, "a", at(7, 0));
     rig.settle();
     let recovered = rig.recovered(B);
-    assert_eq!((recovered[0].0, recovered[0].1, recovered[0].2), (1, Lost, at(7, 0)));
-    assert_eq!((recovered[1].0, recovered[1].3.len()), (2, 6), "what is behind it is shown");
+    assert_eq!(
+        (recovered[0].0, recovered[0].1, recovered[0].2),
+        (1, Lost, at(7, 0))
+    );
+    assert_eq!(
+        (recovered[1].0, recovered[1].3.len()),
+        (2, 6),
+        "what is behind it is shown"
+    );
 }
 
 #[test]
@@ -242,7 +255,11 @@ fn a_change_of_what_is_deleted_is_refused_but_not_its_repetition() {
     };
     rig.up(A, 1, vec![publish(Series::Keyed, 1, &delete, false)]);
     rig.store_all();
-    rig.up(A, 1, vec![publish(Series::Plain, 2, &made(Step::Edit(3), 5), false)]);
+    rig.up(
+        A,
+        1,
+        vec![publish(Series::Plain, 2, &made(Step::Edit(3), 5), false)],
+    );
     rig.up(A, 1, vec![publish(Series::Keyed, 2, &delete, false)]);
     assert_eq!(
         rig.answers(A),
