@@ -15,6 +15,7 @@ pub mod config;
 )]
 pub mod conformance;
 pub mod embedded;
+pub mod fold;
 mod log;
 pub mod membership;
 pub mod messages;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use switchboard_proto::bus::{Message, Priority};
+use switchboard_proto::bus::{Message, MessageAt, Priority};
+use switchboard_proto::ids::LogEpoch;
 use switchboard_proto::tags;
 
 /// Bytes of an idempotency key, at most.
@@ -21,6 +22,8 @@ pub(crate) struct Envelope {
     pub(crate) tags: BTreeMap<String, String>,
     /// The id of the message that this one answers.
     pub(crate) reply_to: String,
+    /// The message that began the thread which this one belongs to.
+    pub(crate) thread: Option<MessageAt>,
 }
 
 impl Envelope {
@@ -44,6 +47,12 @@ impl Envelope {
         if self.tags.keys().any(|name| name.starts_with(tags::PREFIX)) {
             return Err("message with a tag that begins with sb-");
         }
+        if let Some(thread) = &self.thread {
+            let is_epoch = thread.log_epoch.is_empty() || thread.log_epoch.parse::<LogEpoch>().is_ok();
+            if thread.offset == 0 || !is_epoch {
+                return Err("message in a thread that there cannot be");
+            }
+        }
         Ok(())
     }
 
@@ -65,6 +74,13 @@ impl Envelope {
         }
         if !self.reply_to.is_empty() {
             tag(tags::REPLY_TO, self.reply_to);
+        }
+        if let Some(thread) = self.thread {
+            tag(tags::THREAD, thread.offset.to_string());
+            if !thread.log_epoch.is_empty() {
+                tag(tags::THREAD_EPOCH, thread.log_epoch.clone());
+            }
+            message.thread = Some(thread);
         }
     }
 }

@@ -23,6 +23,7 @@
 mod admission;
 mod api;
 mod auth;
+mod changes;
 mod client_address;
 mod config;
 mod conversations;

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::actor::{Ask, LinkActor};
-pub(crate) use self::history::HistoryQuery;
+pub(crate) use self::history::{At, HistoryQuery};
 use self::layout::LayoutCheck;
 use self::link::Known;
 pub(crate) use self::link::{Bounds, Link, Missed, Reset, Since, Stored, Timing, refusal};

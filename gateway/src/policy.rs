@@ -7,6 +7,7 @@
 //! * A `$` channel and the users behind a `#` narrow who may, and no setting of the namespace widens
 //!   it again; only a subscription token does, for its channel.
 
+mod changes;
 mod config;
 mod current;
 mod explain;
@@ -21,6 +22,7 @@ use regex::Regex;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
 
+pub(crate) use self::changes::Changing;
 pub(crate) use self::config::Bounds;
 pub use self::current::CurrentPolicy;
 pub(crate) use self::members::{ChangedBy, MembersRules};
@@ -59,6 +61,7 @@ struct Options {
     control_characters: bool,
     durable: bool,
     members: Option<MembersRules>,
+    changes: changes::Changes,
 }
 
 /// Who may, as far as settings say.

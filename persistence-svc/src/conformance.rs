@@ -5,6 +5,7 @@
 pub mod conversations;
 mod joining;
 pub mod search;
+mod changes;
 
 use std::sync::Arc;
 
@@ -13,10 +14,11 @@ use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, MessageStore, Place, Progress, Row, Store, StoreError, Written,
+    DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, Store, StoreError, Written,
 };
 
 pub use joining::*;
+pub use changes::*;
 
 /// A store to test.
 #[async_trait]
@@ -474,6 +476,13 @@ macro_rules! store_conformance {
             holes_are_told_with_a_page,
             hidden_messages_are_not_given,
             time_is_where_a_page_begins,
+            what_was_edited_or_deleted_is_shown_so,
+            reactions_are_sets_of_users,
+            reactions_are_told_in_bounds,
+            threads_are_listed_in_order,
+            changes_of_what_is_elsewhere_are_harmless,
+            inbox_entries_are_changed_with_their_messages,
+            any_order_of_records_folds_to_the_same,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -1,6 +1,7 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
 mod conversations;
+mod changes;
 mod heads;
 mod history;
 mod search;
@@ -66,6 +67,9 @@ impl Service {
         // One line for each method.
         answered!(self, name, request;
             Heads => heads,
+            Message => message,
+            Folds => folds,
+            Thread => thread,
             History => history,
             Standings => standings,
             Members => members,

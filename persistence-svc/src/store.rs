@@ -4,6 +4,7 @@
 //! the log and can be read from there again: rows are keyed by what stands in the record, so a record that is
 //! written twice, or by two replicas at once, is there once.
 
+mod changes;
 mod columns;
 pub mod conversations;
 pub mod follow;
@@ -24,6 +25,7 @@ use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
+pub use changes::{ChangeStore, Fold, MAX_FOLDS, MAX_REACTIONS, MAX_USERS, Reaction};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
@@ -36,9 +38,9 @@ pub const MAX_LIMIT: usize = 10_000;
 pub const MAX_HEADS: usize = 10_000;
 
 /// Everything that is asked of a store.
-pub trait Store: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore {}
+pub trait Store: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore {}
 
-impl<S: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore> Store for S {}
+impl<S: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore> Store for S {}
 
 /// A store of messages.
 ///

@@ -53,4 +53,10 @@ methods! {
     Conversations: ConversationsRequest => ConversationsResponse,
     /// Messages that hold given words.
     Search: SearchRequest => SearchResponse,
+    /// One stored message and what became of it.
+    Message: MessageRequest => MessageResponse,
+    /// What became of messages of one channel.
+    Folds: FoldsRequest => FoldsResponse,
+    /// Messages of a thread.
+    Thread: ThreadRequest => ThreadResponse,
 }

@@ -22,6 +22,27 @@ pub const CHANGE: &str = "sb-change";
 /// The id of the message that this one answers.
 pub const REPLY_TO: &str = "sb-reply-to";
 
+/// What a message does to another one: `edit`, `delete` or `react`; `members` tells of who belongs to the channel.
+pub const CHANGE: &str = "sb-change";
+
+/// The offset of the message that a change is about.
+pub const TARGET: &str = "sb-target";
+
+/// The log epoch of that offset, where it is not the one that the change itself stands in.
+pub const TARGET_EPOCH: &str = "sb-target-epoch";
+
+/// The offset of the message that began the thread.
+pub const THREAD: &str = "sb-thread";
+
+/// As [`TARGET_EPOCH`].
+pub const THREAD_EPOCH: &str = "sb-thread-epoch";
+
+/// On a message that is shown with what an edit says: the edit's offset.
+pub const EDITED: &str = "sb-edited";
+
+/// On what is left of a message that was deleted: `true`.
+pub const DELETED: &str = "sb-deleted";
+
 /// A message's id as text; what is not 16 bytes has none.
 pub fn id_text(id: &[u8]) -> String {
     Uuid::from_slice(id).map_or_else(|_| String::new(), |id| id.to_string())

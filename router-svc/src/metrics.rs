@@ -72,6 +72,7 @@ shard_gauges! {
     queued_bytes: "Bytes of publishes that wait for the append in flight",
     window_bytes: "Bytes of recent messages in memory",
     hidden_bytes: "Bytes that the marks of removed histories take in a state record",
+    deleted_marks: "Marks of deleted messages that the log still has",
     known_channels: "Channels whose newest message is known",
     known_keys: "Idempotency keys that are known",
     publishers: "Gateways whose publishes are told from repeats",

@@ -182,6 +182,8 @@ fn limits(config: &Config, shards: ShardCount) -> Limits {
             keys: each(config.known_keys),
             removed: 256 * 1024,
             hidden: 128 * 1024,
+            // About as many bytes in a state record.
+            deleted: 8192,
         },
         upkeep: UpkeepLimits {
             state_records: 4096,

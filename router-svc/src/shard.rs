@@ -6,6 +6,7 @@ mod applying;
 mod askings;
 mod budget;
 mod claim;
+mod deleted;
 mod derive;
 mod hidden;
 mod history;

@@ -100,6 +100,7 @@ impl Sizes {
                 keys: 10_000,
                 removed: 1024,
                 hidden: 1024,
+                deleted: 64,
             },
             upkeep: UpkeepLimits {
                 state_records: self.state_records,
@@ -168,7 +169,7 @@ impl SimulatedOwner {
             owner_epoch: OwnerEpoch(fence.0),
         };
         let from = tail.first().map_or(fence, |first| first.sequence);
-        let mut reader = TailReader::new(limits.memory, from);
+        let mut reader = TailReader::new(limits.memory, from, info.epoch);
         // Without the rule it starts with what it has, which is nothing.
         if is_kept(Rule::O2) {
             tail.iter().for_each(|at| reader.record(at));

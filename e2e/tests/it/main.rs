@@ -7,6 +7,7 @@
 
 mod binaries;
 mod budget;
+mod changes;
 mod client;
 mod cluster_script;
 mod commands;

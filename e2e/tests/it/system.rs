@@ -176,6 +176,18 @@ impl System {
         Ok(system)
     }
 
+    /// As [`Self::one`], for users with tokens.
+    pub(crate) async fn one_with_tokens(sections: &str) -> Result<Self> {
+        let config = format!("{NODE}{}{sections}", Access::Tokens.config());
+        let system = Self {
+            nodes: vec![start(&config).await?],
+            _nats: None,
+            _data: None,
+        };
+        system.ready().await?;
+        Ok(system)
+    }
+
     /// Where health and metrics of the first node are.
     pub(crate) fn admin_url(&self) -> Result<String> {
         Ok(self.nodes.first().context("no node")?.admin_url())

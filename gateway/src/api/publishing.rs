@@ -42,6 +42,7 @@ macro_rules! letter {
                 priority: priority(&$request.priority)?,
                 tags: $request.tags,
                 reply_to: String::new(),
+                thread: None,
             },
             $request.skip_history,
             $request.version,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use switchboard_bus::{RequestError, Subject};
 use switchboard_proto::bus::{HideHistory, HistoryAnswer, HistoryOutcome, HistoryQuestion, PayloadKind};
 use switchboard_proto::channel::ChannelName;
@@ -30,6 +31,18 @@ pub(crate) struct HistoryQuery {
     pub(crate) since_us: Option<u64>,
     /// The times of the messages are wanted.
     pub(crate) times: bool,
+    /// Only what is at the offset behind `since`.
+    pub(crate) exact: bool,
+}
+
+/// What stands at a place of a channel.
+#[derive(Debug)]
+pub(crate) enum At {
+    /// An encoded `Message`, as it is to be shown.
+    Message(Bytes),
+    Nothing,
+    /// The log does not have the record any more.
+    Purged,
 }
 
 impl Links {
@@ -79,6 +92,55 @@ impl Links {
         tokio::time::timeout_at(arrived + self.answer_timeout, asking)
             .await
             .map_err(|_| ErrorCode::Internal)?
+    }
+
+    /// What stands in `channel` at the offset behind `before`, and in which life of the log. Answers within the time that commands
+    /// have, counted from `arrived` (P4).
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Internal`], temporary: it could not be told in time.
+    pub(crate) async fn message_behind(
+        &self,
+        channel: &ChannelName,
+        before: u64,
+        arrived: Instant,
+    ) -> Result<(String, At), ErrorCode> {
+        let query = HistoryQuery {
+            since: Some(StreamPosition {
+                offset: before,
+                ..StreamPosition::default()
+            }),
+            limit: 1,
+            bytes: 1,
+            exact: true,
+            ..HistoryQuery::default()
+        };
+        let asking = async {
+            match self.ask_owner(channel, &query, None).await {
+                Ok(answer) => Ok((answer, false)),
+                // Only the life of the log is still to be told.
+                Err(ErrorCode::LimitExceeded) => {
+                    let nothing = HistoryQuery::default();
+                    Ok((self.ask_owner(channel, &nothing, None).await?, true))
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let (answer, is_purged) = tokio::time::timeout_at(arrived + self.answer_timeout, asking)
+            .await
+            .map_err(|_| ErrorCode::Internal)??;
+        let found = answer
+            .messages
+            .into_iter()
+            .find(|found| Some(found.offset) == before.checked_add(1));
+        let at = match found {
+            Some(found) => At::Message(found.message),
+            None if is_purged => At::Purged,
+            None => At::Nothing,
+        };
+        Ok((answer.log_epoch, at))
     }
 
     /// Hides all that was said in `channel` from history and recoveries, as its shard's owner has it stored. What is said
@@ -142,6 +204,7 @@ impl Links {
                 hide: hide.clone(),
                 since_us: query.since_us,
                 times: query.times,
+                exact: query.exact,
             };
             let subject = Subject::History {
                 shard,

@@ -1,11 +1,17 @@
 //! The sections `[channels]` and `[namespaces.NAME]`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use regex::RegexBuilder;
 use switchboard_service_kit::config::{Document, Section};
 
 use super::{DataFormat, MembersRules, Options, Permission, Policy};
+use super::changes::Changes;
+use super::{DataFormat, Options, Permission, Policy};
+
+/// The longest time that may be configured for changes.
+const CHANGED_WITHIN: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Bytes that a compiled pattern may take.
 const PATTERN_SIZE: usize = 256 * 1024;
@@ -145,6 +151,31 @@ impl Options {
             1..=bounds.name_length.max(1),
             "Bytes of a channel's whole name, at most; up to gateway.channel_name_length, which is the default.",
         );
+        let changes = Changes {
+            allowed: section.boolean(
+                "allow_message_changes",
+                false,
+                "Users may edit and delete what they sent, and react to messages, where they may publish. Anonymous users may \
+                 not in any case.",
+            ),
+            subscribers_react: section.boolean(
+                "allow_reactions_for_subscriber",
+                false,
+                "Users who are subscribed may react to messages also where they may not publish.",
+            ),
+            edit_within: section.duration(
+                "edit_within",
+                Duration::ZERO,
+                Duration::ZERO..=CHANGED_WITHIN,
+                "How long after it was published a message may be edited by who sent it. 0s: without a limit.",
+            ),
+            delete_within: section.duration(
+                "delete_within",
+                Duration::ZERO,
+                Duration::ZERO..=CHANGED_WITHIN,
+                "How long after it was published a message may be deleted by who sent it. 0s: without a limit.",
+            ),
+        };
         let pattern = section.optional_text(
             "channel_pattern",
             "Regular expression that what follows the namespace in a channel's name has to match as a whole.",
@@ -174,6 +205,7 @@ impl Options {
             control_characters,
             durable,
             members,
+            changes,
         }
     }
 }

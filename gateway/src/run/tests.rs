@@ -3,6 +3,7 @@
 
 mod api;
 mod bad_input;
+mod changes;
 mod harness;
 mod history;
 mod history_list;

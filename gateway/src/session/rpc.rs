@@ -10,6 +10,8 @@ mod members;
 mod rights;
 mod search;
 mod status;
+mod changes;
+mod threads;
 
 use std::sync::Arc;
 
@@ -70,7 +72,11 @@ const METHODS: &[(&str, Handler)] = methods! {
     "history.list" => history::list,
     "history.search" => search::search,
     "inbox.list" => inbox::list,
+    "message.delete" => changes::delete,
+    "message.edit" => changes::edit,
+    "message.react" => changes::react,
     "message.status" => status::status,
+    "thread.list" => threads::list,
 };
 
 impl Asking {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use switchboard_proto::bus::Priority;
+use switchboard_proto::bus::{MessageAt, Priority};
 
 use crate::envelope::Envelope;
 
@@ -31,6 +31,11 @@ struct Request<'a> {
     tags: BTreeMap<String, String>,
     #[serde(default)]
     reply_to: String,
+    /// The offset of the message that began the thread.
+    thread: Option<u64>,
+    /// The life of the log that it is of; empty: the one in force.
+    #[serde(default)]
+    thread_epoch: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -58,7 +63,7 @@ impl<'a> SendMessage<'a> {
     /// Parses the rpc's data; a fault in words for the operator, which hold nothing of what was sent.
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, &'static str> {
         let parsed: Request<'_> = serde_json::from_slice(data)
-            .map_err(|_| "message.send wants {channel, data, key?, priority?, tags?, reply_to?}")?;
+            .map_err(|_| "message.send wants {channel, data, key?, priority?, tags?, reply_to?, thread?, thread_epoch?}")?;
         let Request {
             channel,
             data,
@@ -66,12 +71,19 @@ impl<'a> SendMessage<'a> {
             priority,
             tags,
             reply_to,
+            thread,
+            thread_epoch,
         } = parsed;
         let envelope = Envelope {
             key,
             priority: priority.into(),
             tags,
             reply_to,
+            thread: thread.map(|offset| MessageAt {
+                offset,
+                log_epoch: thread_epoch,
+                ..MessageAt::default()
+            }),
         };
         envelope.check()?;
         Ok(SendMessage {

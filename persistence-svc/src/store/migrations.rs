@@ -20,6 +20,7 @@ macro_rules! of_this_release {
             1 "messages",
             2 "search",
             3 "conversations",
+            4 "changes",
             7 "hidden",
         }
     };

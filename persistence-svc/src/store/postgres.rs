@@ -4,6 +4,7 @@ mod conversations;
 mod follow;
 mod joining;
 mod search;
+mod changes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,9 +15,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, Postgres, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, Postgres};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
+use super::changes::fold;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
@@ -111,6 +113,18 @@ impl PostgresStore {
             .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
     }
 
+    /// Where questions go.
+    fn reader(&self) -> &PgPool {
+        &self.pool
+    }
+
+    async fn asking<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        self.within(call).await
+    }
+
     fn migrator() -> Migrator {
         migrations::postgres()
     }
@@ -193,6 +207,7 @@ impl PostgresStore {
         let holes = holes_of(&mut transaction, shard, log, None).await?;
         insert_rows(&mut transaction, written).await?;
         conversations::fold(&mut transaction, written).await?;
+        fold(&mut *transaction, written, progress, &holes).await?;
         insert_dead(&mut transaction, written).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {

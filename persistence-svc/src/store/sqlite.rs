@@ -4,6 +4,7 @@ mod conversations;
 mod follow;
 mod joining;
 mod search;
+mod changes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use sqlx::sqlite::{
 use sqlx::{Database, Sqlite, SqliteConnection};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
+use super::changes::fold;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
@@ -63,6 +65,19 @@ impl SqliteStore {
             writer: pool(1, options.clone()),
             readers: pool(settings.connections, options),
         }
+    }
+
+    /// Where questions go.
+    fn reader(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// A call as it is: nothing of it can hang longer than the pool and the file's lock wait.
+    async fn asking<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        call.await
     }
 
     fn migrator() -> Migrator {
@@ -223,6 +238,7 @@ impl MessageStore for SqliteStore {
         let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
         insert_rows(&mut transaction, written).await?;
         conversations::fold(&mut transaction, written).await?;
+        fold(&mut *transaction, written, progress, &holes).await?;
         let (next, left) = progress.advance(&holes, written.after, written.up_to, written.owner_epoch);
         if left != holes {
             replace_holes(&mut transaction, shard, log, &left).await?;

@@ -56,6 +56,9 @@ pub struct Message {
     /// Present in a message that tells of a change to what the channel holds. Set by Switchboard alone.
     #[prost(message, optional, tag = "13")]
     pub change: ::core::option::Option<Change>,
+    /// The message that began the thread which this one belongs to.
+    #[prost(message, optional, tag = "14")]
+    pub thread: ::core::option::Option<MessageAt>,
 }
 /// What is said of a channel or of a message in it, as a message of the channel, so that it is stored and delivered in
 /// order like any other.
@@ -85,9 +88,12 @@ pub mod change {
 pub struct MessageAt {
     #[prost(uint64, tag = "1")]
     pub offset: u64,
-    /// The life of the log, as clients see it.
+    /// The life of the log, as clients see it; empty: the same.
     #[prost(string, tag = "2")]
     pub log_epoch: ::prost::alloc::string::String,
+    /// Its id, by which the inbox entries that were derived from it are found. Empty in `Message.thread`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub id: ::prost::bytes::Bytes,
 }
 /// The target's payload is this message's payload from now on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -112,16 +118,12 @@ pub struct React {
     #[prost(bool, tag = "3")]
     pub remove: bool,
 }
-/// Who is in the channel from now on, and who no longer; a user who is in it already has another role.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MembersChanged {
     #[prost(message, repeated, tag = "1")]
     pub added: ::prost::alloc::vec::Vec<ChannelMember>,
     #[prost(string, repeated, tag = "2")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The sender takes a channel that nobody is in: it counts only where that is still so.
-    #[prost(bool, tag = "3")]
-    pub claims: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChannelMember {
@@ -339,6 +341,30 @@ pub struct State {
     /// marks that hold. A channel's mark goes once all records up to it are purged.
     #[prost(message, repeated, tag = "7")]
     pub hidden: ::prost::alloc::vec::Vec<Removed>,
+    /// What was deleted from this log by a message of it. Whoever shows messages out of the log shows neither the content of these nor
+    /// that of their edits. Every state record carries all marks that hold; one goes once all records up to its
+    /// `until` are purged.
+    #[prost(message, optional, tag = "8")]
+    pub deleted: ::core::option::Option<Deleted>,
+}
+/// Packed: of each list the entries with the same number belong together.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Deleted {
+    /// Offsets of messages in ascending order, each as its distance to the one before.
+    #[prost(uint64, repeated, tag = "1")]
+    pub offsets: ::prost::alloc::vec::Vec<u64>,
+    /// Up to how far behind each of these edits of it may stand.
+    #[prost(uint64, repeated, tag = "2")]
+    pub until: ::prost::alloc::vec::Vec<u64>,
+    /// Messages of other shards from which entries of this one were derived: the random half of their ids.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub copies: ::prost::alloc::vec::Vec<u64>,
+    /// Up to which offset such entries, and those derived from their edits, may stand.
+    #[prost(uint64, repeated, tag = "4")]
+    pub copies_until: ::prost::alloc::vec::Vec<u64>,
+    /// There was no room for marks that end at or before this offset: nothing of the log up to there is shown.
+    #[prost(uint64, tag = "5")]
+    pub floor: u64,
 }
 /// Entries derived from a source shard that are in this shard's log: all up to and with this one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -867,12 +893,9 @@ pub struct HistoryQuestion {
     /// Hide the channel's messages instead, those up to the given offset.
     #[prost(message, optional, tag = "7")]
     pub hide: ::core::option::Option<HideHistory>,
-    /// Only what was written into the log at this time or later, in Unix microseconds.
-    #[prost(uint64, optional, tag = "8")]
-    pub since_us: ::core::option::Option<u64>,
-    /// The times of the messages are wanted.
-    #[prost(bool, tag = "9")]
-    pub times: bool,
+    /// Only the message at the offset behind `since`. An owner that does not know this field gives the first behind it.
+    #[prost(bool, tag = "8")]
+    pub exact: bool,
 }
 /// Hides what was said in a channel. It names its end, so it may be repeated, and arrive late: messages that
 /// came after its asker looked stay.
@@ -897,12 +920,6 @@ pub struct HistoryAnswer {
     pub head: u64,
     #[prost(message, repeated, tag = "4")]
     pub messages: ::prost::alloc::vec::Vec<Delivered>,
-    /// This life of the log has nothing more of the channel within the bounds, in the direction that was asked for.
-    #[prost(bool, tag = "5")]
-    pub ended: bool,
-    /// When each of the messages was written into the log, in Unix microseconds. Only where it was asked for.
-    #[prost(uint64, repeated, tag = "6")]
-    pub times_us: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1119,32 +1136,19 @@ pub struct CountChannels {
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
-/// The members of a channel have changed: what is known of them is wrong, and those removed have it no longer.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ChannelMembersChanged {
-    #[prost(string, tag = "1")]
-    pub channel: ::prost::alloc::string::String,
-    /// Where the event stands.
-    #[prost(string, tag = "2")]
-    pub log_epoch: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "3")]
-    pub offset: u64,
-    #[prost(message, optional, tag = "4")]
-    pub event: ::core::option::Option<MembersChanged>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
     /// Who asks, 16 bytes, and the asker's number for it.
     #[prost(bytes = "bytes", tag = "1")]
     pub gateway: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9, 20")]
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub question: ::core::option::Option<control::Question>,
 }
 /// Nested message and enum types in `Control`.
 pub mod control {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Question {
         #[prost(message, tag = "3")]
         BeginSubscription(super::BeginSubscription),
@@ -1160,8 +1164,6 @@ pub mod control {
         CountChannels(super::CountChannels),
         #[prost(message, tag = "9")]
         TellSessions(super::TellSessions),
-        #[prost(message, tag = "20")]
-        ChannelMembersChanged(super::ChannelMembersChanged),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

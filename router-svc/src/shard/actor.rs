@@ -770,6 +770,7 @@ impl Shard {
         shard.queued_bytes.set(owner.queued_bytes() as i64);
         shard.window_bytes.set(memory.window.bytes() as i64);
         shard.hidden_bytes.set(memory.hidden.bytes() as i64);
+        shard.deleted_marks.set(memory.deleted.len() as i64);
         shard.known_channels.set(memory.window.channel_count() as i64);
         shard.known_keys.set(memory.keys.len() as i64);
         shard.publishers.set(memory.publishers.len() as i64);

@@ -10,10 +10,12 @@
 //! What must hold, each with a test:
 //! * A page has no hole: between its first and its last message there is none of the channel that is kept.
 //! * What its asker was told of is in it, or it is not answered (R6).
-//! * What is hidden is in no page.
+//! * What is hidden is in no page, and of what was deleted no content.
 //! * Reading is bounded by bytes. A page that would take more ends before that, and where it would be empty then, it
 //!   is refused: an empty page says that there is nothing.
 //! * Nor does it end, or begin, in silence where the store may have more and does not tell.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -23,6 +25,7 @@ use switchboard_proto::bus::{Delivered, HistoryAnswer, HistoryOutcome, HistoryQu
 use switchboard_proto::ids::{LogEpoch, Offset, Sequence, ShardId};
 use tokio::sync::Semaphore;
 
+use super::deleted::Deleted;
 use super::records::{Body, Reading};
 use super::stored::{Found, PageOf, Store, StoredPage};
 use super::window::Window;
@@ -52,6 +55,8 @@ pub(crate) struct Asked {
     limit: usize,
     bytes: usize,
     times: bool,
+    /// Only the message at the offset behind `bound`.
+    exact: bool,
 }
 
 /// An answer, or what is left to do for it.
@@ -71,6 +76,7 @@ pub(crate) struct Unfinished {
     /// What the window has, in the order that was asked for.
     from_window: Vec<Found>,
     answer: HistoryAnswer,
+    deleted: Arc<Deleted>,
 }
 
 /// What an unfinished answer is read from.
@@ -91,6 +97,9 @@ pub(crate) enum Unread {
     /// The reading is over its bytes.
     #[error("more than {0} bytes of the log would have to be read")]
     TooFar(usize),
+    /// The record that is asked for is gone.
+    #[error("the record is not in the log any more")]
+    Purged,
     /// The log does not answer.
     #[error("log not read: {0}")]
     Log(String),
@@ -166,6 +175,7 @@ pub(crate) fn begin(
     question: HistoryQuestion,
     window: &Window,
     marks: Marks,
+    deleted: &Arc<Deleted>,
     log: LogEpoch,
     position: Offset,
 ) -> Begun {
@@ -193,9 +203,13 @@ pub(crate) fn begin(
         limit: usize::try_from(question.limit).unwrap_or(usize::MAX),
         bytes: usize::try_from(question.bytes).unwrap_or(usize::MAX),
         times: question.times,
+        exact: question.exact,
     };
     if asked.limit == 0 {
         return Begun::Answered(answer);
+    }
+    if asked.exact {
+        return one(asked, window, deleted, answer, position);
     }
     let start = window.start();
     let page = asked.page();
@@ -204,6 +218,7 @@ pub(crate) fn begin(
         to: start.sequence(),
         from_window: Vec::new(),
         answer,
+        deleted: Arc::clone(deleted),
         asked,
     };
     let asked = &unfinished.asked;
@@ -244,6 +259,36 @@ pub(crate) fn begin(
     Begun::NeedsMore(unfinished)
 }
 
+/// Begins to answer what stands at one place.
+fn one(
+    asked: Asked,
+    window: &Window,
+    deleted: &Arc<Deleted>,
+    mut answer: HistoryAnswer,
+    position: Offset,
+) -> Begun {
+    let behind = Offset::from_u64(asked.bound.get().saturating_add(1));
+    let newer = window.of_channel(&asked.channel, asked.bound).next();
+    if let Some((offset, message)) = newer.filter(|(offset, _)| *offset == behind) {
+        answer.messages.push(Delivered {
+            offset: offset.get(),
+            message: message.clone(),
+        });
+        return Begun::Answered(answer);
+    }
+    if behind > window.start() || behind > position || behind <= asked.marks.hidden {
+        return Begun::Answered(answer);
+    }
+    Begun::NeedsMore(Unfinished {
+        start: window.start(),
+        to: behind.sequence(),
+        from_window: Vec::new(),
+        answer,
+        deleted: Arc::clone(deleted),
+        asked,
+    })
+}
+
 impl Asked {
     fn page(&self) -> Page {
         Page {
@@ -276,7 +321,9 @@ impl Unfinished {
     ///
     /// Cancel safe.
     pub(crate) async fn finish(self, sources: Sources<'_>) -> HistoryAnswer {
-        let read = if self.asked.reverse {
+        let read = if self.asked.exact {
+            self.read_one(&sources).await
+        } else if self.asked.reverse {
             self.read_backward(&sources).await
         } else {
             self.read_forward(&sources).await
@@ -288,7 +335,7 @@ impl Unfinished {
         match read {
             Ok(page) => return page.answer(&asked, answer),
             // Counted; any client may ask for it, as often as it likes.
-            Err(error @ Unread::TooFar(_)) => {
+            Err(error @ (Unread::TooFar(_) | Unread::Purged)) => {
                 tracing::debug!(%shard, %error, "history refused");
                 answer.outcome = HistoryOutcome::TooFar.into();
             }
@@ -300,16 +347,27 @@ impl Unfinished {
         answer
     }
 
+    /// What is purged cannot be told of.
+    async fn read_one(&self, sources: &Sources<'_>) -> Result<Page, Unread> {
+        let mut page = self.asked.page();
+        let sequence = self.to;
+        let _place = sources.places.acquire().await;
+        let Some(record) = sources.log.get(sources.shard, sequence).await? else {
+            return Err(Unread::Purged);
+        };
+        // Whether a later fence makes it void is for who reads it in order; nobody was told of one that is.
+        let messages = self.of_record(&mut Reading::default(), &RecordAt { sequence, record });
+        let behind = next(self.asked.bound);
+        page.fill(messages.into_iter().filter(|found| found.offset == behind));
+        Ok(page)
+    }
+
     /// What the store has of what there is still room for in `page`. `None`: it does not answer, or there is none.
     async fn ask_store(&self, sources: &Sources<'_>, page: &Page) -> Option<StoredPage> {
         let asked = &self.asked;
         let question = PageOf {
             channel: asked.channel.as_str().into(),
-            after: if asked.reverse {
-                asked.marks.hidden
-            } else {
-                asked.bound
-            },
+            after: if asked.reverse { asked.marks.hidden } else { asked.bound },
             // What is in the window is not wanted from there.
             before: Some(if asked.reverse {
                 asked.bound.min(next(self.start))
@@ -322,7 +380,13 @@ impl Unfinished {
             bytes: page.bytes_limit - page.bytes,
         };
         match sources.store?.page(&question).await {
-            Ok(stored) => Some(stored),
+            Ok(mut stored) => {
+                // What was deleted since the store read on.
+                for found in &mut stored.messages {
+                    found.message = self.deleted.shown(found.offset, std::mem::take(&mut found.message));
+                }
+                Some(stored)
+            }
             Err(error @ AskError::Unavailable(_)) => {
                 tracing::debug!(shard = %sources.shard, %error, "store does not answer, its log is read");
                 None
@@ -486,7 +550,7 @@ impl Unfinished {
             .map(|(index, entry)| Found {
                 offset: Offset::new(at.sequence, index),
                 time_us,
-                message: entry.encoded,
+                message: self.deleted.shown(Offset::new(at.sequence, index), entry.encoded),
             })
             .collect()
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard_bus::RecordAt;
-use switchboard_proto::bus::{Applied, Removed as RemovedMark, Series, State};
-use switchboard_proto::ids::{Incarnation, Offset, Sequence};
+use switchboard_bus::fold::{self, Does};
+use switchboard_proto::bus::{Applied, Message, Removed as RemovedMark, Series, State};
+use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, Sequence};
 
+use super::deleted::Deleted;
 use super::hidden::Hidden;
 use super::keys::{self, KeyName, Keys};
 use super::publishers::Publishers;
@@ -35,6 +37,8 @@ pub(crate) struct MemoryLimits {
     pub(crate) removed: usize,
     /// Likewise of channels of which messages are hidden. All of them fit into the same state record.
     pub(crate) hidden: usize,
+    /// Marks of deleted messages. All of them fit into the same state record.
+    pub(crate) deleted: usize,
 }
 
 /// One message that enters the memory.
@@ -43,6 +47,16 @@ pub(crate) struct Entering {
     pub(crate) encoded: Bytes,
     pub(crate) source: Option<(Incarnation, Series, u64)>,
     pub(crate) key: Option<(KeyName, Bytes)>,
+    /// Decoded, where it edits or deletes another message.
+    pub(crate) change: Option<Box<Message>>,
+}
+
+/// `message`, where it edits or deletes another one.
+pub(crate) fn changing(message: &Message, log: LogEpoch) -> Option<Box<Message>> {
+    match fold::effect(message, log)? {
+        (_, Does::Edit | Does::Delete) => Some(Box::new(message.clone())),
+        (_, Does::React { .. }) => None,
+    }
 }
 
 /// See the module.
@@ -54,6 +68,9 @@ pub(crate) struct Memory {
     pub(crate) applied: HashMap<u32, Applied>,
     pub(crate) removed: Removed,
     pub(crate) hidden: Hidden,
+    /// Shared with readings of the log that are under way.
+    pub(crate) deleted: Arc<Deleted>,
+    log: LogEpoch,
     /// Everything up to here is derived, and stored where it went.
     pub(crate) derived_up_to: Offset,
     /// The newest state record; 0: there is none.
@@ -66,8 +83,8 @@ pub(crate) struct Memory {
 const FENCES: usize = 256;
 
 impl Memory {
-    /// A memory of what stands behind `from`.
-    pub(crate) fn new(limits: MemoryLimits, from: Offset) -> Self {
+    /// A memory of what stands behind `from` in `log`.
+    pub(crate) fn new(limits: MemoryLimits, from: Offset, log: LogEpoch) -> Self {
         Self {
             window: Window::new(limits.window, from),
             publishers: Publishers::new(limits.numbers, limits.numbers_silence, from),
@@ -75,6 +92,8 @@ impl Memory {
             applied: HashMap::default(),
             removed: Removed::new(limits.removed),
             hidden: Hidden::new(limits.hidden),
+            deleted: Arc::new(Deleted::new(limits.deleted, log)),
+            log,
             derived_up_to: Offset::ZERO,
             state_at: Sequence(0),
             fences: VecDeque::new(),
@@ -98,6 +117,7 @@ impl Memory {
         now: Duration,
     ) {
         let mut messages = Vec::new();
+        let mut changes = Vec::new();
         for (index, entry) in entries.enumerate() {
             let offset = Offset::new(sequence, index);
             if let Some((gateway, series, number)) = entry.source {
@@ -106,12 +126,34 @@ impl Memory {
             if let Some((name, id)) = entry.key {
                 self.keys.stored(name, offset, id, time_us);
             }
+            if let Some(change) = entry.change {
+                changes.push((offset, change));
+            }
             messages.push(Kept {
                 channel: entry.channel,
                 message: entry.encoded,
             });
         }
         self.window.push(sequence, time_us, messages);
+        for (offset, change) in changes {
+            self.change(&change, offset);
+        }
+    }
+
+    /// An edit or a deletion is stored at `at`: from now on what it changes is shown as it says.
+    fn change(&mut self, change: &Message, at: Offset) {
+        let deleted = Arc::make_mut(&mut self.deleted);
+        let Some(named) = deleted.named(change) else {
+            return;
+        };
+        let was_deleted = deleted.has_target_of(change);
+        deleted.note(change, at);
+        match fold::effect(change, self.log) {
+            Some((_, Does::Edit)) if was_deleted => self.window.blank(at),
+            Some((_, Does::Edit)) => self.window.edit(named, change, at),
+            Some((_, Does::Delete)) => self.window.delete(named, change),
+            Some((_, Does::React { .. })) | None => {}
+        }
     }
 
     pub(crate) fn apply(&mut self, applied: impl IntoIterator<Item = Applied>) {
@@ -140,6 +182,7 @@ impl Memory {
             purged_before: self.removed.purged_before.0,
             frozen: false,
             hidden: self.hidden.marks(),
+            deleted: self.deleted.marks(),
         }
     }
 
@@ -154,6 +197,7 @@ impl Memory {
             state.removed,
         );
         self.hidden.load(state.hidden, sequence);
+        Arc::make_mut(&mut self.deleted).load(state.deleted.unwrap_or_default());
     }
 }
 
@@ -167,12 +211,12 @@ pub(crate) struct TailReader {
 
 impl TailReader {
     /// Of a tail whose first record is at `from`.
-    pub(crate) fn new(limits: MemoryLimits, from: Sequence) -> Self {
+    pub(crate) fn new(limits: MemoryLimits, from: Sequence, log: LogEpoch) -> Self {
         let from = Offset::end_of(Sequence(from.0.saturating_sub(1)));
         Self {
             reading: Reading::default(),
             is_closed: false,
-            memory: Memory::new(limits, from),
+            memory: Memory::new(limits, from, log),
             names: HashMap::default(),
         }
     }
@@ -195,8 +239,8 @@ impl TailReader {
             Body::Closed => self.is_closed = true,
             Body::Batch(entries) => {
                 self.memory.apply(head.applied);
-                let names = &mut self.names;
-                let entries = entries.into_iter().map(|entry| entering(entry, names));
+                let (names, log) = (&mut self.names, self.memory.log);
+                let entries = entries.into_iter().map(|entry| entering(entry, names, log));
                 self.memory
                     .batch(at.sequence, head.time_us, entries, Duration::ZERO);
             }
@@ -228,7 +272,8 @@ impl TailReader {
     }
 }
 
-fn entering(entry: Entry, names: &mut HashMap<String, Arc<str>>) -> Entering {
+fn entering(entry: Entry, names: &mut HashMap<String, Arc<str>>, log: LogEpoch) -> Entering {
+    let change = changing(&entry.message, log);
     let key = keys::name(&entry.message).map(|name| (name, entry.message.id.clone()));
     let channel = entry.message.channel;
     let channel = match names.get(&channel) {
@@ -245,6 +290,7 @@ fn entering(entry: Entry, names: &mut HashMap<String, Arc<str>>) -> Entering {
         // Without its fence in the tail, a publisher is known all the same: what it stored is.
         source: entry.source.filter(|_| is_kept(Rule::P2)),
         key,
+        change,
     }
 }
 

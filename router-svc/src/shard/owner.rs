@@ -38,7 +38,7 @@ use super::hidden::{Hidden, NoRoom};
 use super::history::{self, Begun, Marks};
 use super::keys::{self, Key, KeyName};
 use super::links::{FrameHead, LinkLimits, Links, Opening};
-use super::memory::{Entering, Memory, MemoryLimits};
+use super::memory::{Entering, Memory, MemoryLimits, changing};
 use super::publishers::Known;
 use super::questions::{Known as KnownOfLog, PageLimits, Question, Questions};
 use super::readers::ReaderAt;
@@ -155,6 +155,8 @@ struct Queued {
     message: Bytes,
     id: Bytes,
     key: Option<KeyName>,
+    /// Decoded, where it edits or deletes another message.
+    change: Option<Box<Message>>,
 }
 
 /// Who waits for the message of somebody else's, with the same key.
@@ -509,14 +511,19 @@ impl Owner {
 
     /// Begins to answer what was said in a channel.
     pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
+        let window = &self.memory.window;
+        let deleted = &self.memory.deleted;
+        // What lies before the floor is not shown out of the log; the window has nothing to hide.
+        let floor = deleted.floor().min(window.start());
         let marks = Marks {
-            hidden: self.memory.hidden.up_to(&question.channel),
+            hidden: self.memory.hidden.up_to(&question.channel).max(floor),
             removed: self.memory.removed.up_to(&question.channel),
         };
         history::begin(
             question,
-            &self.memory.window,
+            window,
             marks,
+            deleted,
             self.is.log_epoch,
             self.position(),
         )
@@ -630,6 +637,7 @@ impl Owner {
             &self.memory.window,
             &self.memory.removed,
             &self.memory.hidden,
+            &self.memory.deleted,
             position,
         );
         if let Some((question, answer)) = answered {
@@ -713,6 +721,13 @@ impl Owner {
             if is_refused {
                 return self.refuse(gateway, open, series, number, ErrorCode::Internal);
             }
+        }
+        // As far as it is known; a change that follows a deletion into the log comes to nothing there. Not before its key: it may be
+        // that deletion, asked for again.
+        if self.memory.deleted.has_target_of(&message) {
+            return self.refuse(gateway, open, series, number, ErrorCode::BadRequest);
+        }
+        if let Some(key) = &key {
             if !self.memory.keys.queue(Arc::clone(key)) {
                 return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
             }
@@ -731,6 +746,7 @@ impl Owner {
                 number,
             },
             channel,
+            change: changing(&message, self.is.log_epoch),
             id: message.id,
             message: publish.message,
             key,
@@ -878,6 +894,7 @@ impl Owner {
                             owner,
                         },
                         channel,
+                        change: changing(&decoded, self.is.log_epoch),
                         id: decoded.id,
                         message,
                         key: None,
@@ -1049,6 +1066,7 @@ impl Owner {
                 Source::Shard { .. } => None,
             },
             key: queued.key.map(|key| (key, queued.id)),
+            change: queued.change,
         });
         self.memory.batch(sequence, time_us, entering, now);
         count
@@ -1107,9 +1125,13 @@ impl Owner {
         self.reading_rests = page.is_err();
         match self.reading.take() {
             Some(Reader::Questions) => {
-                let answers =
-                    self.questions
-                        .page(page, &mut self.memory.window, &self.memory.removed, position);
+                let answers = self.questions.page(
+                    page,
+                    &mut self.memory.window,
+                    &self.memory.removed,
+                    &self.memory.deleted,
+                    position,
+                );
                 for (question, answer) in answers {
                     self.links.push_to(
                         question.gateway,
@@ -1128,6 +1150,7 @@ impl Owner {
     pub(crate) fn told(&mut self, id: AskId, told: Told) {
         let known = KnownOfLog {
             removed: &self.memory.removed,
+            deleted: &self.memory.deleted,
             hidden: &self.memory.hidden,
             position: self.position(),
         };
@@ -1207,7 +1230,11 @@ impl Owner {
         self.questions.tick();
         self.memory.window.trim(now_us);
         let purged_before = self.memory.removed.purged_before;
-        self.memory.hidden.purged(self.upkeep.first().min(purged_before));
+        let purged = self.upkeep.first().min(purged_before);
+        self.memory.hidden.purged(purged);
+        if self.memory.deleted.has_before(purged) {
+            Arc::make_mut(&mut self.memory.deleted).purged(purged);
+        }
         self.memory.keys.tick(now_us);
         self.memory.publishers.tick(now);
         self.links.tick(now, position);

@@ -19,6 +19,7 @@ use switchboard_proto::bus::{Delivered, Recovered, RecoveredOutcome};
 use switchboard_proto::ids::{Incarnation, Offset, Sequence};
 
 use super::askings::{Ask, AskId, Askings, Told};
+use super::deleted::Deleted;
 use super::hidden::Hidden;
 use super::memory::Removed;
 use super::records::{Body, Reading};
@@ -80,6 +81,14 @@ impl Page {
     fn newest(&self) -> Offset {
         let newest = self.messages.last();
         newest.map_or(Offset::ZERO, |newest| Offset::from_u64(newest.offset))
+    }
+
+    /// What came out of the log is shown without what was deleted since.
+    fn cover(&mut self, deleted: &Deleted) {
+        for message in &mut self.messages {
+            let encoded = std::mem::take(&mut message.message);
+            message.message = deleted.shown(Offset::from_u64(message.offset), encoded);
+        }
     }
 
     /// Adds what the window holds behind `after`, and makes the answer.
@@ -159,6 +168,7 @@ pub(crate) struct Questions {
 pub(crate) struct Known<'a> {
     pub(crate) removed: &'a Removed,
     pub(crate) hidden: &'a Hidden,
+    pub(crate) deleted: &'a Deleted,
     pub(crate) position: Offset,
 }
 
@@ -182,6 +192,7 @@ impl Questions {
         window: &Window,
         removed: &Removed,
         hidden: &Hidden,
+        deleted: &Deleted,
         position: Offset,
     ) -> Option<Answered> {
         let after = question.after;
@@ -204,7 +215,9 @@ impl Questions {
             Some(store) if self.rests == 0 || !is_in_log => store.push(question),
             Some(_) => self.wait(question),
             None => {
-                if let Some(answer) = lost(&question, after, removed) {
+                if let Some(answer) =
+                    lost(&question, after, removed).or_else(|| below_floor(&question, after, deleted, window))
+                {
                     return Some((question, answer));
                 }
                 self.wait(question);
@@ -321,6 +334,10 @@ impl Questions {
                 return Some((question, answer));
             }
         }
+        let read_to = stored.reach.read_to;
+        if let Some(answer) = below_floor(&question, read_to, known.deleted, window) {
+            return Some((question, answer));
+        }
         let mut page = Page::new(self.limits);
         // A record of ours may be stored before we hear that it is in the log.
         let has = |found: &&Found| found.offset > after && found.offset <= known.position;
@@ -332,11 +349,12 @@ impl Questions {
             }
             page.push(found.offset, &found.message);
         }
+        page.cover(known.deleted);
         if page.is_full() || (stored.more && !is_cut && !page.messages.is_empty()) {
             let answer = page.with_more(&question);
             return Some((question, answer));
         }
-        let from = stored.reach.read_to.min(known.position);
+        let from = read_to.min(known.position);
         if from < window.start() {
             self.waiting.push(Waiting { question, from, page });
             return None;
@@ -415,6 +433,7 @@ impl Questions {
         page: Result<&[RecordAt], ()>,
         window: &mut Window,
         removed: &Removed,
+        deleted: &Deleted,
         position: Offset,
     ) -> Vec<Answered> {
         let Some(mut scan) = self.scan.take() else {
@@ -440,7 +459,7 @@ impl Questions {
         }
         for at in records {
             scan.next = at.sequence.next();
-            scan.record(at, &mut answers);
+            scan.record(at, deleted, &mut answers);
         }
         if records.is_empty() {
             scan.next = scan.to.next();
@@ -453,7 +472,17 @@ impl Questions {
             return answers;
         }
         if scan.next > scan.to {
-            for Waiting { question, from, page } in scan.asked.into_values().flatten() {
+            for Waiting {
+                question,
+                from,
+                mut page,
+            } in scan.asked.into_values().flatten()
+            {
+                if let Some(answer) = below_floor(&question, from, deleted, window) {
+                    answers.push((question, answer));
+                    continue;
+                }
+                page.cover(deleted);
                 // Who asks again, because that took too long, is answered at once.
                 window.learn(&question.channel, page.newest().max(question.after));
                 let answer = page.finish(&question, window.start().max(from), window, position);
@@ -479,6 +508,13 @@ fn behind(offset: Offset) -> Sequence {
         .max(Sequence(1))
 }
 
+/// The answer where what is to be had behind `from` is not shown: out of the log or, up to there, out of a store that had
+/// not read the deletions yet.
+fn below_floor(question: &Question, from: Offset, deleted: &Deleted, window: &Window) -> Option<Recovered> {
+    let up_to = deleted.floor().min(window.start());
+    (up_to > from).then(|| without(question, RecoveredOutcome::Lost, up_to))
+}
+
 impl Scan {
     /// The log begins behind what was to be read next: who lost something by that does not wait any more, and would be told so.
     fn purged_meanwhile(&mut self, removed: &Removed) -> Vec<Answered> {
@@ -496,7 +532,7 @@ impl Scan {
         gone
     }
 
-    fn record(&mut self, at: &RecordAt, answers: &mut Vec<Answered>) {
+    fn record(&mut self, at: &RecordAt, deleted: &Deleted, answers: &mut Vec<Answered>) {
         let Some(Body::Batch(entries)) = self.reading.record(at) else {
             return;
         };
@@ -513,8 +549,13 @@ impl Scan {
                 }
             }
             if full {
-                for waiting in asked.extract_if(.., |waiting| waiting.page.is_full()) {
-                    let answer = waiting.page.with_more(&waiting.question);
+                for mut waiting in asked.extract_if(.., |waiting| waiting.page.is_full()) {
+                    waiting.page.cover(deleted);
+                    let question = &waiting.question;
+                    let answer = match deleted.floor() {
+                        floor if floor > waiting.from => without(question, RecoveredOutcome::Lost, floor),
+                        _ => waiting.page.with_more(question),
+                    };
                     answers.push((waiting.question, answer));
                 }
                 if asked.is_empty() {

@@ -230,6 +230,7 @@ mod tests {
         keys: 100,
         removed: 10_000,
         hidden: 10_000,
+        deleted: 100,
     };
 
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use switchboard_bus::{Log, LogInfo, RecordAt};
 use switchboard_proto::bus::Record;
 use switchboard_proto::format;
-use switchboard_proto::ids::{Incarnation, Offset, Sequence, ShardCount, ShardId};
+use switchboard_proto::ids::{Incarnation, LogEpoch, Offset, Sequence, ShardCount, ShardId};
 use tokio::time::Instant;
 
 use super::claim::{ClaimError, Claimed, claim};
@@ -87,7 +87,7 @@ pub(crate) async fn take_over(
                     return Err(ClaimError::Lost);
                 }
                 oldest = now.first;
-                tail = Tail::new(limits, oldest);
+                tail = Tail::new(limits, oldest, info.epoch);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -126,9 +126,9 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    fn new(limits: MemoryLimits, from: Sequence) -> Self {
+    fn new(limits: MemoryLimits, from: Sequence, log: LogEpoch) -> Self {
         Self {
-            reader: TailReader::new(limits, from),
+            reader: TailReader::new(limits, from, log),
             from,
             next: from,
             read: 0,
@@ -159,7 +159,7 @@ impl Tail {
             // What was applied since stands only there (L6).
             from = from.min(state_at);
         }
-        Self::new(limits, from)
+        Self::new(limits, from, info.epoch)
     }
 
     pub(super) fn next(&self) -> Sequence {

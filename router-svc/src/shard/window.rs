@@ -4,6 +4,8 @@
 //! Invariants, each with a test below:
 //! * Every message behind [`Window::start`] is here.
 //! * No message of a channel is behind [`Window::head`].
+//! * What was deleted is here without its content, what was edited with its newest; the same whether its owner applied that or a
+//!   successor read it.
 //! * Bytes, age and count of channels are bounded; what goes makes `start` and `head` less sharp, never
 //!   wrong.
 
@@ -12,7 +14,12 @@ use std::sync::Arc;
 
 use crate::maps::HashMap;
 use bytes::Bytes;
+use prost::Message as _;
+use switchboard_bus::fold::{self, MessageId};
+use switchboard_proto::bus::Message;
 use switchboard_proto::ids::{Offset, Sequence};
+
+use super::deleted::Marked;
 
 /// What a window keeps to.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +71,8 @@ pub(crate) struct Window {
     quiet: VecDeque<Arc<str>>,
     /// No message of a channel that is not in `channels` is behind this.
     unknown: Offset,
+    /// Edits in the window, and what they are of; oldest first.
+    edits: VecDeque<(Offset, Marked)>,
 }
 
 impl Window {
@@ -77,6 +86,7 @@ impl Window {
             channels: HashMap::default(),
             quiet: VecDeque::new(),
             unknown: start,
+            edits: VecDeque::new(),
         }
     }
 
@@ -177,6 +187,7 @@ impl Window {
         };
         self.bytes -= oldest.bytes;
         self.start = Offset::end_of(oldest.sequence);
+        while self.edits.pop_front_if(|(edit, _)| *edit <= self.start).is_some() {}
         for kept in &oldest.messages {
             let Some(channel) = self.channels.get_mut(&kept.channel) else {
                 continue;
@@ -227,6 +238,79 @@ impl Window {
     /// When the message at `offset`, which is here, was written: Unix microseconds.
     pub(crate) fn time_of(&self, offset: Offset) -> u64 {
         self.batch(offset.sequence()).map_or(0, |batch| batch.time_us)
+    }
+
+    /// `edit`, which stands at `at`, edits another message: that is shown with what it says now, if it is here.
+    pub(crate) fn edit(&mut self, named: Marked, edit: &Message, at: Offset) {
+        self.edits.push_back((at, named));
+        if let Some(offset) = self.find(named, edit) {
+            self.replace(offset, |message| fold::edited_bytes(message, edit, at));
+        }
+    }
+
+    /// A message is deleted: of it and of its edits nothing is left here.
+    pub(crate) fn delete(&mut self, named: Marked, deletion: &Message) {
+        if let Some(offset) = self.find(named, deletion) {
+            self.blank(offset);
+        }
+        let edits: Vec<Offset> = self
+            .edits
+            .iter()
+            .filter(|(_, of)| *of == named)
+            .map(|(edit, _)| *edit)
+            .collect();
+        for edit in edits {
+            self.blank(edit);
+        }
+    }
+
+    /// Nothing is left of what the message at `offset` said.
+    pub(crate) fn blank(&mut self, offset: Offset) {
+        self.replace(offset, fold::deleted_bytes);
+    }
+
+    /// Where the message that `change` names is. An inbox entry is found by the id of what it was derived from: that inbox's entries
+    /// in the window are looked through.
+    fn find(&self, named: Marked, change: &Message) -> Option<Offset> {
+        match named {
+            Marked::At(offset) => {
+                let kept = self.at(offset)?;
+                (*kept.channel == change.channel).then_some(offset)
+            }
+            Marked::Copy(id) => {
+                change.origin.as_ref()?;
+                let mut entries = self.before(&change.channel, Offset::from_u64(u64::MAX));
+                let is_it = |encoded: &Bytes| {
+                    Message::decode(encoded.clone()).is_ok_and(|entry| {
+                        MessageId::new(&entry.id) == Some(id) && entry.origin == change.origin
+                    })
+                };
+                entries
+                    .find(|(_, encoded)| is_it(encoded))
+                    .map(|(offset, _)| offset)
+            }
+        }
+    }
+
+    fn replace(&mut self, offset: Offset, with: impl FnOnce(&Bytes) -> Bytes) {
+        let sequence = offset.sequence();
+        let Ok(batch) = self
+            .batches
+            .binary_search_by_key(&sequence, |batch| batch.sequence)
+        else {
+            return;
+        };
+        let Some(batch) = self.batches.get_mut(batch) else {
+            return;
+        };
+        let Some(kept) = batch.messages.get_mut(offset.index()) else {
+            return;
+        };
+        let (before, now) = (kept.message.len(), with(&kept.message));
+        kept.message = now;
+        let now = kept.message.len();
+        batch.bytes = batch.bytes + now - before;
+        self.bytes = self.bytes + now - before;
     }
 
     fn at(&self, offset: Offset) -> Option<&Kept> {

@@ -29,6 +29,7 @@ struct Written {
     records: VecDeque<Bytes>,
     window: Window,
     hidden: Offset,
+    deleted: Arc<Deleted>,
     /// All of channel `a` that is kept in the log.
     kept: Vec<u64>,
     /// All of it that was ever said.
@@ -141,6 +142,7 @@ impl Written {
             records,
             window,
             hidden: Offset::ZERO,
+            deleted: Arc::new(Deleted::new(10, EPOCH)),
             kept,
             said,
         })
@@ -167,7 +169,14 @@ impl TestLog<Written> {
             hidden: self.hidden,
             removed: purged.max().map_or(Offset::ZERO, |last| Offset::from_u64(*last)),
         };
-        match begin(question, &self.window, marks, EPOCH, self.end()) {
+        match begin(
+            question,
+            &self.window,
+            marks,
+            &self.deleted,
+            EPOCH,
+            self.end(),
+        ) {
             Begun::Answered(answer) => answer,
             Begun::NeedsMore(unfinished) => {
                 let sources = Sources {
@@ -193,6 +202,12 @@ impl Script for Written {
             bytes: 0,
             max_bytes: None,
         })
+    }
+
+    async fn get(&self, sequence: Sequence) -> Result<Option<Bytes>, LogError> {
+        let is_kept = sequence.0 >= self.first;
+        let record = self.records.get(sequence.0 as usize - 1);
+        Ok(record.filter(|_| is_kept).cloned())
     }
 
     async fn read(&self, _: ShardId, from: Sequence) -> Result<RecordStream, LogError> {
@@ -464,4 +479,32 @@ fn r6_an_owner_that_has_less_than_its_asker_was_told_does_not_answer() {
         now(written.ask(asked, usize::MAX)).outcome(),
         HistoryOutcome::Unavailable
     );
+}
+
+#[tokio::test]
+async fn one_place_is_read_alone_and_what_is_purged_is_told() {
+    let written = Written::new(&[(2, 1), (1, 1), (0, 2), (3, 0), (1, 1)], 1, 3);
+    let exact = async |sequence: u64, index: usize| {
+        let behind = Offset::new(Sequence(sequence), index).get();
+        let asked = HistoryQuestion {
+            exact: true,
+            ..question(false, Some(behind - 1), 1)
+        };
+        // No reading of many records is allowed.
+        let answer = written.ask(asked, 0).await;
+        let offsets: Vec<u64> = answer.messages.iter().map(|message| message.offset).collect();
+        assert!(offsets.iter().all(|offset| *offset == behind));
+        (answer.outcome(), offsets.len())
+    };
+    assert_eq!(exact(2, 0).await, (HistoryOutcome::Complete, 1));
+    assert_eq!(
+        exact(2, 1).await,
+        (HistoryOutcome::Complete, 0),
+        "another channel's"
+    );
+    assert_eq!(exact(3, 0).await, (HistoryOutcome::Complete, 0));
+    assert_eq!(exact(4, 2).await, (HistoryOutcome::Complete, 1), "in the window");
+    assert_eq!(exact(4, 3).await, (HistoryOutcome::Complete, 0));
+    assert_eq!(exact(9, 0).await, (HistoryOutcome::Complete, 0), "to come");
+    assert_eq!(exact(1, 0).await, (HistoryOutcome::TooFar, 0), "purged");
 }

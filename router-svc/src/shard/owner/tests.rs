@@ -1,5 +1,6 @@
 //! The owner against scripted gateways, other owners and a log, each rule attacked by a test that names it.
 
+mod changes;
 mod derivation;
 mod hiding;
 mod links;
@@ -54,6 +55,7 @@ const LIMITS: Limits = Limits {
         keys: 100,
         removed: 10_000,
         hidden: 10_000,
+        deleted: 100,
     },
     upkeep: UpkeepLimits {
         state_records: 1_000_000,
@@ -297,7 +299,7 @@ impl Rig {
         let from = state_at
             .map_or(from, |state_at| from.min(state_at))
             .max(log.first);
-        let mut tail = TailReader::new(limits.memory, Sequence(from));
+        let mut tail = TailReader::new(limits.memory, Sequence(from), log.epoch);
         for at in log.range(from, fence.0) {
             tail.record(&at);
         }
