@@ -2,10 +2,10 @@
 //!
 //! A backend's tests implement [`StoreFixture`] and call [`crate::store_conformance`], which makes a test of each case.
 
+mod changes;
 pub mod conversations;
 mod joining;
 pub mod search;
-mod changes;
 
 use std::sync::Arc;
 
@@ -13,12 +13,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
-use crate::store::{
-    DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, Store, StoreError, Written,
-};
+use crate::store::{DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, Store, StoreError, Written};
 
-pub use joining::*;
 pub use changes::*;
+pub use joining::*;
 
 /// A store to test.
 #[async_trait]

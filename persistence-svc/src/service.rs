@@ -1,7 +1,7 @@
 //! What the service is asked: one method for each of `MessageService`, whoever asks and on whichever way.
 
-mod conversations;
 mod changes;
+mod conversations;
 mod heads;
 mod history;
 mod search;

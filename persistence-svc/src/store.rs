@@ -22,10 +22,10 @@ use bytes::Bytes;
 use switchboard_proto::bus::Change;
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
+pub use changes::{ChangeStore, Fold, MAX_FOLDS, MAX_REACTIONS, MAX_USERS, Reaction};
 pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
-pub use changes::{ChangeStore, Fold, MAX_FOLDS, MAX_REACTIONS, MAX_USERS, Reaction};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
@@ -38,7 +38,10 @@ pub const MAX_LIMIT: usize = 10_000;
 pub const MAX_HEADS: usize = 10_000;
 
 /// Everything that is asked of a store.
-pub trait Store: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore {}
+pub trait Store:
+    MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore
+{
+}
 
 impl<S: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore> Store for S {}
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use regex::RegexBuilder;
 use switchboard_service_kit::config::{Document, Section};
 
-use super::{DataFormat, MembersRules, Options, Permission, Policy};
 use super::changes::Changes;
+use super::{DataFormat, MembersRules, Options, Permission, Policy};
 use super::{DataFormat, Options, Permission, Policy};
 
 /// The longest time that may be configured for changes.

@@ -3,6 +3,7 @@
 //!
 //! A method is a function in a file of its own below this one: it checks the caller's rights, asks who knows, and gives JSON.
 
+mod changes;
 mod cursor;
 mod history;
 mod inbox;
@@ -10,7 +11,6 @@ mod members;
 mod rights;
 mod search;
 mod status;
-mod changes;
 mod threads;
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! The message store in PostgreSQL.
 
+mod changes;
 mod conversations;
 mod follow;
 mod joining;
 mod search;
-mod changes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

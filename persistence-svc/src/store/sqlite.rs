@@ -1,10 +1,10 @@
 //! The message store in one SQLite file.
 
+mod changes;
 mod conversations;
 mod follow;
 mod joining;
 mod search;
-mod changes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

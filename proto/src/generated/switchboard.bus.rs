@@ -118,12 +118,16 @@ pub struct React {
     #[prost(bool, tag = "3")]
     pub remove: bool,
 }
+/// Who is in the channel from now on, and who no longer; a user who is in it already has another role.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MembersChanged {
     #[prost(message, repeated, tag = "1")]
     pub added: ::prost::alloc::vec::Vec<ChannelMember>,
     #[prost(string, repeated, tag = "2")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The sender takes a channel that nobody is in: it counts only where that is still so.
+    #[prost(bool, tag = "3")]
+    pub claims: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChannelMember {
@@ -893,8 +897,14 @@ pub struct HistoryQuestion {
     /// Hide the channel's messages instead, those up to the given offset.
     #[prost(message, optional, tag = "7")]
     pub hide: ::core::option::Option<HideHistory>,
+    /// Only what was written into the log at this time or later, in Unix microseconds.
+    #[prost(uint64, optional, tag = "8")]
+    pub since_us: ::core::option::Option<u64>,
+    /// The times of the messages are wanted.
+    #[prost(bool, tag = "9")]
+    pub times: bool,
     /// Only the message at the offset behind `since`. An owner that does not know this field gives the first behind it.
-    #[prost(bool, tag = "8")]
+    #[prost(bool, tag = "10")]
     pub exact: bool,
 }
 /// Hides what was said in a channel. It names its end, so it may be repeated, and arrive late: messages that
@@ -920,6 +930,12 @@ pub struct HistoryAnswer {
     pub head: u64,
     #[prost(message, repeated, tag = "4")]
     pub messages: ::prost::alloc::vec::Vec<Delivered>,
+    /// This life of the log has nothing more of the channel within the bounds, in the direction that was asked for.
+    #[prost(bool, tag = "5")]
+    pub ended: bool,
+    /// When each of the messages was written into the log, in Unix microseconds. Only where it was asked for.
+    #[prost(uint64, repeated, tag = "6")]
+    pub times_us: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1136,19 +1152,32 @@ pub struct CountChannels {
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// The members of a channel have changed: what is known of them is wrong, and those removed have it no longer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelMembersChanged {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Where the event stands.
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(message, optional, tag = "4")]
+    pub event: ::core::option::Option<MembersChanged>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Control {
     /// Who asks, 16 bytes, and the asker's number for it.
     #[prost(bytes = "bytes", tag = "1")]
     pub gateway: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9, 20")]
     pub question: ::core::option::Option<control::Question>,
 }
 /// Nested message and enum types in `Control`.
 pub mod control {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Question {
         #[prost(message, tag = "3")]
         BeginSubscription(super::BeginSubscription),
@@ -1164,6 +1193,8 @@ pub mod control {
         CountChannels(super::CountChannels),
         #[prost(message, tag = "9")]
         TellSessions(super::TellSessions),
+        #[prost(message, tag = "20")]
+        ChannelMembersChanged(super::ChannelMembersChanged),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -8,6 +8,244 @@ pub struct Place {
     #[prost(uint64, tag = "2")]
     pub offset: u64,
 }
+/// What users are in channels.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StandingsRequest {
+    /// 1,000 at most.
+    #[prost(message, repeated, tag = "1")]
+    pub pairs: ::prost::alloc::vec::Vec<UserInChannel>,
+    /// Answer once this is stored, so that what an event says is known.
+    #[prost(message, optional, tag = "2")]
+    pub awaited: ::core::option::Option<Awaited>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserInChannel {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+}
+/// A place in a shard's log that has to be in the store first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Awaited {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StandingsResponse {
+    /// One for each pair, in their order.
+    #[prost(message, repeated, tag = "1")]
+    pub standings: ::prost::alloc::vec::Vec<Standing>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Standing {
+    #[prost(enumeration = "Role", tag = "1")]
+    pub role: i32,
+    /// Of the channel.
+    #[prost(uint64, tag = "2")]
+    pub members: u64,
+    #[prost(uint64, tag = "3")]
+    pub owners: u64,
+    /// The newest event about the channel's members; absent: there was none.
+    #[prost(message, optional, tag = "4")]
+    pub changed: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MembersRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The last one of the page before; empty: from the first on.
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
+    /// 1,000 at most; 0: 100.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembersResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+    /// There may be more.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// How many there are in all.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "Role", tag = "2")]
+    pub role: i32,
+    /// The event with which the user came.
+    #[prost(message, optional, tag = "3")]
+    pub since: ::core::option::Option<Place>,
+}
+/// Moves marks forward. One that is behind what is known changes nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MarkReceiptsRequest {
+    /// 1,000 at most, each of another user or channel.
+    #[prost(message, repeated, tag = "1")]
+    pub receipts: ::prost::alloc::vec::Vec<Receipt>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MarkReceiptsResponse {
+    /// Those that moved, as they are now.
+    #[prost(message, repeated, tag = "1")]
+    pub moved: ::prost::alloc::vec::Vec<Receipt>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Receipt {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// Up to here it was delivered to the user; absent: nothing.
+    #[prost(message, optional, tag = "3")]
+    pub delivered: ::core::option::Option<Place>,
+    /// Up to here the user has read it; absent: nothing.
+    #[prost(message, optional, tag = "4")]
+    pub read: ::core::option::Option<Place>,
+    /// In an answer: how many members the channel has; 0: its name says who is there, or nobody does.
+    #[prost(uint64, tag = "5")]
+    pub members: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageStatusRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<Place>,
+    /// Of the channel: the answer waits until the message is stored.
+    #[prost(uint32, tag = "3")]
+    pub shard: u32,
+    /// Users that are named in each list, at most; 0: 100, 1,000 at most.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageStatusResponse {
+    /// Empty: a server, or an anonymous user.
+    #[prost(string, tag = "1")]
+    pub sender: ::prost::alloc::string::String,
+    /// Unix microseconds, of the log's record.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    #[prost(message, optional, tag = "3")]
+    pub delivered: ::core::option::Option<Reached>,
+    #[prost(message, optional, tag = "4")]
+    pub read: ::core::option::Option<Reached>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reached {
+    /// Without the sender.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// There are more.
+    #[prost(bool, tag = "2")]
+    pub at_least: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConversationsRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// What the page before ended with; empty: from the newest on.
+    #[prost(string, tag = "2")]
+    pub cursor: ::prost::alloc::string::String,
+    /// 100 at most; 0: 20.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+    /// Unread messages are counted up to here; 1,000 at most, 0: 100.
+    #[prost(uint32, tag = "4")]
+    pub count_to: u32,
+    /// Bytes of last messages after which the page ends; 0: 256 KiB.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConversationsResponse {
+    /// Those with the newest entries first.
+    #[prost(message, repeated, tag = "1")]
+    pub conversations: ::prost::alloc::vec::Vec<Conversation>,
+    /// For the next page; empty: there is none.
+    #[prost(string, tag = "2")]
+    pub cursor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Conversation {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// In a channel whose name says who is there: none.
+    #[prost(enumeration = "Role", tag = "2")]
+    pub role: i32,
+    /// How many members it has; 0: its name says who is there.
+    #[prost(uint64, tag = "3")]
+    pub members: u64,
+    /// When its newest entry was stored in the log, in Unix microseconds; a change of what was said counts.
+    #[prost(uint64, tag = "4")]
+    pub time_us: u64,
+    /// Its newest entry.
+    #[prost(message, optional, tag = "5")]
+    pub head: ::core::option::Option<Place>,
+    /// Its newest message that is no change; absent: there is none among its newest entries.
+    #[prost(message, optional, tag = "6")]
+    pub last: ::core::option::Option<LastMessage>,
+    /// Up to here the user has read; absent: nothing.
+    #[prost(message, optional, tag = "7")]
+    pub read: ::core::option::Option<Place>,
+    /// Messages of others behind that, or since the user came.
+    #[prost(uint64, tag = "8")]
+    pub unread: u64,
+    /// There are more.
+    #[prost(bool, tag = "9")]
+    pub unread_at_least: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LastMessage {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    /// Unix microseconds.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    /// An encoded `switchboard.bus.Message`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Role {
+    None = 0,
+    Member = 1,
+    Owner = 2,
+}
+impl Role {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "ROLE_NONE",
+            Self::Member => "ROLE_MEMBER",
+            Self::Owner => "ROLE_OWNER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLE_NONE" => Some(Self::None),
+            "ROLE_MEMBER" => Some(Self::Member),
+            "ROLE_OWNER" => Some(Self::Owner),
+            _ => None,
+        }
+    }
+}
 /// A stored message, as it is to be shown.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MessageRequest {
@@ -113,16 +351,107 @@ pub struct Reaction {
     pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Only messages behind this place.
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<Place>,
+    /// Only messages before this place.
+    #[prost(message, optional, tag = "3")]
+    pub before: ::core::option::Option<Place>,
+    /// Only messages whose record was written at this time or later, in Unix microseconds.
+    #[prost(uint64, optional, tag = "4")]
+    pub since_us: ::core::option::Option<u64>,
+    /// Newest first.
+    #[prost(bool, tag = "5")]
+    pub reverse: bool,
+    /// Messages, 1 to 10,000.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+    /// Bytes of messages after which the page ends; the first is given whatever its size. 0, and more than 512 KiB: 512 KiB.
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// The life of the log whose reach is wanted, as clients see it (`epoch`); empty: none is.
+    #[prost(string, tag = "8")]
+    pub log_epoch: ::prost::alloc::string::String,
+    /// Whatever was stored in the log up to here is in the answer: it is waited for. Name what a publish was answered with to
+    /// read what was written.
+    #[prost(message, optional, tag = "9")]
+    pub at_least: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryResponse {
+    /// In the order that was asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<StoredMessage>,
+    /// There may be more behind the last of these, within the same bounds.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// How far the store is, as of the same moment as the messages. Present if it was asked for.
+    #[prost(message, optional, tag = "3")]
+    pub reach: ::core::option::Option<Reach>,
+    /// Messages of the channel up to here were removed, or are hidden. Absent: none.
+    #[prost(message, optional, tag = "4")]
+    pub removed_to: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredMessage {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    /// When its record was written, in Unix microseconds.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    /// An encoded `Message`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: ::prost::bytes::Bytes,
+}
+/// How far a life of a shard's log is in the store. Sequences of records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Reach {
+    /// Everything up to here is stored but the holes; 0: nothing.
+    #[prost(uint64, tag = "1")]
+    pub read_to: u64,
+    /// Everything up to here is stored.
+    #[prost(uint64, tag = "2")]
+    pub complete_to: u64,
+    /// Records that were gone before they were read, in order.
+    #[prost(message, repeated, tag = "3")]
+    pub holes: ::prost::alloc::vec::Vec<Hole>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hole {
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeadsRequest {
     /// 10,000 at most.
     #[prost(string, repeated, tag = "1")]
     pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whose reach is wanted; absent: none is.
+    #[prost(message, optional, tag = "2")]
+    pub of: ::core::option::Option<Life>,
+}
+/// A life of a shard's log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Life {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// As clients see it (`epoch`).
+    #[prost(string, tag = "2")]
+    pub log_epoch: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadsResponse {
     /// Channels without a stored message are left out.
     #[prost(message, repeated, tag = "1")]
     pub heads: ::prost::alloc::vec::Vec<Head>,
+    /// How far the store is, as of the same moment. Present if it was asked for.
+    #[prost(message, optional, tag = "2")]
+    pub reach: ::core::option::Option<Reach>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Head {
@@ -130,6 +459,70 @@ pub struct Head {
     pub channel: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub place: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchRequest {
+    /// Words that must all be there; "a phrase", -without, begin*, one OR other. 1,024 bytes at most.
+    #[prost(string, tag = "1")]
+    pub query: ::prost::alloc::string::String,
+    /// Only in these. Absent: in all there are; who asks on behalf of a user names what the user may read.
+    #[prost(message, optional, tag = "2")]
+    pub channels: ::core::option::Option<SearchChannels>,
+    /// Only of this user; empty: of anybody.
+    #[prost(string, tag = "3")]
+    pub sender: ::prost::alloc::string::String,
+    /// Only of this time on, in Unix milliseconds.
+    #[prost(uint64, optional, tag = "4")]
+    pub from_ms: ::core::option::Option<u64>,
+    /// Only before this time.
+    #[prost(uint64, optional, tag = "5")]
+    pub to_ms: ::core::option::Option<u64>,
+    /// Matches on a page; 0, or more than 100: 100.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+    /// Of the page before, with all else as it was there; empty: the first page.
+    #[prost(string, tag = "7")]
+    pub cursor: ::prost::alloc::string::String,
+    /// Only words of this language in all their forms, one of persistence.search.languages; empty: of all of these.
+    #[prost(string, tag = "8")]
+    pub language: ::prost::alloc::string::String,
+    /// Bytes of messages after which the page ends. The first match is given whatever its size. 0, or more than 512 KiB: that much.
+    #[prost(uint64, tag = "9")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchChannels {
+    /// 256 at most.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchResponse {
+    /// The best first, among the newest 256.
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<SearchMatch>,
+    /// Of the next page; empty: this is the last one. A page may hold few matches, or none, and be followed by another.
+    #[prost(string, tag = "2")]
+    pub cursor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchMatch {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<Place>,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+    /// Up to 1,000,000.
+    #[prost(uint32, tag = "4")]
+    pub score: u32,
+    /// HTML: the words that were found between <mark> and </mark>, everything else escaped.
+    #[prost(string, tag = "5")]
+    pub snippet: ::prost::alloc::string::String,
+    /// An encoded switchboard.bus.Message.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub message: ::prost::bytes::Bytes,
 }
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
@@ -150,6 +543,53 @@ pub mod message_service_server {
             &self,
             request: tonic::Request<super::HeadsRequest>,
         ) -> std::result::Result<tonic::Response<super::HeadsResponse>, tonic::Status>;
+        /// A channel's stored messages, over all lives of its log.
+        async fn history(
+            &self,
+            request: tonic::Request<super::HistoryRequest>,
+        ) -> std::result::Result<tonic::Response<super::HistoryResponse>, tonic::Status>;
+        /// What users are in channels, and how many members these have.
+        async fn standings(
+            &self,
+            request: tonic::Request<super::StandingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StandingsResponse>,
+            tonic::Status,
+        >;
+        /// The members of a channel.
+        async fn members(
+            &self,
+            request: tonic::Request<super::MembersRequest>,
+        ) -> std::result::Result<tonic::Response<super::MembersResponse>, tonic::Status>;
+        /// Moves forward up to where users were given and have read channels.
+        async fn mark_receipts(
+            &self,
+            request: tonic::Request<super::MarkReceiptsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MarkReceiptsResponse>,
+            tonic::Status,
+        >;
+        /// To whom a message was delivered, and who has read it.
+        async fn message_status(
+            &self,
+            request: tonic::Request<super::MessageStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MessageStatusResponse>,
+            tonic::Status,
+        >;
+        /// A user's conversations: last message, unread, members.
+        async fn conversations(
+            &self,
+            request: tonic::Request<super::ConversationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConversationsResponse>,
+            tonic::Status,
+        >;
+        /// Messages that hold given words.
+        async fn search(
+            &self,
+            request: tonic::Request<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchResponse>, tonic::Status>;
         /// One stored message and what became of it.
         async fn message(
             &self,
@@ -271,6 +711,321 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HeadsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/History" => {
+                    #[allow(non_camel_case_types)]
+                    struct HistorySvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::HistoryRequest>
+                    for HistorySvc<T> {
+                        type Response = super::HistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Standings" => {
+                    #[allow(non_camel_case_types)]
+                    struct StandingsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::StandingsRequest>
+                    for StandingsSvc<T> {
+                        type Response = super::StandingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StandingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::standings(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StandingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Members" => {
+                    #[allow(non_camel_case_types)]
+                    struct MembersSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::MembersRequest>
+                    for MembersSvc<T> {
+                        type Response = super::MembersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MembersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::members(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MembersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/MarkReceipts" => {
+                    #[allow(non_camel_case_types)]
+                    struct MarkReceiptsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::MarkReceiptsRequest>
+                    for MarkReceiptsSvc<T> {
+                        type Response = super::MarkReceiptsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MarkReceiptsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::mark_receipts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MarkReceiptsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/MessageStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct MessageStatusSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::MessageStatusRequest>
+                    for MessageStatusSvc<T> {
+                        type Response = super::MessageStatusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MessageStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::message_status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MessageStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Conversations" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConversationsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ConversationsRequest>
+                    for ConversationsSvc<T> {
+                        type Response = super::ConversationsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConversationsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::conversations(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConversationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Search" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SearchRequest>
+                    for SearchSvc<T> {
+                        type Response = super::SearchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::search(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

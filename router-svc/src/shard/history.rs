@@ -367,7 +367,11 @@ impl Unfinished {
         let asked = &self.asked;
         let question = PageOf {
             channel: asked.channel.as_str().into(),
-            after: if asked.reverse { asked.marks.hidden } else { asked.bound },
+            after: if asked.reverse {
+                asked.marks.hidden
+            } else {
+                asked.bound
+            },
             // What is in the window is not wanted from there.
             before: Some(if asked.reverse {
                 asked.bound.min(next(self.start))
@@ -383,7 +387,9 @@ impl Unfinished {
             Ok(mut stored) => {
                 // What was deleted since the store read on.
                 for found in &mut stored.messages {
-                    found.message = self.deleted.shown(found.offset, std::mem::take(&mut found.message));
+                    found.message = self
+                        .deleted
+                        .shown(found.offset, std::mem::take(&mut found.message));
                 }
                 Some(stored)
             }

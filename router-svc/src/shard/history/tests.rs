@@ -169,14 +169,7 @@ impl TestLog<Written> {
             hidden: self.hidden,
             removed: purged.max().map_or(Offset::ZERO, |last| Offset::from_u64(*last)),
         };
-        match begin(
-            question,
-            &self.window,
-            marks,
-            &self.deleted,
-            EPOCH,
-            self.end(),
-        ) {
+        match begin(question, &self.window, marks, &self.deleted, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
             Begun::NeedsMore(unfinished) => {
                 let sources = Sources {
