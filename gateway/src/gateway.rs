@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::auth::Tokens;
 use crate::api::Gateways;
+use crate::auth::Tokens;
 use crate::config::Config;
 use crate::conversations::{Memberships, Receipts};
 use crate::limited_log::LimitedLog;

@@ -39,15 +39,18 @@ impl Service {
             method::Members::NAME => {
                 encoded::<method::Members>(self.members(decoded::<method::Members>(request)?).await)
             }
-            method::MarkReceipts::NAME => {
-                encoded::<method::MarkReceipts>(self.mark_receipts(decoded::<method::MarkReceipts>(request)?).await)
-            }
-            method::MessageStatus::NAME => {
-                encoded::<method::MessageStatus>(self.message_status(decoded::<method::MessageStatus>(request)?).await)
-            }
-            method::Conversations::NAME => {
-                encoded::<method::Conversations>(self.conversations(decoded::<method::Conversations>(request)?).await)
-            }
+            method::MarkReceipts::NAME => encoded::<method::MarkReceipts>(
+                self.mark_receipts(decoded::<method::MarkReceipts>(request)?)
+                    .await,
+            ),
+            method::MessageStatus::NAME => encoded::<method::MessageStatus>(
+                self.message_status(decoded::<method::MessageStatus>(request)?)
+                    .await,
+            ),
+            method::Conversations::NAME => encoded::<method::Conversations>(
+                self.conversations(decoded::<method::Conversations>(request)?)
+                    .await,
+            ),
             _ => Err(AskError::NotAvailable(
                 "this release of the persistence service does not know the method".to_owned(),
             )),

@@ -167,10 +167,7 @@ async fn acknowledged_members_outlast_the_killing_of_who_keeps_them() -> Result<
         .iter()
         .filter_map(|member| Some(member["user"].as_str()?.to_owned()))
         .collect();
-    ensure!(
-        listed == members,
-        "acknowledged {members:?}\nkept {listed:?}"
-    );
+    ensure!(listed == members, "acknowledged {members:?}\nkept {listed:?}");
     ensure!(
         replica.terminate().await?.success(),
         "the replica does not end well"

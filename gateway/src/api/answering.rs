@@ -11,8 +11,8 @@ use switchboard_bus::{Bus, BusMessage, Pattern, Subject, Subscription};
 use switchboard_proto::bus::control::Question;
 use switchboard_proto::bus::control_answer::Answer;
 use switchboard_proto::bus::{
-    BeginSubscription, ChannelCounts, ChannelMembersChanged, Control, ControlAnswer, CountChannels, Done, GatewayDescription,
-    RenewSessions, Target, TellSessions, tell_sessions,
+    BeginSubscription, ChannelCounts, ChannelMembersChanged, Control, ControlAnswer, CountChannels, Done,
+    GatewayDescription, RenewSessions, Target, TellSessions, tell_sessions,
 };
 use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
 use switchboard_proto::codes::ErrorCode;

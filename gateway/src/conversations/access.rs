@@ -106,7 +106,12 @@ impl Gateway {
             user: session.user(),
             is_in: session.holds(channel),
         };
-        let decision = self.config.policy.now().decide(Action::History, channel, who).outcome;
+        let decision = self
+            .config
+            .policy
+            .now()
+            .decide(Action::History, channel, who)
+            .outcome;
         // Who is subscribed is given everything that is said.
         if !who.is_in {
             decision?;

@@ -136,7 +136,10 @@ mod tests {
     }
 
     fn at(sequence: u64) -> Place {
-        let log = LogEpoch { ordinal: 1, random: 1 };
+        let log = LogEpoch {
+            ordinal: 1,
+            random: 1,
+        };
         (log, Offset::new(Sequence(sequence), 0))
     }
 
@@ -161,9 +164,19 @@ mod tests {
         cache.told("room", "bob", MEMBER, at(3), now);
         assert_eq!(cache.role("room", "bob", now), Some(None), "an older event");
         assert_eq!(cache.answered("room", "bob", MEMBER, Some(at(6)), now), MEMBER);
-        let next = (LogEpoch { ordinal: 2, random: 0 }, Offset::new(Sequence(1), 0));
+        let next = (
+            LogEpoch {
+                ordinal: 2,
+                random: 0,
+            },
+            Offset::new(Sequence(1), 0),
+        );
         cache.told("room", "bob", None, next, now);
-        assert_eq!(cache.role("room", "bob", now), Some(None), "a new life of the log");
+        assert_eq!(
+            cache.role("room", "bob", now),
+            Some(None),
+            "a new life of the log"
+        );
     }
 
     #[test]

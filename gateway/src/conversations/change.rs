@@ -12,9 +12,7 @@ use switchboard_proto::bus::{
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
-use switchboard_proto::messages::{
-    Awaited, Place, Standing, StandingsRequest, UserInChannel, method,
-};
+use switchboard_proto::messages::{Awaited, Place, Standing, StandingsRequest, UserInChannel, method};
 use switchboard_proto::tags;
 use switchboard_service_kit::trace_context::TraceContext;
 use tokio::time::Instant;
@@ -172,7 +170,10 @@ fn decide(
             .filter(|(now, (_, role))| is_owner(now) && *role != MemberRole::Owner)
             .count()
             + of_removed.iter().filter(is_owner).count();
-        let gained = event.added.iter().any(|member| member.role() == MemberRole::Owner);
+        let gained = event
+            .added
+            .iter()
+            .any(|member| member.role() == MemberRole::Owner);
         let gone = u64::try_from(event.removed.len()).unwrap_or(u64::MAX);
         let is_last = lost > 0 && caller.owners <= u64::try_from(lost).unwrap_or(u64::MAX) && !gained;
         if is_last && caller.members > gone {
@@ -206,7 +207,10 @@ impl Gateway {
     pub(crate) async fn change_members(&self, change: ChangeMembers) -> Result<Changed, Error> {
         let rules = self.config.policy.now().members_rules(&change.channel);
         let rules = rules.ok_or_else(|| {
-            because(ErrorCode::NotAvailable, "channels of this namespace have no members, or their name says who they are")
+            because(
+                ErrorCode::NotAvailable,
+                "channels of this namespace have no members, or their name says who they are",
+            )
         })?;
         change.check()?;
         let standings = self.standings(&change, None).await?;
@@ -236,7 +240,10 @@ impl Gateway {
         let now = self.standings(&change, Some(&stored)).await?;
         let now = now.first().ok_or(ErrorCode::Internal)?;
         if event.claims && role(now.role()).is_none() {
-            return Err(because(ErrorCode::PermissionDenied, "somebody else took the channel"));
+            return Err(because(
+                ErrorCode::PermissionDenied,
+                "somebody else took the channel",
+            ));
         }
         self.tell_gateways(&change, &event, &stored).await;
         let added = event.added.into_iter().map(|member| member.user);
@@ -449,9 +456,18 @@ mod tests {
     fn what_is_so_already_is_not_published() {
         let there = (4, 2);
         let nothing = Ok(Decision::Nothing);
-        assert_eq!(decided(OWNERS, there, "alice", &[("bob", MEMBER)], &["eve"]), nothing);
+        assert_eq!(
+            decided(OWNERS, there, "alice", &[("bob", MEMBER)], &["eve"]),
+            nothing
+        );
         assert_eq!(decided(OWNERS, there, "eve", &[], &["eve"]), nothing);
-        let both = decided(OWNERS, there, "alice", &[("bob", MEMBER), ("bert", OWNER)], &["eve"]);
+        let both = decided(
+            OWNERS,
+            there,
+            "alice",
+            &[("bob", MEMBER), ("bert", OWNER)],
+            &["eve"],
+        );
         let event = MembersChanged {
             added: vec![ChannelMember {
                 user: "bert".to_owned(),
@@ -485,7 +501,10 @@ mod tests {
     #[test]
     fn the_last_owner_stays_while_others_do() {
         assert_eq!(decided(OWNERS, (3, 1), "alice", &[], &["alice"]), DENIED);
-        assert_eq!(decided(OWNERS, (3, 1), "alice", &[("alice", MEMBER)], &[]), DENIED);
+        assert_eq!(
+            decided(OWNERS, (3, 1), "alice", &[("alice", MEMBER)], &[]),
+            DENIED
+        );
         assert_eq!(decided(OWNERS, (4, 2), "alice", &[], &["alice", "anna"]), DENIED);
         for (added, removed, there) in [
             (&[][..], &["alice"][..], (1, 1)),

@@ -169,11 +169,7 @@ impl Memberships {
     }
 
     /// Takes what the store says.
-    pub(crate) fn answered(
-        &self,
-        pair: &UserInChannel,
-        standing: &messages::Standing,
-    ) -> Option<MemberRole> {
+    pub(crate) fn answered(&self, pair: &UserInChannel, standing: &messages::Standing) -> Option<MemberRole> {
         let role = role(standing.role());
         let mut cache = self.cache.lock();
         let role = cache.answered(
@@ -275,7 +271,9 @@ impl Memberships {
             return Err(ErrorCode::Internal);
         }
         let both = request.pairs.iter().zip(&answer.standings);
-        Ok(both.map(|(pair, standing)| self.answered(pair, standing)).collect())
+        Ok(both
+            .map(|(pair, standing)| self.answered(pair, standing))
+            .collect())
     }
 }
 

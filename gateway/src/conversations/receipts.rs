@@ -199,9 +199,15 @@ impl Writer {
         let mut receipts: HashMap<(String, String), [Option<Place>; 2]> = HashMap::new();
         for mark in marks {
             let head = heads.get(&mark.channel).copied();
-            match head.unwrap_or(Err(ErrorCode::Internal)).and_then(|head| placed(&mark, head)) {
+            match head
+                .unwrap_or(Err(ErrorCode::Internal))
+                .and_then(|head| placed(&mark, head))
+            {
                 Ok(place) => {
-                    let key = (mark.channel.as_str().to_owned(), mark.asker.session.user().to_owned());
+                    let key = (
+                        mark.channel.as_str().to_owned(),
+                        mark.asker.session.user().to_owned(),
+                    );
                     let places = receipts.entry(key).or_default();
                     let [delivered, read] = places;
                     *delivered = (*delivered).max(Some(place));
@@ -270,7 +276,11 @@ impl Writer {
         }
         let asked: Vec<_> = stream::iter(open)
             .map(async |(channel, arrived)| {
-                let asked = self.gateway.links.history(&channel, &HistoryQuery::default(), arrived).await;
+                let asked = self
+                    .gateway
+                    .links
+                    .history(&channel, &HistoryQuery::default(), arrived)
+                    .await;
                 let head = asked.and_then(|(top, _)| {
                     let log = top.epoch.parse().map_err(|_| ErrorCode::Internal)?;
                     Ok((log, Offset::from_u64(top.offset)))
@@ -348,7 +358,11 @@ impl Writer {
                 continue;
             };
             let publish = Publish::plain(&message(&receipt), false);
-            let told = self.gateway.links.publish_by_server(&channel, publish, Instant::now()).await;
+            let told = self
+                .gateway
+                .links
+                .publish_by_server(&channel, publish, Instant::now())
+                .await;
             match told {
                 Ok(_) => drop(self.metrics.told.inc()),
                 Err(refusal) => {

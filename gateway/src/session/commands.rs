@@ -4,8 +4,8 @@
 //! ends the connection where it does not speak the protocol. An SDK never does the latter.
 
 mod history;
-mod permissions;
 mod members;
+mod permissions;
 mod policy_change;
 mod receipts;
 mod register;
@@ -329,7 +329,9 @@ impl Commands {
                     lease => lease,
                 }
             };
-            if !self.may(Action::Subscribe, id, &channel, lease.is_some()) || !self.is_let_in(id, &channel).await {
+            if !self.may(Action::Subscribe, id, &channel, lease.is_some())
+                || !self.is_let_in(id, &channel).await
+            {
                 return Ok(());
             }
             let is_durable = self.gateway.config.policy.now().is_durable(&channel);

@@ -55,11 +55,19 @@ impl Call {
 
 /// One line for each method.
 const METHODS: &[(&str, Handler)] = &[
-    ("channel.members.add", |asking, data| Box::pin(members::add(asking, data))),
-    ("channel.members.list", |asking, data| Box::pin(members::list(asking, data))),
-    ("channel.members.remove", |asking, data| Box::pin(members::remove(asking, data))),
+    ("channel.members.add", |asking, data| {
+        Box::pin(members::add(asking, data))
+    }),
+    ("channel.members.list", |asking, data| {
+        Box::pin(members::list(asking, data))
+    }),
+    ("channel.members.remove", |asking, data| {
+        Box::pin(members::remove(asking, data))
+    }),
     ("inbox.list", |asking, data| Box::pin(inbox::list(asking, data))),
-    ("message.status", |asking, data| Box::pin(status::status(asking, data))),
+    ("message.status", |asking, data| {
+        Box::pin(status::status(asking, data))
+    }),
 ];
 
 impl Asking {

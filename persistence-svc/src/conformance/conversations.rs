@@ -209,11 +209,7 @@ pub async fn newest_event_of_each_user_counts(fixture: &impl StoreFixture) {
     let mut before = records(6, vec![event("room:1", added(&[("carol", MEMBER)]))]);
     before.rows[0].time_us = now_us();
     store.write(&before).await.unwrap();
-    assert_eq!(
-        role(&*store, "room:1", "carol").await,
-        None,
-        "of the life before"
-    );
+    assert_eq!(role(&*store, "room:1", "carol").await, None, "of the life before");
 }
 
 /// Of several who take a channel at the same time the first has it, and nobody takes what others are in.
@@ -331,10 +327,7 @@ pub async fn marks_that_race_end_with_the_highest(fixture: &impl StoreFixture) {
 /// Whom a message reached: bounded names, bounded counts, without its sender.
 pub async fn status_tells_whom_a_message_reached(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
-    let batch = records(
-        0,
-        vec![said("room:1", "alice", "one"), said("room:1", "", "two")],
-    );
+    let batch = records(0, vec![said("room:1", "alice", "one"), said("room:1", "", "two")]);
     store.write(&batch).await.unwrap();
     let at = |sequence| Some(place(1, 7, sequence, 0));
     store
@@ -402,7 +395,13 @@ fn brief(page: &ConversationPage) -> Vec<(&str, u64, Option<&str>)> {
     };
     page.conversations
         .iter()
-        .map(|conversation| (conversation.channel.as_str(), conversation.unread, text(conversation)))
+        .map(|conversation| {
+            (
+                conversation.channel.as_str(),
+                conversation.unread,
+                text(conversation),
+            )
+        })
         .collect()
 }
 
@@ -463,7 +462,10 @@ pub async fn conversations_are_listed_newest_first(fixture: &impl StoreFixture) 
             .is_empty()
     );
     // Pages follow each other.
-    let mut question = Conversations { limit: 1, ..of("bob") };
+    let mut question = Conversations {
+        limit: 1,
+        ..of("bob")
+    };
     let mut pages = Vec::new();
     loop {
         let page = store.conversations(&question).await.unwrap();
@@ -476,7 +478,10 @@ pub async fn conversations_are_listed_newest_first(fixture: &impl StoreFixture) 
         }
     }
     assert_eq!(pages, ["dm:#bob,carol", "dm:#alice,bob", "room:1"]);
-    let small = Conversations { bytes: 4, ..of("bob") };
+    let small = Conversations {
+        bytes: 4,
+        ..of("bob")
+    };
     let page = store.conversations(&small).await.unwrap();
     assert_eq!((page.conversations.len(), page.more), (1, true));
     // Who leaves has it no longer.

@@ -250,7 +250,9 @@ pub(super) fn counts(event: &MembersChanged, at: Place, now: &Standing) -> bool 
 
 /// A place as two columns have it; zeros: none.
 pub(super) fn numbers(place: Option<Place>) -> (i64, i64) {
-    place.map_or((0, 0), |place| (log_number(place.log), number(place.offset.get())))
+    place.map_or((0, 0), |place| {
+        (log_number(place.log), number(place.offset.get()))
+    })
 }
 
 /// Two columns as a place; zeros: none.
@@ -375,7 +377,10 @@ mod tests {
 
     fn place(sequence: u64) -> Place {
         Place {
-            log: LogEpoch { ordinal: 1, random: 1 },
+            log: LogEpoch {
+                ordinal: 1,
+                random: 1,
+            },
             offset: Offset::new(Sequence(sequence), 0),
         }
     }
@@ -414,8 +419,15 @@ mod tests {
         assert!(counts(&claim, place(5), &standing(0, None)));
         assert!(counts(&claim, place(5), &standing(0, Some(place(4)))));
         assert!(!counts(&claim, place(5), &standing(1, Some(place(4)))));
-        assert!(!counts(&claim, place(5), &standing(0, Some(place(5)))), "read again");
-        assert!(counts(&MembersChanged::default(), place(5), &standing(1, Some(place(9)))));
+        assert!(
+            !counts(&claim, place(5), &standing(0, Some(place(5)))),
+            "read again"
+        );
+        assert!(counts(
+            &MembersChanged::default(),
+            place(5),
+            &standing(1, Some(place(9)))
+        ));
     }
 
     #[test]

@@ -63,10 +63,20 @@ impl SqliteStore {
 
     fn migrator() -> Migrator {
         let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         };
         Migrator::with_migrations(vec![
-            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
+            migration(
+                1,
+                "messages",
+                include_str!("../../migrations/sqlite/0001_messages.sql"),
+            ),
             migration(
                 3,
                 "conversations",

@@ -51,7 +51,9 @@ impl Store {
                 while let Some(message) = questions.next().await {
                     let question: Question = format::decode(message.payload).unwrap();
                     let answer = this.answer(&question);
-                    bus.reply(&message.reply.unwrap(), answered(answer)).await.unwrap();
+                    bus.reply(&message.reply.unwrap(), answered(answer))
+                        .await
+                        .unwrap();
                 }
             },
         );
@@ -256,9 +258,7 @@ async fn a_removed_member_is_out_with_the_event() {
         }],
         ..MembersChanged::default()
     };
-    owner
-        .deliver(2 << 12, 3 << 12, vec![event(3 << 12, added)])
-        .await;
+    owner.deliver(2 << 12, 3 << 12, vec![event(3 << 12, added)]).await;
     assert_eq!(alice.json().await["push"]["pub"]["offset"], 3 << 12);
     subscribe(&mut bob, 4).await;
     reply(&mut bob, 4, "subscribe").await;

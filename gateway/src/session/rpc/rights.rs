@@ -10,7 +10,11 @@ use crate::links::HistoryQuery;
 
 impl Asking {
     /// The call's data; the error says what was `wanted`.
-    pub(super) fn parse<'a, T: Deserialize<'a>>(&self, data: &'a [u8], wanted: &'static str) -> Result<T, Error> {
+    pub(super) fn parse<'a, T: Deserialize<'a>>(
+        &self,
+        data: &'a [u8],
+        wanted: &'static str,
+    ) -> Result<T, Error> {
         serde_json::from_slice(data).map_err(|_| Error {
             message: format!("{}: {wanted}", ErrorCode::BadRequest.words()),
             ..Error::from(ErrorCode::BadRequest)
@@ -35,7 +39,12 @@ impl Asking {
     }
 
     /// The life of the log that `offset` is of; empty: the one in force, which has to have it.
-    pub(super) async fn epoch(&self, channel: &ChannelName, epoch: String, offset: u64) -> Result<String, Error> {
+    pub(super) async fn epoch(
+        &self,
+        channel: &ChannelName,
+        epoch: String,
+        offset: u64,
+    ) -> Result<String, Error> {
         if !epoch.is_empty() {
             return Ok(epoch);
         }

@@ -190,7 +190,11 @@ impl PostgresStore {
             unread_from.push(numbers(from));
         }
         page.more = rows.len() > limit;
-        let channels: Vec<&str> = page.conversations.iter().map(|one| one.channel.as_str()).collect();
+        let channels: Vec<&str> = page
+            .conversations
+            .iter()
+            .map(|one| one.channel.as_str())
+            .collect();
         let hashes: Vec<i64> = channels.iter().map(|channel| channel_hash(channel)).collect();
         let (logs, offsets): (Vec<i64>, Vec<i64>) = unread_from.into_iter().unzip();
         let lasts = sqlx::query(
