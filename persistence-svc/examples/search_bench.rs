@@ -140,6 +140,7 @@ impl Writing {
             channel,
             sender: Some(format!("user{}", self.random.below(2000))),
             message: message.encode_to_vec().into(),
+            change: None,
         };
         (shard, row)
     }

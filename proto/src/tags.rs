@@ -22,9 +22,6 @@ pub const CHANGE: &str = "sb-change";
 /// The id of the message that this one answers.
 pub const REPLY_TO: &str = "sb-reply-to";
 
-/// What a message does to another one: `edit`, `delete` or `react`; `members` tells of who belongs to the channel.
-pub const CHANGE: &str = "sb-change";
-
 /// The offset of the message that a change is about.
 pub const TARGET: &str = "sb-target";
 

@@ -8,7 +8,6 @@ use switchboard_service_kit::config::{Document, Section};
 
 use super::changes::Changes;
 use super::{DataFormat, MembersRules, Options, Permission, Policy};
-use super::{DataFormat, Options, Permission, Policy};
 
 /// The longest time that may be configured for changes.
 const CHANGED_WITHIN: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

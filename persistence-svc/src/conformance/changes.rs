@@ -101,6 +101,7 @@ fn record(sequence: u64, message: &Message) -> Written {
             channel: message.channel.clone(),
             sender: message.sender.as_ref().map(|sender| sender.user.clone()),
             message: message.encode_to_vec().into(),
+            change: message.change.clone(),
         }],
         dead: Vec::new(),
     }

@@ -71,6 +71,7 @@ fn said(sequence: u64, channel: &str, text: &str) -> Row {
             .to_owned(),
         ),
         message: message.encode_to_vec().into(),
+        change: None,
     }
 }
 

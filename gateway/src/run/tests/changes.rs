@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 use switchboard_bus::messages::{ANSWERERS, AskError, answered};
-use switchboard_bus::{Bus as _, Pattern, Subject, Subscription};
+use switchboard_bus::{Pattern, Subject, Subscription};
 use switchboard_proto::bus::{
     Answer, Change, Delivered, Edit, HistoryOutcome, Message, MessageAt, PayloadKind, Question, Sender,
     answer, change, down_item, up_item,
@@ -263,11 +263,11 @@ async fn what_may_not_be_changed_is_not_published() {
     asked(&mut owner, 20, Some(&said())).await;
     assert_eq!(reply(&mut bob, 2, "error").await["code"], 103, "alice's");
     // By what is there.
-    let of = |change: impl FnOnce(&mut Message)| {
+    fn of(change: impl FnOnce(&mut Message)) -> Option<Message> {
         let mut message = said();
         change(&mut message);
         Some(message)
-    };
+    }
     let mut old = *Uuid::now_v7().as_bytes();
     old[3] = old[3].wrapping_sub(1);
     let table = [

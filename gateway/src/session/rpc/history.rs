@@ -256,6 +256,7 @@ async fn of_owner(asking: &Asking, asked: &Asked, page: &mut Page) -> Result<(),
         bytes: asked.bytes - page.bytes,
         since_us: asked.cursor.since_us,
         times: true,
+        exact: false,
     };
     let links = &asking.gateway.links;
     let answer = match links.history_page(&asked.channel, &query, asking.arrived).await {
