@@ -45,7 +45,10 @@ const DAYS: u64 = 10;
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
 const RATE: u64 = 10_000;
 const QUERIES: usize = 100;
-const LOG: LogEpoch = LogEpoch { ordinal: 1, random: 7 };
+const LOG: LogEpoch = LogEpoch {
+    ordinal: 1,
+    random: 7,
+};
 
 /// A small generator: the same numbers in every run.
 struct Random(u64);
@@ -74,7 +77,10 @@ impl Words {
         let mut text = String::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let mut entries: Vec<_> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
             entries.sort();
             for path in entries {
                 if path.is_dir() {
@@ -144,20 +150,24 @@ impl Writing {
             let (shard, row) = self.row(time(number));
             shards[shard].push(row);
         }
-        let writes = shards.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(|(shard, rows)| {
-            let up_to = rows.last().unwrap().offset.sequence();
-            let after = Sequence(rows[0].offset.sequence().0 - 1);
-            Written {
-                shard: ShardId::new(shard as u32).unwrap(),
-                log: LOG,
-                read_after: after,
-                after,
-                up_to,
-                owner_epoch: OwnerEpoch(1),
-                rows,
-                dead: Vec::new(),
-            }
-        });
+        let writes = shards
+            .into_iter()
+            .enumerate()
+            .filter(|(_, rows)| !rows.is_empty())
+            .map(|(shard, rows)| {
+                let up_to = rows.last().unwrap().offset.sequence();
+                let after = Sequence(rows[0].offset.sequence().0 - 1);
+                Written {
+                    shard: ShardId::new(shard as u32).unwrap(),
+                    log: LOG,
+                    read_after: after,
+                    after,
+                    up_to,
+                    owner_epoch: OwnerEpoch(1),
+                    rows,
+                    dead: Vec::new(),
+                }
+            });
         futures_util::stream::iter(writes)
             .map(|written| async move { store.write(&written).await.unwrap() })
             .buffer_unordered(2)
@@ -171,11 +181,32 @@ async fn index(store: &Arc<dyn Store>, indexer: &Indexer) -> (usize, Duration) {
     let behind = store.behind("search").await.unwrap();
     let done: Vec<(usize, u64)> = futures_util::stream::iter(behind)
         .map(|behind| async move {
-            let Behind { shard, log, done_to, stored_to } = behind;
-            let rows = store.log_rows((shard, log), done_to, stored_to, STEP).await.unwrap();
-            let (count, age) = (rows.len(), rows.first().map_or(0, |row| now_us().saturating_sub(row.time_us)));
-            let to = if count == STEP { rows.last().unwrap().offset } else { stored_to };
-            let step = Step { name: "search", shard, log, from: done_to, to };
+            let Behind {
+                shard,
+                log,
+                done_to,
+                stored_to,
+            } = behind;
+            let rows = store
+                .log_rows((shard, log), done_to, stored_to, STEP)
+                .await
+                .unwrap();
+            let (count, age) = (
+                rows.len(),
+                rows.first().map_or(0, |row| now_us().saturating_sub(row.time_us)),
+            );
+            let to = if count == STEP {
+                rows.last().unwrap().offset
+            } else {
+                stored_to
+            };
+            let step = Step {
+                name: "search",
+                shard,
+                log,
+                from: done_to,
+                to,
+            };
             assert!(indexer.apply(&step, rows).await.unwrap());
             (count, age)
         })
@@ -192,7 +223,9 @@ fn analysed_per_second(words: &Words) -> f64 {
     const COUNT: u32 = 20_000;
     let analyser = Analyser::new(&[Language::English], Fields::default());
     let mut random = Random(5);
-    let texts: Vec<String> = (0..COUNT).map(|_| words.stretch(&mut random).to_owned()).collect();
+    let texts: Vec<String> = (0..COUNT)
+        .map(|_| words.stretch(&mut random).to_owned())
+        .collect();
     let spent = || {
         let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
@@ -242,7 +275,9 @@ fn questions(words: &Words) -> Vec<(&'static str, Vec<Question>)> {
             .collect();
         some.sort_unstable();
         assert!(!some.is_empty(), "no words of {from} to {to}");
-        (0..QUERIES).map(|_| some[random.below(some.len())].clone()).collect::<Vec<String>>()
+        (0..QUERIES)
+            .map(|_| some[random.below(some.len())].clone())
+            .collect::<Vec<String>>()
     };
     let (common, usual, rare) = (with(0.1, 1.0), with(0.005, 0.05), with(0.0, 0.0001));
     let mut random = Random(8);
@@ -253,8 +288,15 @@ fn questions(words: &Words) -> Vec<(&'static str, Vec<Question>)> {
             let first = random.below(words.places.len() - 2);
             let text = &words.text[words.places[first].0..words.places[first + 1].1];
             let parts: Vec<&str> = text.split_whitespace().collect();
-            let is_plain = parts.len() == 2 && parts.iter().all(|part| part.chars().all(|letter| letter.is_ascii_lowercase()));
-            if is_plain && parts.iter().all(|part| wanted(frequencies.get(*part).copied().unwrap_or(0.0))) {
+            let is_plain = parts.len() == 2
+                && parts
+                    .iter()
+                    .all(|part| part.chars().all(|letter| letter.is_ascii_lowercase()));
+            if is_plain
+                && parts
+                    .iter()
+                    .all(|part| wanted(frequencies.get(*part).copied().unwrap_or(0.0)))
+            {
                 found.push(format!("\"{}\"", parts.join(" ")));
             }
         }
@@ -265,14 +307,24 @@ fn questions(words: &Words) -> Vec<(&'static str, Vec<Question>)> {
     let ask = |queries: Vec<String>| -> Vec<Question> {
         queries
             .into_iter()
-            .map(|query| Question { query, limit: 20, ..Question::default() })
+            .map(|query| Question {
+                query,
+                limit: 20,
+                ..Question::default()
+            })
             .collect()
     };
     let pairs = |one: &[String], other: &[String], between: &str| -> Vec<String> {
-        one.iter().zip(other).map(|(one, other)| format!("{one}{between}{other}")).collect()
+        one.iter()
+            .zip(other)
+            .map(|(one, other)| format!("{one}{between}{other}"))
+            .collect()
     };
     let cut = |words: &[String], letters: usize| -> Vec<String> {
-        words.iter().map(|word| format!("{}*", word.chars().take(letters).collect::<String>())).collect()
+        words
+            .iter()
+            .map(|word| format!("{}*", word.chars().take(letters).collect::<String>()))
+            .collect()
     };
     let mut shuffled = common.clone();
     shuffled.rotate_left(17);
@@ -285,7 +337,11 @@ fn questions(words: &Words) -> Vec<(&'static str, Vec<Question>)> {
     };
     let quiet = |number: usize| vec![format!("room:{}", 1000 + number * 39)];
     let busy = |number: usize| vec![format!("room:{}", 1 + number % 5)];
-    let many = |number: usize| (0..200).map(|channel| format!("room:{}", 10 + number + channel * 20)).collect::<Vec<_>>();
+    let many = |number: usize| {
+        (0..200)
+            .map(|channel| format!("room:{}", 10 + number + channel * 20))
+            .collect::<Vec<_>>()
+    };
     vec![
         ("rare word", ask(rare.clone())),
         ("usual word", ask(usual.clone())),
@@ -296,9 +352,22 @@ fn questions(words: &Words) -> Vec<(&'static str, Vec<Question>)> {
         ("one OR other", ask(pairs(&usual, &rare, " OR "))),
         ("phrase", ask(rare_phrases)),
         ("phrase of common words", ask(common_phrases)),
-        ("phrase of common words that is nowhere", ask(vec!["\"the of\"".to_owned(), "\"of and\"".to_owned()])),
+        (
+            "phrase of common words that is nowhere",
+            ask(vec!["\"the of\"".to_owned(), "\"of and\"".to_owned()]),
+        ),
         ("prefix of 3 letters", ask(cut(&usual, 3))),
-        ("prefix of 5 letters", ask(cut(&rare.iter().filter(|word| word.len() > 5).cloned().collect::<Vec<_>>(), 5))),
+        (
+            "prefix of 5 letters",
+            ask(cut(
+                &rare
+                    .iter()
+                    .filter(|word| word.len() > 5)
+                    .cloned()
+                    .collect::<Vec<_>>(),
+                5,
+            )),
+        ),
         ("common word in a quiet channel", within(common.clone(), &quiet)),
         ("common word in a busy channel", within(common.clone(), &busy)),
         ("rare word in a busy channel", within(rare, &busy)),
@@ -348,9 +417,14 @@ async fn main() {
     let questions = questions(&words);
     let analysed = analysed_per_second(&words);
     eprintln!("{analysed:.0} messages/s analysed by one core");
-    let server = PostgresServer::start_with(&["fsync=on", "shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=15min"])
-        .await
-        .unwrap();
+    let server = PostgresServer::start_with(&[
+        "fsync=on",
+        "shared_buffers=1GB",
+        "max_wal_size=4GB",
+        "checkpoint_timeout=15min",
+    ])
+    .await
+    .unwrap();
     let settings = PostgresSettings {
         url: SecretString::from(server.url()),
         password: None,
@@ -366,13 +440,19 @@ async fn main() {
     let searching = Searching::new(Arc::clone(&store), analyser);
 
     // Storing and indexing in turn, so that logs are as they are in a running installation.
-    let mut writing = Writing { words, random: Random(1), sequences: [0; SHARDS] };
+    let mut writing = Writing {
+        words,
+        random: Random(1),
+        sequences: [0; SHARDS],
+    };
     let (begin, spacing) = (now_us() - DAYS * DAY_US, DAYS * DAY_US / count.max(1));
     let (mut storing, mut indexing, mut written) = (Duration::ZERO, Duration::ZERO, 0_u64);
     while written < count {
         let part = (count - written).min(30_000);
         let now = Instant::now();
-        writing.write(&*store, part, |number| begin + (written + number) * spacing).await;
+        writing
+            .write(&*store, part, |number| begin + (written + number) * spacing)
+            .await;
         storing += now.elapsed();
         let now = Instant::now();
         while index(&store, &indexer).await.0 > 0 {}
@@ -388,10 +468,19 @@ async fn main() {
     }
     // As autovacuum does within a minute or so.
     server.psql(&server.url(), "VACUUM ANALYZE search").await.unwrap();
-    server.psql(&server.url(), "VACUUM ANALYZE messages").await.unwrap();
+    server
+        .psql(&server.url(), "VACUUM ANALYZE messages")
+        .await
+        .unwrap();
     let sizes = "SELECT pg_size_pretty(sum(pg_total_relation_size(oid))) FROM pg_class WHERE relkind = 'r' AND relname LIKE";
-    let messages = server.psql(&server.url(), &format!("{sizes} 'messages%'")).await.unwrap();
-    let index_size = server.psql(&server.url(), &format!("{sizes} 'search%'")).await.unwrap();
+    let messages = server
+        .psql(&server.url(), &format!("{sizes} 'messages%'"))
+        .await
+        .unwrap();
+    let index_size = server
+        .psql(&server.url(), &format!("{sizes} 'search%'"))
+        .await
+        .unwrap();
     let mut kinds = Vec::new();
     for round in ["first", "second"] {
         eprintln!("{round} round");
@@ -400,7 +489,11 @@ async fn main() {
             kinds.push(ask(&searching, kind, questions).await);
         }
     }
-    let live = if seconds == 0 { Value::Null } else { live(&store, &indexer, &mut writing, seconds).await };
+    let live = if seconds == 0 {
+        Value::Null
+    } else {
+        live(&store, &indexer, &mut writing, seconds).await
+    };
     let report = json!({
         "messages": count,
         "analysed_per_second_and_core": analysed,

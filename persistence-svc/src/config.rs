@@ -72,7 +72,12 @@ enum Kind {
 impl std::fmt::Display for SearchSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let languages: Vec<&str> = self.languages.iter().map(|language| language.name()).collect();
-        write!(f, "languages {}; fields {}", languages.join(","), self.fields.join(","))
+        write!(
+            f,
+            "languages {}; fields {}",
+            languages.join(","),
+            self.fields.join(",")
+        )
     }
 }
 
@@ -206,7 +211,11 @@ fn read_search(section: &mut Section<'_>) -> Option<SearchSettings> {
         }
     }
     if languages.len() > 4 {
-        section.fault("languages", "has more than four languages", "name the most used ones");
+        section.fault(
+            "languages",
+            "has more than four languages",
+            "name the most used ones",
+        );
     }
     enabled.then_some(SearchSettings { languages, fields })
 }

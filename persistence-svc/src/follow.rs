@@ -194,7 +194,9 @@ impl Following {
                 break;
             }
         }
-        self.metrics.lag_ms.set(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
+        self.metrics
+            .lag_ms
+            .set(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
         Ok(is_more)
     }
 
@@ -206,7 +208,10 @@ impl Following {
             done_to,
             stored_to,
         } = behind;
-        let rows = self.store.log_rows((shard, log), done_to, stored_to, STEP).await?;
+        let rows = self
+            .store
+            .log_rows((shard, log), done_to, stored_to, STEP)
+            .await?;
         let age = rows
             .first()
             .map_or(0, |first| now_us().saturating_sub(first.time_us));

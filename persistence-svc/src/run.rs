@@ -120,15 +120,17 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         (Some(store), Some(log), Some(name)) => {
             health.not_ready("the message store was not reached yet");
             let writes = Arc::new(Writes::default());
-            let following = analyser.zip(config.search.as_ref()).map(|(analyser, search)| Following {
-                store: Arc::clone(&store),
-                follower: Arc::new(Indexer::new(Arc::clone(&store), analyser, &search.to_string())),
-                writes: Arc::clone(&writes),
-                shards: deps.shards,
-                incarnation,
-                membership: membership.clone(),
-                metrics: metrics.search.clone(),
-            });
+            let following = analyser
+                .zip(config.search.as_ref())
+                .map(|(analyser, search)| Following {
+                    store: Arc::clone(&store),
+                    follower: Arc::new(Indexer::new(Arc::clone(&store), analyser, &search.to_string())),
+                    writes: Arc::clone(&writes),
+                    shards: deps.shards,
+                    incarnation,
+                    membership: membership.clone(),
+                    metrics: metrics.search.clone(),
+                });
             let work = Work {
                 following,
                 store: Arc::clone(&store),

@@ -11,7 +11,10 @@ use switchboard_e2e::cluster::Cluster;
 
 async fn javascript(urls: &str) -> Result<()> {
     for encoding in ["json", "protobuf"] {
-        let environment = [("SWITCHBOARD_ENDPOINTS", urls), ("SWITCHBOARD_ENCODING", encoding)];
+        let environment = [
+            ("SWITCHBOARD_ENDPOINTS", urls),
+            ("SWITCHBOARD_ENCODING", encoding),
+        ];
         tools::node("search.test.js", &environment).await?;
     }
     Ok(())
@@ -45,7 +48,10 @@ async fn what_is_said_is_found_on_postgres() -> Result<()> {
     let gateway = cluster.gateways.first().context("a gateway")?;
     javascript(&gateway.websocket_url()).await?;
     for replica in replicas {
-        ensure!(replica.terminate().await?.success(), "a replica does not end well");
+        ensure!(
+            replica.terminate().await?.success(),
+            "a replica does not end well"
+        );
     }
     cluster.stop().await
 }

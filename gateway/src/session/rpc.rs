@@ -51,7 +51,9 @@ impl Call {
 }
 
 /// One line for each method.
-const METHODS: &[(&str, Handler)] = &[("history.search", |asking, data| Box::pin(search::search(asking, data)))];
+const METHODS: &[(&str, Handler)] = &[("history.search", |asking, data| {
+    Box::pin(search::search(asking, data))
+})];
 
 impl Asking {
     /// Asks the message store, within the time that the call has left.

@@ -231,7 +231,10 @@ pub async fn filters_hold(fixture: &impl StoreFixture) {
         channels,
         ..question("the OR fox")
     };
-    assert_eq!(numbers(&searching, &within(None)).await, [1, 2, 11, 15, 17].into());
+    assert_eq!(
+        numbers(&searching, &within(None)).await,
+        [1, 2, 11, 15, 17].into()
+    );
     let odd = within(of(&["room:odd"]));
     assert_eq!(numbers(&searching, &odd).await, [1, 11, 15, 17].into());
     let even = within(of(&["room:even", "room:x"]));
@@ -262,11 +265,7 @@ pub async fn filters_hold(fixture: &impl StoreFixture) {
 pub async fn matches_are_ranked_and_shown(fixture: &impl StoreFixture) {
     let (_store, searching) = indexed(fixture).await;
     let found = searching.search(&question("fox dog")).await.unwrap();
-    assert_eq!(
-        sequences(&found),
-        [17, 2],
-        "what is closer together comes first"
-    );
+    assert_eq!(sequences(&found), [17, 2], "what is closer together comes first");
     assert_eq!(
         found.matches[0].snippet,
         "&lt;script&gt;alert(&#39;<mark>fox</mark> &amp; <mark>dog</mark>&#39;)&lt;/script&gt;"
@@ -506,10 +505,7 @@ pub async fn messages_leave_the_index_and_come_back(fixture: &impl StoreFixture)
     indexer.reindex("room:odd", at(21)).await.unwrap();
     assert_eq!(numbers(&searching, &question("fox")).await, [1, 2, 17].into());
     index_all(&store).await;
-    assert_eq!(
-        numbers(&searching, &question("fox")).await,
-        [1, 2, 17, 21].into()
-    );
+    assert_eq!(numbers(&searching, &question("fox")).await, [1, 2, 17, 21].into());
 }
 
 /// Opaque and binary payloads, and messages that tell of changes, are not found.

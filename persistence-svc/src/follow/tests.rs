@@ -136,7 +136,9 @@ async fn replicas_that_fail_and_stop_leave_nothing_out_and_do_nothing_twice() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all_done).await.expect("all is followed");
+    tokio::time::timeout(Duration::from_secs(60), all_done)
+        .await
+        .expect("all is followed");
     stops[1].cancel();
     tasks.close();
     tasks.wait().await;

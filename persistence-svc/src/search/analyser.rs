@@ -70,7 +70,10 @@ impl Analyser {
     /// An analyser for texts in any of these languages, which stand in these fields.
     pub fn new(languages: &[Language], fields: Fields) -> Self {
         let mut own_letters = String::new();
-        for letter in languages.iter().flat_map(|language| language.own_letters().chars()) {
+        for letter in languages
+            .iter()
+            .flat_map(|language| language.own_letters().chars())
+        {
             if !own_letters.contains(letter) {
                 own_letters.push(letter);
             }
@@ -183,8 +186,14 @@ impl Analyser {
 
 impl std::fmt::Debug for Analyser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<&str> = self.languages.iter().map(|(language, _)| language.name()).collect();
-        f.debug_struct("Analyser").field("languages", &names).finish_non_exhaustive()
+        let names: Vec<&str> = self
+            .languages
+            .iter()
+            .map(|(language, _)| language.name())
+            .collect();
+        f.debug_struct("Analyser")
+            .field("languages", &names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -204,7 +213,11 @@ impl Analysed {
 /// The words of a text as its reader sees them, with the byte that each begins at. Signs between words are left out; emoji are words.
 fn pieces(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_word_bound_indices()
-        .filter(|(_, piece)| piece.chars().any(|letter| letter.is_alphanumeric() || is_emoji(letter)))
+        .filter(|(_, piece)| {
+            piece
+                .chars()
+                .any(|letter| letter.is_alphanumeric() || is_emoji(letter))
+        })
         .flat_map(|(start, piece)| parts(piece).map(move |(at, part)| (start + at, part)))
 }
 
@@ -222,8 +235,7 @@ fn parts(piece: &str) -> impl Iterator<Item = (usize, &str)> {
         let mut letters_of_text = text.char_indices().peekable();
         while let Some((at, letter)) = letters_of_text.next() {
             let after = letters_of_text.peek().map(|(_, letter)| *letter);
-            let is_number =
-                before.is_some_and(char::is_numeric) && after.is_some_and(char::is_numeric);
+            let is_number = before.is_some_and(char::is_numeric) && after.is_some_and(char::is_numeric);
             let ends = match letter {
                 '_' | ':' => true,
                 '.' => !is_number,
@@ -241,7 +253,10 @@ fn parts(piece: &str) -> impl Iterator<Item = (usize, &str)> {
         rest = None;
         Some((start, text))
     })
-    .filter(|(_, part)| part.chars().any(|letter| letter.is_alphanumeric() || is_emoji(letter)))
+    .filter(|(_, part)| {
+        part.chars()
+            .any(|letter| letter.is_alphanumeric() || is_emoji(letter))
+    })
 }
 
 /// Leaves out forms that stand in the text too often.
@@ -265,7 +280,10 @@ fn bound_occurrences(words: &mut [Word]) {
         let within: Vec<bool> = word.forms.iter().map(&mut is_within).collect();
         if within.contains(&false) {
             let forms = word.forms.iter().zip(within);
-            word.forms = forms.filter(|(_, is_within)| *is_within).map(|(form, _)| form.clone()).collect();
+            word.forms = forms
+                .filter(|(_, is_within)| *is_within)
+                .map(|(form, _)| form.clone())
+                .collect();
         }
     }
 }
@@ -292,9 +310,15 @@ mod tests {
             forms("Running dogs, 3.14 of example.com!"),
             ["running/run", "dogs/dog", "3·14", "of", "example/exampl", "com"]
         );
-        assert_eq!(forms("l'Homme don't snake_case"), ["l", "homme/homm", "don·t", "snake", "case"]);
+        assert_eq!(
+            forms("l'Homme don't snake_case"),
+            ["l", "homme/homm", "don·t", "snake", "case"]
+        );
         assert_eq!(forms("日本語テスト"), ["日", "本", "語", "テスト"]);
-        assert_eq!(forms("Café ﬁn STRASSE straße"), ["cafe", "fin", "strasse/strass", "strasse/strass"]);
+        assert_eq!(
+            forms("Café ﬁn STRASSE straße"),
+            ["cafe", "fin", "strasse/strass", "strasse/strass"]
+        );
         assert_eq!(forms("ok 👍🏽 ❤️ … —"), ["ok", "👍🏽", "❤"]);
     }
 
@@ -303,7 +327,10 @@ mod tests {
         let analysed = analyser(&[Language::English, Language::German]).texts(vec!["Häuser".to_owned()]);
         assert_eq!(*analysed.words[0].forms, ["hauser", "haus"]);
         let both = analyser(&[Language::English, Language::German]);
-        assert_eq!(both.question("houses", Some(Language::German)), [["houses", "hous"]]);
+        assert_eq!(
+            both.question("houses", Some(Language::German)),
+            [["houses", "hous"]]
+        );
     }
 
     #[test]

@@ -37,7 +37,11 @@ impl Cursor {
     pub(super) fn encode(&self) -> String {
         let mut bytes = vec![FORMAT];
         bytes.extend(self.digest.to_be_bytes());
-        let mut put = |mark: Mark| mark.0.iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+        let mut put = |mark: Mark| {
+            mark.0
+                .iter()
+                .for_each(|number| bytes.extend(number.to_be_bytes()))
+        };
         put(self.before.unwrap_or(Mark::END));
         if let Some(given) = &self.given {
             put(given.lowest);
@@ -65,7 +69,11 @@ impl Cursor {
                 score: u32::from_be_bytes(take(&mut rest)?),
             }),
         };
-        rest.is_empty().then_some(Self { digest, before, given })
+        rest.is_empty().then_some(Self {
+            digest,
+            before,
+            given,
+        })
     }
 }
 

@@ -41,7 +41,12 @@ impl Indexer {
         let Some(stored) = self.store.stored_at(channel, place).await? else {
             return Ok(());
         };
-        let Loaded { hit, channel, sender, message } = stored;
+        let Loaded {
+            hit,
+            channel,
+            sender,
+            message,
+        } = stored;
         let row = LogRow {
             offset: hit.place.offset,
             time_us: hit.time_us,
@@ -49,7 +54,9 @@ impl Indexer {
             sender,
             message,
         };
-        self.store.reindex(FOLLOWER, &hit, self.document(&row).as_ref()).await
+        self.store
+            .reindex(FOLLOWER, &hit, self.document(&row).as_ref())
+            .await
     }
 
     /// Takes a message out of the index. It must be stored still; of one that is not, nothing is shown anyway.
@@ -94,7 +101,10 @@ impl Follower for Indexer {
 
     async fn prepare(&self) -> Result<(), StoreError> {
         if self.store.prepare_index(FOLLOWER, &self.settings).await? {
-            tracing::info!(settings = self.settings, "the index of search is made from the beginning");
+            tracing::info!(
+                settings = self.settings,
+                "the index of search is made from the beginning"
+            );
         }
         Ok(())
     }

@@ -121,11 +121,28 @@ mod tests {
     fn what_is_found() {
         let text = ["The quick brown foxes are running", "over there"];
         for query in [
-            "fox", "run", "\"quick brown\"", "\"brown fox run\" OR quick", "qui*", "\"brown foxes\" -dog", "running over",
+            "fox",
+            "run",
+            "\"quick brown\"",
+            "\"brown fox run\" OR quick",
+            "qui*",
+            "\"brown foxes\" -dog",
+            "running over",
         ] {
-            assert_eq!(found(query, &text).is_some(), query != "\"brown fox run\"", "{query}");
+            assert_eq!(
+                found(query, &text).is_some(),
+                query != "\"brown fox run\"",
+                "{query}"
+            );
         }
-        for query in ["dog", "fox -quick", "\"quick fox\"", "\"running over\"", "row*", "fox -\"quick brown\""] {
+        for query in [
+            "dog",
+            "fox -quick",
+            "\"quick fox\"",
+            "\"running over\"",
+            "row*",
+            "fox -\"quick brown\"",
+        ] {
             assert_eq!(found(query, &text), None, "{query}");
         }
         assert_eq!(found("\"brown foxes\" the", &text).unwrap().words, [0, 2, 3]);

@@ -81,7 +81,9 @@ impl Query {
                 }
                 Part::Words { text, is_prefix, .. } => item(analyser.question(text, language), is_prefix)?,
             };
-            let Part::Words { negated, .. } = part else { continue };
+            let Part::Words { negated, .. } = part else {
+                continue;
+            };
             // Signs only: nothing to look for.
             let Some(item) = item else { continue };
             words += item.words.len();
@@ -158,9 +160,7 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, QueryError> {
             None => (false, rest),
         };
         if let Some(quoted) = behind.strip_prefix(['"', '“', '„', '”']) {
-            let (phrase, after) = quoted
-                .split_once(['"', '”', '“'])
-                .ok_or(QueryError::OpenQuote)?;
+            let (phrase, after) = quoted.split_once(['"', '”', '“']).ok_or(QueryError::OpenQuote)?;
             parts.push(Part::Words {
                 text: phrase,
                 negated,

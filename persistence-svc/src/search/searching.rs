@@ -97,7 +97,9 @@ pub enum SearchError {
     #[error("messages are not searched by stems of {0:?} (persistence.search.languages)")]
     Language(String),
     /// The cursor was not made for this.
-    #[error("the cursor is not one of this search: give the same query, channels, sender, times and language with it")]
+    #[error(
+        "the cursor is not one of this search: give the same query, channels, sender, times and language with it"
+    )]
     Cursor,
     /// The store's trouble.
     #[error(transparent)]
@@ -220,12 +222,20 @@ impl Searching {
     }
 
     /// The newest matches, and the place from which on these are all. `down_to`: where the stretch ended before.
-    async fn stretch(&self, find: Find<'_>, down_to: Option<Mark>) -> Result<(Vec<Candidate>, Mark), SearchError> {
+    async fn stretch(
+        &self,
+        find: Find<'_>,
+        down_to: Option<Mark>,
+    ) -> Result<(Vec<Candidate>, Mark), SearchError> {
         let mut find = find;
         let mut matches: Vec<Candidate> = Vec::new();
         let mut looked_at = 0;
         loop {
-            let Hits { hits, looked_to, effort } = self.store.find(&find).await?;
+            let Hits {
+                hits,
+                looked_to,
+                effort,
+            } = self.store.find(&find).await?;
             looked_at += hits.len();
             let mut end = looked_to;
             let mut loaded = self.store.load(&hits).await?;
@@ -259,7 +269,10 @@ impl Searching {
 
 /// `None`: it is not what is looked for.
 fn candidate(analyser: &Analyser, find: &Find<'_>, loaded: Loaded) -> Option<Candidate> {
-    if find.channels.is_some_and(|channels| !channels.contains(&loaded.channel)) {
+    if find
+        .channels
+        .is_some_and(|channels| !channels.contains(&loaded.channel))
+    {
         return None;
     }
     if find.sender.is_some() && find.sender != loaded.sender.as_deref() {
@@ -271,19 +284,11 @@ fn candidate(analyser: &Analyser, find: &Find<'_>, loaded: Loaded) -> Option<Can
     }
     let text = analyser.message(&message);
     let found = find.query.matches(&text)?;
-    Some(Candidate {
-        loaded,
-        text,
-        found,
-    })
+    Some(Candidate { loaded, text, found })
 }
 
 fn shown(candidate: Candidate) -> Shown {
-    let Candidate {
-        loaded,
-        text,
-        found,
-    } = candidate;
+    let Candidate { loaded, text, found } = candidate;
     Shown {
         channel: loaded.channel,
         place: loaded.hit.place,

@@ -27,7 +27,11 @@ pub fn snippet(text: &Analysed, found: &[usize]) -> String {
     let is_begin = stretch.start == 0 || !is_of_text(stretch.start - 1);
     let is_end = !is_of_text(stretch.end);
     // Signs around the first and the last word of a text belong to them, if they are few.
-    let from = if is_begin && first.bytes.start < 32 { 0 } else { first.bytes.start };
+    let from = if is_begin && first.bytes.start < 32 {
+        0
+    } else {
+        first.bytes.start
+    };
     let to = match is_end && source.len() - last.bytes.end < 32 {
         true => source.len(),
         false => last.bytes.end,
@@ -67,7 +71,11 @@ fn best(text: &Analysed, found: &[usize]) -> Option<Range<usize>> {
         while end - start < WORDS && fits(text, start, end) {
             end += 1;
         }
-        let inside = found.get(number..)?.iter().take_while(|place| **place < end).count();
+        let inside = found
+            .get(number..)?
+            .iter()
+            .take_while(|place| **place < end)
+            .count();
         if best.as_ref().is_none_or(|(count, _)| inside > *count) {
             best = Some((inside, start..end));
         }
@@ -108,21 +116,33 @@ mod tests {
     fn shown(query: &str, texts: &[&str]) -> String {
         let analyser = Analyser::new(&[Language::English], Fields::default());
         let text = analyser.texts(texts.iter().map(|text| (*text).to_owned()).collect());
-        let found = Query::parse(query, &analyser, None).unwrap().matches(&text).unwrap();
+        let found = Query::parse(query, &analyser, None)
+            .unwrap()
+            .matches(&text)
+            .unwrap();
         snippet(&text, &found.words)
     }
 
     #[test]
     fn what_was_found_is_marked_the_rest_is_text() {
-        assert_eq!(shown("foxes", &["no", "A <b>fox</b> & more!"]), "A &lt;b&gt;<mark>fox</mark>&lt;/b&gt; &amp; more!");
-        assert_eq!(shown("\"été chaud\"", &["L'Été  chaud."]), "L&#39;<mark>Été</mark>  <mark>chaud</mark>.");
+        assert_eq!(
+            shown("foxes", &["no", "A <b>fox</b> & more!"]),
+            "A &lt;b&gt;<mark>fox</mark>&lt;/b&gt; &amp; more!"
+        );
+        assert_eq!(
+            shown("\"été chaud\"", &["L'Été  chaud."]),
+            "L&#39;<mark>Été</mark>  <mark>chaud</mark>."
+        );
     }
 
     #[test]
     fn long_text_is_cut_around_it() {
         let text = format!("{}the needle is here {}", "hay ".repeat(100), "hay ".repeat(100));
         let found = shown("needle", &[&text]);
-        assert!(found.starts_with("…hay hay hay the <mark>needle</mark> is here hay"), "{found}");
+        assert!(
+            found.starts_with("…hay hay hay the <mark>needle</mark> is here hay"),
+            "{found}"
+        );
         assert!(found.ends_with("hay…") && found.len() < 200, "{found}");
         let one = "x".repeat(5000);
         assert!(shown("\"x x\" OR xxx*", &[&one]).len() < 5100);

@@ -120,7 +120,12 @@ pub(super) fn log_row(row: &impl Columns) -> Result<LogRow, StoreError> {
 }
 
 /// A place in the index.
-pub(super) fn hit(mark: Mark, time: i64, of_shard: i32, (log, offset): (i64, i64)) -> Result<Hit, StoreError> {
+pub(super) fn hit(
+    mark: Mark,
+    time: i64,
+    of_shard: i32,
+    (log, offset): (i64, i64),
+) -> Result<Hit, StoreError> {
     Ok(Hit {
         mark,
         time_us: unsigned(time)?,

@@ -110,11 +110,25 @@ impl PostgresStore {
 
     fn migrator() -> Migrator {
         let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         };
         Migrator::with_migrations(vec![
-            migration(1, "messages", include_str!("../../migrations/postgres/0001_messages.sql")),
-            migration(2, "search", include_str!("../../migrations/postgres/0002_search.sql")),
+            migration(
+                1,
+                "messages",
+                include_str!("../../migrations/postgres/0001_messages.sql"),
+            ),
+            migration(
+                2,
+                "search",
+                include_str!("../../migrations/postgres/0002_search.sql"),
+            ),
         ])
     }
 
@@ -475,7 +489,8 @@ impl MessageStore for PostgresStore {
         let today = now_us / DAY_US;
         self.within(async {
             for table in ["messages", "search"] {
-                self.partitions(table, (today..=today + DAYS_AHEAD).collect()).await?;
+                self.partitions(table, (today..=today + DAYS_AHEAD).collect())
+                    .await?;
             }
             Ok(())
         })

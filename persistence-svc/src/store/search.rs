@@ -56,7 +56,8 @@ pub trait SearchStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn reindex(&self, follower: &str, hit: &Hit, document: Option<&Document>) -> Result<(), StoreError>;
+    async fn reindex(&self, follower: &str, hit: &Hit, document: Option<&Document>)
+    -> Result<(), StoreError>;
 }
 
 /// What the index holds of a message.
@@ -172,7 +173,11 @@ pub(super) fn marked(kind: char, number: u64) -> String {
         let digit = u8::try_from(left % 36).unwrap_or_default();
         from -= 1;
         if let Some(place) = digits.get_mut(from) {
-            *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+            *place = if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            };
         }
         left /= 36;
         if left == 0 {
@@ -196,7 +201,12 @@ pub(super) trait Dialect {
 }
 
 /// Any of these, in brackets.
-pub(super) fn any<D: Dialect, T>(dialect: &D, items: &[T], into: &mut String, mut one: impl FnMut(&D, &T, &mut String)) {
+pub(super) fn any<D: Dialect, T>(
+    dialect: &D,
+    items: &[T],
+    into: &mut String,
+    mut one: impl FnMut(&D, &T, &mut String),
+) {
     into.push('(');
     for (number, item) in items.iter().enumerate() {
         if number > 0 {
@@ -215,7 +225,9 @@ pub(super) fn words<D: Dialect>(dialect: &D, item: &Item, join: &str, into: &mut
             into.push_str(join);
         }
         let prefix = item.prefix && number + 1 == item.words.len();
-        any(dialect, forms, into, |dialect, form, into| dialect.form(form, prefix, into));
+        any(dialect, forms, into, |dialect, form, into| {
+            dialect.form(form, prefix, into)
+        });
     }
     into.push(')');
 }

@@ -64,11 +64,25 @@ impl SqliteStore {
 
     fn migrator() -> Migrator {
         let migration = |version, name: &'static str, sql: &'static str| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            Migration::new(
+                version,
+                name.into(),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         };
         Migrator::with_migrations(vec![
-            migration(1, "messages", include_str!("../../migrations/sqlite/0001_messages.sql")),
-            migration(2, "search", include_str!("../../migrations/sqlite/0002_search.sql")),
+            migration(
+                1,
+                "messages",
+                include_str!("../../migrations/sqlite/0001_messages.sql"),
+            ),
+            migration(
+                2,
+                "search",
+                include_str!("../../migrations/sqlite/0002_search.sql"),
+            ),
         ])
     }
 }

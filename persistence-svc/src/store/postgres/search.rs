@@ -13,8 +13,8 @@ use super::follow::moved;
 use super::{DAY_US, DAYS_AHEAD, DAYS_BACK, PostgresStore};
 use crate::search::query::{Clause, Item};
 use crate::store::search::{
-    Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, marked, sender_form,
-    words,
+    Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, marked,
+    sender_form, words,
 };
 use crate::store::{Place, Step, StoreError, channel_hash, columns, log_number, number};
 
@@ -91,7 +91,9 @@ struct Asked {
 impl Asked {
     fn new(find: &Find<'_>) -> Self {
         let clause = |clause: &Clause, join: &str, into: &mut String| {
-            any(&Tsquery, &clause.any, into, |dialect, item: &Item, into| words(dialect, item, join, into));
+            any(&Tsquery, &clause.any, into, |dialect, item: &Item, into| {
+                words(dialect, item, join, into)
+            });
         };
         let mut plain = String::new();
         let add = |into: &mut String, form: &dyn Fn(&mut String)| {
@@ -103,7 +105,9 @@ impl Asked {
         if let Some(channels) = find.channels {
             let forms: Vec<String> = channels.iter().map(|channel| channel_form(channel)).collect();
             add(&mut plain, &|into| {
-                any(&Tsquery, &forms, into, |dialect, form, into| dialect.form(form, false, into));
+                any(&Tsquery, &forms, into, |dialect, form, into| {
+                    dialect.form(form, false, into)
+                });
             });
         }
         if let Some(sender) = find.sender {
@@ -143,7 +147,9 @@ impl Asked {
         let kind = SPAN_KINDS.get(size).copied().unwrap_or('t');
         let spans: Vec<String> = (first..=last).map(|span| marked(kind, span)).collect();
         let mut text = String::new();
-        any(&Tsquery, &spans, &mut text, |dialect, form, into| dialect.form(form, false, into));
+        any(&Tsquery, &spans, &mut text, |dialect, form, into| {
+            dialect.form(form, false, into)
+        });
         let words = if is_full { &self.full } else { &self.plain };
         if !words.is_empty() {
             text.push_str(Tsquery::AND);
@@ -182,7 +188,9 @@ impl PostgresStore {
         .await?;
         let days = Self::index_days(&mut transaction).await?;
         let Mark([before_us, ..]) = find.before;
-        let until = find.to_us.min(u64::try_from(before_us).unwrap_or(0).saturating_add(1));
+        let until = find
+            .to_us
+            .min(u64::try_from(before_us).unwrap_or(0).saturating_add(1));
         let mut walk = Walk::new(find.from_us, until, now_us() + 1, days);
         let most = find.most.min(MAX_HITS);
         let mut found = Hits {
@@ -199,7 +207,9 @@ impl PostgresStore {
                 let limit = if is_full { PREFIX_PIECE } else { PIECE };
                 let entries = ordered(&mut transaction, &piece, (&text, &asked.exact), before, limit).await?;
                 found.effort += entries.len();
-                found.hits.extend(entries.iter().filter(|(_, is_hit)| *is_hit).map(|(hit, _)| *hit));
+                found
+                    .hits
+                    .extend(entries.iter().filter(|(_, is_hit)| *is_hit).map(|(hit, _)| *hit));
                 match entries.last() {
                     Some((last, _)) if entries.len() == limit => {
                         before = last.mark;
@@ -208,7 +218,8 @@ impl PostgresStore {
                     _ => walk.looked(&piece, entries.len()),
                 }
             } else {
-                let (count, mut hits) = unordered(&mut transaction, &piece, (&text, &asked.exact), before).await?;
+                let (count, mut hits) =
+                    unordered(&mut transaction, &piece, (&text, &asked.exact), before).await?;
                 if count > PIECE {
                     found.effort += PIECE / 8;
                     walk.too_much(&piece);
@@ -329,7 +340,12 @@ async fn ordered(
 }
 
 fn hit(time: i64, shard: i32, log: i64, offset: i64) -> Result<Hit, StoreError> {
-    columns::hit(Mark([time, shard.into(), log, offset]), time, shard, (log, offset))
+    columns::hit(
+        Mark([time, shard.into(), log, offset]),
+        time,
+        shard,
+        (log, offset),
+    )
 }
 
 #[async_trait]
@@ -357,7 +373,13 @@ impl SearchStore for PostgresStore {
             if !moved(&mut transaction, step).await? {
                 return Ok(false);
             }
-            insert(&mut transaction, i32::from(step.shard.get()), log_number(step.log), documents).await?;
+            insert(
+                &mut transaction,
+                i32::from(step.shard.get()),
+                log_number(step.log),
+                documents,
+            )
+            .await?;
             transaction.commit().await?;
             Ok(true)
         })
@@ -451,7 +473,12 @@ impl SearchStore for PostgresStore {
         .await
     }
 
-    async fn reindex(&self, follower: &str, hit: &Hit, document: Option<&Document>) -> Result<(), StoreError> {
+    async fn reindex(
+        &self,
+        follower: &str,
+        hit: &Hit,
+        document: Option<&Document>,
+    ) -> Result<(), StoreError> {
         let (shard, log, offset) = (
             i32::from(hit.shard.get()),
             log_number(hit.place.log),
@@ -507,8 +534,14 @@ async fn insert(
     if documents.is_empty() {
         return Ok(());
     }
-    let times: Vec<i64> = documents.iter().map(|document| number(document.time_us)).collect();
-    let offsets: Vec<i64> = documents.iter().map(|document| number(document.offset.get())).collect();
+    let times: Vec<i64> = documents
+        .iter()
+        .map(|document| number(document.time_us))
+        .collect();
+    let offsets: Vec<i64> = documents
+        .iter()
+        .map(|document| number(document.offset.get()))
+        .collect();
     let words: Vec<String> = documents.iter().map(vector).collect();
     sqlx::query(
         r#"INSERT INTO search (log_time, shard, log, "offset", words)

@@ -4,14 +4,15 @@
 //! index: their words are, and whether they follow each other is seen in the messages.
 
 use async_trait::async_trait;
-use sqlx::{Row as _, SqliteConnection};
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::SqliteStore;
 use super::follow::moved;
 use crate::search::query::{Clause, Item};
 use crate::store::search::{
-    Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, sender_form, words,
+    Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, sender_form,
+    words,
 };
 use crate::store::{Place, Step, StoreError, channel_hash, columns, log_number, number};
 
@@ -39,7 +40,9 @@ impl Dialect for Fts5 {
 }
 
 fn clause(clause: &Clause, into: &mut String) {
-    any(&Fts5, &clause.any, into, |dialect, item: &Item, into| words(dialect, item, Fts5::AND, into));
+    any(&Fts5, &clause.any, into, |dialect, item: &Item, into| {
+        words(dialect, item, Fts5::AND, into)
+    });
 }
 
 fn expression(find: &Find<'_>) -> String {
@@ -106,14 +109,16 @@ async fn insert(
             text.push_str(&sender_form(sender));
         }
         let id = free(connection, document.time_us).await?;
-        sqlx::query(r#"INSERT INTO search_places (id, log_time, shard, log, "offset") VALUES (?, ?, ?, ?, ?)"#)
-            .bind(id)
-            .bind(number(document.time_us))
-            .bind(shard)
-            .bind(log)
-            .bind(number(document.offset.get()))
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(
+            r#"INSERT INTO search_places (id, log_time, shard, log, "offset") VALUES (?, ?, ?, ?, ?)"#,
+        )
+        .bind(id)
+        .bind(number(document.time_us))
+        .bind(shard)
+        .bind(log)
+        .bind(number(document.offset.get()))
+        .execute(&mut *connection)
+        .await?;
         sqlx::query("INSERT INTO search (rowid, words) VALUES (?, ?)")
             .bind(id)
             .bind(text.as_str())
@@ -182,7 +187,9 @@ impl SearchStore for SqliteStore {
 
     async fn find(&self, find: &Find<'_>) -> Result<Hits, StoreError> {
         let most = find.most.min(MAX_HITS);
-        let Mark([before, ..]) = find.before;
+        let Mark([before, rest @ ..]) = find.before;
+        // A place just behind a row still has the row before it.
+        let before = before.saturating_add(i64::from(rest != [0; 3]));
         let below = before.min(first_of(find.to_us.saturating_add(999)));
         // Inside the first and the last millisecond the message's own time tells.
         let rows = sqlx::query(
@@ -246,10 +253,17 @@ impl SearchStore for SqliteStore {
         .bind(channel)
         .fetch_optional(&self.readers)
         .await?;
-        row.as_ref().map(|row| columns::loaded(row, 5, hit(row)?)).transpose()
+        row.as_ref()
+            .map(|row| columns::loaded(row, 5, hit(row)?))
+            .transpose()
     }
 
-    async fn reindex(&self, follower: &str, hit: &Hit, document: Option<&Document>) -> Result<(), StoreError> {
+    async fn reindex(
+        &self,
+        follower: &str,
+        hit: &Hit,
+        document: Option<&Document>,
+    ) -> Result<(), StoreError> {
         let (shard, log, offset) = (
             i32::from(hit.shard.get()),
             log_number(hit.place.log),
@@ -278,7 +292,10 @@ impl SearchStore for SqliteStore {
         .fetch_optional(&mut *transaction)
         .await?;
         if let Some(id) = id {
-            for statement in ["DELETE FROM search WHERE rowid = ?", "DELETE FROM search_places WHERE id = ?"] {
+            for statement in [
+                "DELETE FROM search WHERE rowid = ?",
+                "DELETE FROM search_places WHERE id = ?",
+            ] {
                 sqlx::query(statement).bind(id).execute(&mut *transaction).await?;
             }
         }

@@ -211,7 +211,10 @@ mod tests {
                 assert!(first <= piece.from >> SPANS[size] && (piece.to - 1) >> SPANS[size] <= last);
                 assert!(last - first < 64);
             }
-            let inside = times.iter().filter(|time| (piece.from..piece.to).contains(time)).count();
+            let inside = times
+                .iter()
+                .filter(|time| (piece.from..piece.to).contains(time))
+                .count();
             if inside > PIECE && !piece.is_smallest {
                 walk.too_much(&piece);
                 continue;
@@ -221,7 +224,10 @@ mod tests {
             end = piece.from;
         }
         assert_eq!(end, from.min(until));
-        assert_eq!(seen, times.iter().filter(|time| (from..until).contains(*time)).count());
+        assert_eq!(
+            seen,
+            times.iter().filter(|time| (from..until).contains(*time)).count()
+        );
         pieces
     }
 
