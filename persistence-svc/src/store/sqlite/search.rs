@@ -187,7 +187,9 @@ impl SearchStore for SqliteStore {
 
     async fn find(&self, find: &Find<'_>) -> Result<Hits, StoreError> {
         let most = find.most.min(MAX_HITS);
-        let Mark([before, ..]) = find.before;
+        let Mark([before, rest @ ..]) = find.before;
+        // A place just behind a row still has the row before it.
+        let before = before.saturating_add(i64::from(rest != [0; 3]));
         let below = before.min(first_of(find.to_us.saturating_add(999)));
         // Inside the first and the last millisecond the message's own time tells.
         let rows = sqlx::query(
