@@ -52,13 +52,23 @@ pub(crate) struct Gateway {
     last_session: AtomicU64,
 }
 
+/// What conversations need beside the links.
+pub(crate) struct Conversations {
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) memberships: Arc<Memberships>,
+    pub(crate) receipts: Receipts,
+}
+
 impl Gateway {
     pub(crate) fn new(
         config: Config,
         tokens: Tokens,
         links: Links,
-        gateways: Arc<Gateways>,
-        (memberships, receipts): (Arc<Memberships>, Receipts),
+        Conversations {
+            gateways,
+            memberships,
+            receipts,
+        }: Conversations,
         announcer: Announcer,
         metrics: GatewayMetrics,
         stop: CancellationToken,

@@ -89,8 +89,7 @@ impl Links {
         gateway: Incarnation,
         context: &Context,
         metrics: &LinkMetrics,
-        health: Component,
-        events: Events,
+        (health, events): (Component, Events),
     ) -> Result<Self, BusError> {
         let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.frames).await?;
         let mut asks = Vec::with_capacity(usize::from(shards.get()));
@@ -127,6 +126,7 @@ impl Links {
                 owner_beats,
                 frames,
                 known,
+                tasks: context.tasks.clone(),
                 metrics: metrics.clone(),
                 ready: ready.clone(),
                 events: events.clone(),

@@ -28,7 +28,7 @@ use crate::auth::Tokens;
 use crate::config::Config;
 use crate::conversations::{self, Events, MembershipMetrics, Memberships, ReceiptMetrics, Receipts};
 use crate::error::StartError;
-use crate::gateway::Gateway;
+use crate::gateway::{Conversations, Gateway};
 use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics};
@@ -141,8 +141,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         incarnation,
         &link_context,
         &link_metrics,
-        health,
-        events,
+        (health, events),
     )
     .await?;
 
@@ -193,8 +192,11 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         config,
         tokens,
         links,
-        Arc::clone(&gateways),
-        (memberships, receipts),
+        Conversations {
+            gateways: Arc::clone(&gateways),
+            memberships,
+            receipts,
+        },
         announcer,
         metrics,
         stop.clone(),

@@ -15,6 +15,7 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
 use switchboard_service_kit::health::Component;
+use switchboard_service_kit::tasks::Tasks;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,8 @@ pub(super) struct LinkActor {
     pub(super) frames: Subscription,
     /// Told to whoever asks the owner apart from the link.
     pub(super) known: watch::Sender<Option<Known>>,
+    /// Tasks that write to many sessions.
+    pub(super) tasks: Tasks,
     pub(super) metrics: LinkMetrics,
     pub(super) ready: Readiness,
     /// Where what channels say of their members goes.
@@ -138,7 +141,7 @@ impl LinkActor {
             shard: self.shard,
             frames: Vec::new(),
             metrics: self.metrics.clone(),
-            delivering: Delivering::new(self.metrics.clone()),
+            delivering: Delivering::new(self.metrics.clone(), self.tasks.clone()),
             sends: HashMap::new(),
             members: Vec::new(),
         };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use switchboard_service_kit::tasks::{TaskKind, Tasks};
+
 use crate::metrics::LinkMetrics;
 use crate::session::{SessionHandle, Written};
 
@@ -17,13 +19,15 @@ const BY_A_TASK: usize = 64;
 pub(super) struct Delivering {
     sessions: Vec<Arc<SessionHandle>>,
     metrics: LinkMetrics,
+    tasks: Tasks,
 }
 
 impl Delivering {
-    pub(super) fn new(metrics: LinkMetrics) -> Self {
+    pub(super) fn new(metrics: LinkMetrics, tasks: Tasks) -> Self {
         Self {
             sessions: Vec::new(),
             metrics,
+            tasks,
         }
     }
 
@@ -45,8 +49,10 @@ impl Delivering {
             let part = sessions.split_off(sessions.len().saturating_sub(BY_A_TASK));
             let metrics = self.metrics.clone();
             // Each session stands in one part, until its queue is empty: so there are never more of these than
-            // sessions to write to. One that is dropped at the stop leaves its sessions to their own tasks' farewell.
-            tokio::spawn(async move { write_out(&part, &metrics) });
+            // sessions to write to.
+            self.tasks.spawn("delivery", TaskKind::Replaceable, async move {
+                write_out(&part, &metrics);
+            });
         }
     }
 }

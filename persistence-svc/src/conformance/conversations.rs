@@ -173,7 +173,7 @@ pub async fn events_make_members(fixture: &impl StoreFixture) {
 /// What is read again, or late, brings nobody back and sends nobody away.
 pub async fn newest_event_of_each_user_counts(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
-    let all = vec![
+    let all = [
         event("room:1", added(&[("alice", OWNER), ("bob", MEMBER)])),
         event("room:1", removed(&["bob"])),
         event("room:1", added(&[("carol", MEMBER)])),

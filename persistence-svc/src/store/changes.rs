@@ -329,7 +329,7 @@ async fn copy_of(
     id: MessageId,
     event: &Event,
 ) -> Result<Option<Place>, StoreError> {
-    let made_us = target_id(&event.message).and_then(|id| fold::made_us(id));
+    let made_us = target_id(&event.message).and_then(fold::made_us);
     let since_us = made_us.map_or(0, |made| made.saturating_sub(COPY_SKEW_US));
     let entries = store
         .entries(&event.message.channel, since_us, event.place())

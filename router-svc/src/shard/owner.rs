@@ -727,10 +727,10 @@ impl Owner {
         if self.memory.deleted.has_target_of(&message) {
             return self.refuse(gateway, open, series, number, ErrorCode::BadRequest);
         }
-        if let Some(key) = &key {
-            if !self.memory.keys.queue(Arc::clone(key)) {
-                return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
-            }
+        if let Some(key) = &key
+            && !self.memory.keys.queue(Arc::clone(key))
+        {
+            return self.refuse(gateway, open, series, number, ErrorCode::TooManyRequests);
         }
         let channel = self
             .memory

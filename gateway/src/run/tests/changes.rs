@@ -186,6 +186,13 @@ async fn each_change_is_a_message_that_says_what_it_does() {
     assert!(matches!(what(&react), Some(change::What::React(of)) if of.target == at && of.reaction == "👍"));
 }
 
+/// The id of a message of more than an hour ago.
+fn long_ago() -> Bytes {
+    let mut id = *Uuid::now_v7().as_bytes();
+    id[2] = id[2].wrapping_sub(1);
+    id.to_vec().into()
+}
+
 #[tokio::test]
 async fn what_may_not_be_changed_is_not_published() {
     let node = node().await;
@@ -263,13 +270,11 @@ async fn what_may_not_be_changed_is_not_published() {
     asked(&mut owner, 20, Some(&said())).await;
     assert_eq!(reply(&mut bob, 2, "error").await["code"], 103, "alice's");
     // By what is there.
-    fn of(change: impl FnOnce(&mut Message)) -> Option<Message> {
+    let of = |change: fn(&mut Message)| {
         let mut message = said();
         change(&mut message);
         Some(message)
-    }
-    let mut old = *Uuid::now_v7().as_bytes();
-    old[3] = old[3].wrapping_sub(1);
+    };
     let table = [
         (None, 107),
         (of(|message| message.change = Some(Change::default())), 107),
@@ -279,7 +284,7 @@ async fn what_may_not_be_changed_is_not_published() {
             107,
         ),
         (of(|message| message.sender = None), 103),
-        (of(|message| message.id = old.to_vec().into()), 103),
+        (of(|message| message.id = long_ago()), 103),
     ];
     for (id, (message, code)) in (40..).zip(table) {
         call(&mut alice, id, "message.edit", edit(CHANNEL)).await;

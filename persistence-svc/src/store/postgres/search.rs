@@ -225,7 +225,7 @@ impl PostgresStore {
                     walk.too_much(&piece);
                     continue;
                 }
-                hits.sort_unstable_by(|one, other| other.mark.cmp(&one.mark));
+                hits.sort_unstable_by_key(|hit| std::cmp::Reverse(hit.mark));
                 found.effort += count;
                 found.hits.append(&mut hits);
                 walk.looked(&piece, count);
