@@ -37,13 +37,15 @@ pub const MAX_LIMIT: usize = 10_000;
 /// Channels of one question about heads, at most.
 pub const MAX_HEADS: usize = 10_000;
 
-/// Everything that is asked of a store.
-pub trait Store:
-    MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore
-{
-}
+/// What carrying the log into a store takes.
+pub trait LogStore: MessageStore + JoinStore {}
 
-impl<S: MessageStore + JoinStore + ConversationStore + FollowStore + SearchStore + ChangeStore> Store for S {}
+impl<S: MessageStore + JoinStore> LogStore for S {}
+
+/// Everything that is asked of a store.
+pub trait Store: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore {}
+
+impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore> Store for S {}
 
 /// A store of messages.
 ///

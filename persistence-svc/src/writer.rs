@@ -13,11 +13,11 @@ use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
 
 use crate::follow::Writes;
 use crate::metrics::PersistenceMetrics;
-use crate::store::{DeadLetter, Progress, Row, Store, StoreError, Written};
+use crate::store::{DeadLetter, LogStore, Progress, Row, StoreError, Written};
 
 /// Writes what a durable reader of the log reads.
 pub struct Writer {
-    store: Arc<dyn Store>,
+    store: Arc<dyn LogStore>,
     metrics: PersistenceMetrics,
     /// By shard: up to where it was written here, and by whom the last record that counts was.
     known: Mutex<HashMap<ShardId, (LogEpoch, Sequence, OwnerEpoch)>>,
@@ -29,7 +29,7 @@ pub struct Writer {
 
 impl Writer {
     /// Writes into `store`.
-    pub fn new(store: Arc<dyn Store>, metrics: PersistenceMetrics) -> Self {
+    pub fn new(store: Arc<dyn LogStore>, metrics: PersistenceMetrics) -> Self {
         Self {
             store,
             metrics,

@@ -12,12 +12,13 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use switchboard_proto::bus::{
-    Answer, Applied, Batch, BetweenOwners, Closed, Delivered, Delivery, Derivation, Derive, Derived,
-    DerivedAt, Down, DownBeat, DownItem, Entry, Ephemeral, Fence, Header, InForce, Interest, Layout,
-    MemberBeat, Message, Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish,
-    Record, Recover, Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender,
-    Series, State, StoredPosition, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, down_item,
-    record, up_item,
+    Answer, Applied, Batch, BetweenOwners, Change, ChannelMember, Closed, Delete, Deleted, Delivered,
+    Delivery, Derivation, Derive, Derived, DerivedAt, Down, DownBeat, DownItem, Edit, Entry, Ephemeral,
+    Fence, Header, InForce, Interest, Layout, MemberBeat, MemberRole, MembersChanged, Message, MessageAt,
+    Open, OpenEnd, Opened, Origin, OwnerBeat, PayloadKind, Position, Priority, Publish, React, Record,
+    Recover, Recovered, RecoveredOutcome, Refusal, Removed, Reset, Role, SendChannels, Sender, Series, State,
+    StoredPosition, Unknown, Up, UpBeat, UpItem, Wait, answer, between_owners, change, down_item, record,
+    up_item,
 };
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, SHARD_HASH};
@@ -79,6 +80,16 @@ fn message() -> Message {
         origin: None,
         // A client published it.
         api_key: String::new(),
+        thread: None,
+        change: None,
+    }
+}
+
+fn target() -> MessageAt {
+    MessageAt {
+        offset: 8_192,
+        log_epoch: "1-00000007".to_owned(),
+        id: life(0x0192_0000_0000_7000_8000_0000_0000_0002),
     }
 }
 
@@ -162,6 +173,7 @@ fn log_records_and_layout() {
         purged_before: 3,
         frozen: false,
         hidden: Vec::new(),
+        deleted: None,
     };
     golden("record-state", &written_by(8, record::Body::State(state.clone())));
     let frozen = State {
@@ -174,9 +186,63 @@ fn log_records_and_layout() {
             channel: "room:7".to_owned(),
             up_to: 12_288,
         }],
-        ..state
+        ..state.clone()
     };
     golden("record-state-hidden", &written_by(8, record::Body::State(hidden)));
+    let deleted = State {
+        deleted: Some(Deleted {
+            offsets: vec![8_192, 1],
+            until: vec![4_096, 0],
+            copies: vec![7],
+            copies_until: vec![12_288],
+            floor: 4_096,
+        }),
+        ..state
+    };
+    golden(
+        "record-state-deleted",
+        &written_by(8, record::Body::State(deleted)),
+    );
+    for (name, change) in [
+        (
+            "edit",
+            change::What::Edit(Edit {
+                target: Some(target()),
+            }),
+        ),
+        (
+            "delete",
+            change::What::Delete(Delete {
+                target: Some(target()),
+            }),
+        ),
+        (
+            "react",
+            change::What::React(React {
+                target: Some(target()),
+                reaction: "+1".to_owned(),
+                remove: true,
+            }),
+        ),
+        (
+            "members",
+            change::What::Members(MembersChanged {
+                added: vec![ChannelMember {
+                    user: "bob".to_owned(),
+                    role: MemberRole::Owner.into(),
+                }],
+                removed: vec!["carol".to_owned()],
+                claims: true,
+            }),
+        ),
+    ] {
+        let message = Message {
+            thread: Some(target()),
+            change: Some(Change { what: Some(change) }),
+            ..message()
+        };
+        golden(&format!("message-{name}"), &message);
+    }
     let closed = Closed {
         next_ordinal: 2,
         shards: 6,

@@ -11,6 +11,14 @@ use crate::store::{MessageStore, Row, SqliteSettings, SqliteStore, Written};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
+#[expect(clippy::disallowed_methods, reason = "it ends with its test")]
+fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(future)
+}
+
 struct Unknown;
 
 impl Method for Unknown {
@@ -60,7 +68,7 @@ fn answering(service: Option<Arc<Service>>, places: usize) -> Arc<dyn Bus> {
         places: Arc::new(Semaphore::new(places)),
         limit: WITHIN,
     };
-    tokio::spawn(answering.run(CancellationToken::new()));
+    spawn(answering.run(CancellationToken::new()));
     bus
 }
 

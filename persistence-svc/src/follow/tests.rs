@@ -61,6 +61,7 @@ fn row(sequence: u64) -> Row {
         channel: message.channel.clone(),
         sender: None,
         message: message.encode_to_vec().into(),
+        change: None,
     }
 }
 

@@ -73,7 +73,7 @@ fn batch(after: u64, records: Vec<RecordAt>) -> Batch {
 
 struct Rig {
     folder: tempfile::TempDir,
-    store: Arc<dyn Store>,
+    store: Arc<dyn LogStore>,
     writer: Writer,
 }
 
@@ -85,7 +85,7 @@ impl Rig {
             connections: 1,
             wait: std::time::Duration::from_secs(20),
         };
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(&settings));
+        let store: Arc<dyn LogStore> = Arc::new(SqliteStore::new(&settings));
         store.migrate().await.unwrap();
         Self {
             folder,
@@ -212,7 +212,7 @@ async fn what_is_no_message_is_kept_aside_and_stops_nothing() {
 
 /// A store that refuses some rows, and is gone for a moment just then.
 struct Fickle {
-    store: Arc<dyn Store>,
+    store: Arc<dyn LogStore>,
     gone: std::sync::atomic::AtomicUsize,
 }
 

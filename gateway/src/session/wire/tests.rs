@@ -16,6 +16,14 @@ use crate::session::{Limits, SharedReply};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+#[expect(clippy::disallowed_methods, reason = "it ends with its test")]
+fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(future)
+}
+
 /// A session whose wire is open, its stream, and the client's end of it.
 async fn connected(outgoing: usize) -> (Arc<SessionHandle>, ClientStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -74,7 +82,7 @@ async fn frames_of_every_length_arrive_as_websocket_has_them() {
         .iter()
         .map(|length| format!("\"{}\"", "x".repeat(*length)))
         .collect();
-    let reading = tokio::spawn(texts(client, sent.len()));
+    let reading = spawn(texts(client, sent.len()));
     for data in &sent {
         assert!(session.queue_shared(&push(data)));
         session.write_out();
@@ -114,7 +122,7 @@ async fn what_the_socket_does_not_take_is_the_tasks_to_send() {
     tokio::time::timeout(DEADLINE, session.outgoing.changed())
         .await
         .expect("the task is told");
-    let reading = tokio::spawn(texts(client, sent + 1));
+    let reading = spawn(texts(client, sent + 1));
     // As the task does.
     loop {
         let (progress, _) = session.wire.write(&session.outgoing);
@@ -147,7 +155,7 @@ async fn what_websocket_answers_by_itself_is_bounded() {
     let rest = session.wire.0.lock().rest.len();
     assert!((MOST_REST..MOST_REST + answer.len()).contains(&rest), "{rest}");
     let mut read = vec![0; taken];
-    let reading = tokio::spawn(async move {
+    let reading = spawn(async move {
         client.read_exact(&mut read).await.unwrap();
         client
     });
@@ -167,7 +175,7 @@ async fn nothing_is_lost_torn_or_out_of_order_whoever_writes() {
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     let task = {
         let session = Arc::clone(&session);
-        tokio::spawn(async move {
+        spawn(async move {
             loop {
                 tokio::select! {
                     () = session.outgoing.changed() => {}
