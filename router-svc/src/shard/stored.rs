@@ -46,13 +46,15 @@ pub(crate) enum Worth {
 impl Reach {
     /// For a channel of which nothing behind `removed` was ever removed from the log, and everything up to `after` is known.
     pub(crate) fn worth(&self, after: Offset, removed: Offset) -> Worth {
+        // Of this channel nothing behind `after` went, whatever the store lacks.
+        let may_lack = removed > after;
         let is_lost = self
             .holes
             .iter()
             .any(|(first, last)| Offset::end_of(*last) > after && Offset::new(*first, 0) <= removed);
-        if is_lost {
+        if may_lack && is_lost {
             Worth::Lost
-        } else if removed > after && removed > self.read_to {
+        } else if may_lack && removed > self.read_to {
             Worth::Unknown
         } else if self.read_to <= after {
             Worth::Behind
@@ -241,6 +243,8 @@ mod tests {
             (at(7), end(7), Worth::Lost),
             (at(4), at(5), Worth::Lost),
             (at(4), at(4), Worth::Whole),
+            // It has the last of them itself.
+            (at(6), at(6), Worth::Whole),
             (at(1), at(3), Worth::Whole),
             (end(7), at(15), Worth::Whole),
             (end(7), Offset::ZERO, Worth::Whole),
