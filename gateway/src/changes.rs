@@ -106,6 +106,9 @@ pub(crate) async fn publish(
 ) -> Result<(Bytes, Stored), Error> {
     let channel = &wanted.channel;
     may(gateway, &by, &wanted)?;
+    if let By::User { sender, .. } = &by {
+        gateway.lets_in(channel, &sender.user, arrived).await?;
+    }
     let envelope = Envelope {
         key: wanted.key,
         ..Envelope::default()

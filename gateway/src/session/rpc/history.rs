@@ -22,7 +22,6 @@ use switchboard_proto::messages::{self, HistoryRequest, method};
 use super::cursor::{Cursor, Place};
 use super::{Asking, told};
 use crate::links::HistoryQuery;
-use crate::policy::{Action, Asking as Who};
 
 /// Messages in a page where the client does not say.
 const USUAL: u32 = 50;
@@ -118,7 +117,10 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let config = &asking.gateway.config;
     let channel = ChannelName::parse(&request.channel, config.channel_name_length)
         .map_err(|_| bad("not a channel name"))?;
-    may(&asking, &channel)?;
+    asking.may_read_history(&channel).await?;
+    if !config.policy.now().is_durable(&channel) {
+        return Err(ErrorCode::NotAvailable.into());
+    }
     if request.limit == Some(0) {
         return Err(bad("a limit of 0"));
     }
@@ -137,20 +139,6 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     };
     let page = read(&asking, &asked).await?;
     answer(&asked, &page, seen.log_epoch, seen.head)
-}
-
-/// The rights are those of the `history` command.
-fn may(asking: &Asking, channel: &ChannelName) -> Result<(), Error> {
-    let who = Who {
-        user: asking.session.user(),
-        is_in: asking.session.holds(channel),
-    };
-    let policy = asking.gateway.config.policy.now();
-    policy.decide(Action::History, channel, who).outcome?;
-    if !policy.is_durable(channel) {
-        return Err(ErrorCode::NotAvailable.into());
-    }
-    Ok(())
 }
 
 fn bad(words: &str) -> Error {

@@ -7,6 +7,7 @@ use switchboard_proto::codes::ErrorCode;
 
 use super::Asking;
 use crate::links::HistoryQuery;
+use crate::policy::{Action, Asking as Who};
 
 impl Asking {
     /// The call's data; the error says what was `wanted`.
@@ -36,6 +37,18 @@ impl Asking {
     pub(super) async fn may_read(&self, channel: &ChannelName) -> Result<(), Error> {
         let reading = self.gateway.may_read(&self.session, channel, self.arrived);
         Ok(reading.await?)
+    }
+
+    /// Whether the caller may read the channel's history: by its settings, also where it is subscribed, and by its members.
+    pub(super) async fn may_read_history(&self, channel: &ChannelName) -> Result<(), Error> {
+        let who = Who {
+            user: self.session.user(),
+            is_in: self.session.holds(channel),
+        };
+        let policy = self.gateway.config.policy.now();
+        policy.decide(Action::History, channel, who).outcome?;
+        let let_in = self.gateway.lets_in(channel, self.session.user(), self.arrived);
+        Ok(let_in.await?)
     }
 
     /// The life of the log that `offset` is of; empty: the one in force, which has to have it.

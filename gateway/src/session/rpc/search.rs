@@ -13,7 +13,6 @@ use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::messages::{SearchChannels, SearchMatch, SearchRequest, method};
 
 use super::Asking;
-use crate::policy::{Action, Asking as Who};
 
 /// Channels of one search, at most; the store allows as many.
 const CHANNELS: usize = 256;
@@ -73,8 +72,8 @@ pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         bad("history.search wants {query, channels?, sender?, from?, to?, limit?, cursor?, language?}")
     })?;
     let names = match channels {
-        Some(names) => named(&asking, names)?,
-        None => subscribed(&asking)?,
+        Some(names) => named(&asking, names).await?,
+        None => subscribed(&asking).await?,
     };
     let config = &asking.gateway.config;
     let request = SearchRequest {
@@ -99,46 +98,35 @@ pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
 }
 
 /// Channels that the caller named. One that it may not read refuses all of the search.
-fn named(asking: &Asking, names: Vec<String>) -> Result<Vec<String>, Error> {
+async fn named(asking: &Asking, names: Vec<String>) -> Result<Vec<String>, Error> {
     if names.len() > CHANNELS {
         return Err(bad("a search takes 256 channels"));
     }
     for name in &names {
         let channel = ChannelName::parse(name, asking.gateway.config.channel_name_length)
             .map_err(|_| bad("not a channel name"))?;
-        may_read(asking, &channel, asking.session.holds(&channel))?;
+        asking.may_read_history(&channel).await?;
     }
     Ok(names)
 }
 
 /// The caller's own channels, as far as it may read their history.
-fn subscribed(asking: &Asking) -> Result<Vec<String>, Error> {
-    let mut names: Vec<String> = asking
-        .session
-        .subscriptions
-        .all()
-        .into_iter()
-        .map(|(channel, _)| channel)
-        .filter(|channel| may_read(asking, channel, true).is_ok())
-        .map(|channel| channel.as_str().to_owned())
-        .collect();
-    if names.len() > CHANNELS {
-        return Err(bad(
-            "a search takes 256 channels, and more are subscribed: name those to search in",
-        ));
+async fn subscribed(asking: &Asking) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for (channel, _) in asking.session.subscriptions.all() {
+        if asking.may_read_history(&channel).await.is_err() {
+            continue;
+        }
+        if names.len() == CHANNELS {
+            return Err(bad(
+                "a search takes 256 channels, and more are subscribed: name those to search in",
+            ));
+        }
+        names.push(channel.as_str().to_owned());
     }
     // A cursor holds for the same channels.
     names.sort_unstable();
     Ok(names)
-}
-
-fn may_read(asking: &Asking, channel: &ChannelName, is_in: bool) -> Result<(), Error> {
-    let who = Who {
-        user: asking.session.user(),
-        is_in,
-    };
-    let policy = asking.gateway.config.policy.now();
-    Ok(policy.decide(Action::History, channel, who).outcome?)
 }
 
 /// `None`: it is not readable, which is nobody's fault here.

@@ -17,7 +17,6 @@ use switchboard_proto::messages::{FoldedMessage, Place, ThreadRequest, method};
 use super::Asking;
 use super::changes::{Folded, folded};
 use crate::changes::bad;
-use crate::policy::{Action, Asking as Who};
 
 /// Messages in a page: where the client does not say, and at most.
 const USUAL: u32 = 50;
@@ -40,13 +39,8 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let request: Request = serde_json::from_slice(&data)
         .map_err(|_| bad("thread.list wants {channel, offset, epoch?, limit?, cursor?}"))?;
     let channel = asking.named_channel(&request.channel)?;
-    let who = Who {
-        user: asking.session.user(),
-        is_in: asking.session.holds(&channel),
-    };
-    let policy = asking.gateway.config.policy.now();
-    policy.decide(Action::History, &channel, who).outcome?;
-    if !policy.is_durable(&channel) {
+    asking.may_read_history(&channel).await?;
+    if !asking.gateway.config.policy.now().is_durable(&channel) {
         return Err(ErrorCode::NotAvailable.into());
     }
     let limit = request.limit.unwrap_or(USUAL).min(MOST);
