@@ -544,6 +544,14 @@ pub async fn some_messages_are_not_searched(fixture: &impl StoreFixture) {
     assert_eq!(numbers(&searching, &question("secret")).await, [1].into());
 }
 
+/// What a backend removed (`history_remove`) is not found, though the index has it.
+pub async fn hidden_messages_are_not_found(fixture: &impl StoreFixture) {
+    let (store, searching) = indexed(fixture).await;
+    let mark = ("room:odd".to_owned(), Offset::new(Sequence(1), 0));
+    store.hide(log(1, 7), &[mark]).await.unwrap();
+    assert_eq!(numbers(&searching, &question("fox")).await, [2, 17].into());
+}
+
 /// Makes a test of each case of the suite.
 #[macro_export]
 macro_rules! search_conformance {
@@ -560,6 +568,7 @@ macro_rules! search_conformance {
             index_of_other_settings_is_made_anew,
             messages_leave_the_index_and_come_back,
             some_messages_are_not_searched,
+            hidden_messages_are_not_found,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

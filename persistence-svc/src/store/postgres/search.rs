@@ -434,6 +434,8 @@ impl SearchStore for PostgresStore {
                        SELECT channel, sender, message FROM messages
                        WHERE messages.log_time = found.log_time AND messages.shard = found.shard
                            AND messages.log = found.log AND messages."offset" = found.place
+                           AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.channel = messages.channel
+                               AND (hidden.log, hidden."offset") >= (messages.log, messages."offset"))
                        LIMIT 1
                    ) AS stored"#,
             )

@@ -224,7 +224,9 @@ impl SearchStore for SqliteStore {
         for hit in hits {
             let row = sqlx::query(
                 r#"SELECT channel, sender, message FROM messages
-                   WHERE log_time = ? AND shard = ? AND log = ? AND "offset" = ?"#,
+                   WHERE log_time = ? AND shard = ? AND log = ? AND "offset" = ?
+                       AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.channel = messages.channel
+                           AND (hidden.log, hidden."offset") >= (messages.log, messages."offset"))"#,
             )
             .bind(number(hit.time_us))
             .bind(i32::from(hit.shard.get()))
