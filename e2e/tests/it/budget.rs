@@ -20,7 +20,7 @@ const CONFIG: &str = "[bus]\nshards = 4\n[router]\nwindow_total = \"1MiB\"\nwind
 async fn windows(process: &Process) -> Result<u64> {
     let mut bytes = 0;
     for shard in 0..SHARDS {
-        let line = format!("switchboard_router_window_bytes{{shard=\"{shard}\"}}");
+        let line = format!("switchboard_router_shard_window_bytes{{shard=\"{shard}\"}}");
         bytes += process.metric(&line).await?;
     }
     Ok(bytes)
@@ -46,11 +46,11 @@ async fn r9_all_windows_of_a_process_keep_to_one_budget_and_recoveries_stay_comp
     let mut used = 0;
     wait_until(DEADLINE, async || {
         used = windows(&process).await.unwrap_or(u64::MAX);
-        used <= BUDGET
+        // They are measured now and then, and keep what they may.
+        used > BUDGET / 2 && used <= BUDGET
     })
     .await
     .with_context(|| format!("windows take {used} bytes"))?;
-    ensure!(used > 0, "they keep what they may");
 
     let mut back = Client::connect(&process.websocket_url()).await?;
     for (channel, before) in before.iter().enumerate() {

@@ -13,16 +13,16 @@ async fn what_is_deleted_is_nowhere() -> Result<()> {
     let data = tempfile::tempdir()?;
     let allowed = "allow_subscribe_for_client = true\nallow_publish_for_subscriber = true\nallow_history_for_subscriber = true\n\
                    allow_message_changes = true\n";
+    let channels = "allow_history_for_subscriber = true\nallow_user_limited_channels = true\n";
     let sections = format!(
         "[namespaces.talk]\n{allowed}[namespaces.brief]\n{allowed}edit_within = \"1ms\"\n\
          [namespaces.pair]\n{allowed}allow_user_limited_channels = true\n\
-         [channels]\nallow_history_for_subscriber = true\nallow_user_limited_channels = true\n\
          [bus]\nbackend = \"embedded\"\n[bus.embedded]\npath = {:?}\n\
          [persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {:?}\n",
         data.path(),
         database.url()
     );
-    let system = System::one_with_tokens(&sections).await?;
+    let system = System::one_with_tokens(channels, &sections).await?;
     let urls = system.websocket_urls().join(",");
     let environment = [
         ("SWITCHBOARD_ENDPOINTS", urls.as_str()),

@@ -5,7 +5,7 @@ use serde_json::json;
 use switchboard_testkit::PostgresServer;
 
 use crate::client::Client;
-use crate::system::{Pings, System};
+use crate::system::System;
 use crate::tools;
 use switchboard_e2e::cluster::Cluster;
 
@@ -58,7 +58,12 @@ async fn what_is_said_is_found_on_postgres() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_searched_where_nothing_is_stored() -> Result<()> {
-    let system = System::embedded(Pings::Seldom).await?;
+    let data = tempfile::tempdir()?;
+    let sections = format!(
+        "[bus.embedded]\npath = {:?}\n[persistence]\nstore = \"none\"\n",
+        data.path().join("log")
+    );
+    let system = System::one(&sections).await?;
     let urls = system.websocket_urls();
     let mut client = Client::connect(urls.first().context("a gateway")?).await?;
     let request = json!({ "method": "history.search", "data": { "query": "x", "channels": ["room:1"] } });

@@ -87,11 +87,9 @@ impl Forgetful {
 
     async fn with(mut self, services: &[&'static str]) -> Result<Self> {
         for service in services {
-            self.processes
-                .push(Process::spawn(service, self.path(), &ARGUMENTS)?);
-        }
-        for process in &mut self.processes {
-            process.ready().await?;
+            // Routers come first: who makes the log says for how long keys are known.
+            let process = Process::start(service, self.path(), &ARGUMENTS).await?;
+            self.processes.push(process);
         }
         Ok(self)
     }

@@ -177,8 +177,9 @@ impl System {
     }
 
     /// As [`Self::one`], for users with tokens.
-    pub(crate) async fn one_with_tokens(sections: &str) -> Result<Self> {
-        let config = format!("{NODE}{}{sections}", Access::Tokens.config());
+    pub(crate) async fn one_with_tokens(channels: &str, sections: &str) -> Result<Self> {
+        let node = NODE.replace("[channels]\n", &format!("[channels]\n{channels}"));
+        let config = format!("{node}{}{sections}", Access::Tokens.config());
         let system = Self {
             nodes: vec![start(&config).await?],
             _nats: None,

@@ -36,9 +36,10 @@ const AT_ONCE: usize = 64;
 /// How often it is seen that the process runs.
 const TICK: Duration = Duration::from_millis(100);
 
-/// One that did not run for longer than this may hold questions that nobody waits for any more: less than any caller waits.
-/// Carried out late, an old call would undo what was called since. No clock is compared with another's.
-const STANDSTILL: Duration = Duration::from_secs(2);
+/// One that did not run for longer than this may hold questions that nobody waits for any more: less than after what other
+/// gateways take it for dead, and any caller gives up. Carried out late, an old call would undo what was called since. No clock is
+/// compared with another's.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Sessions that one question subscribes or unsubscribes at a time.
 const SESSIONS_AT_ONCE: usize = 64;

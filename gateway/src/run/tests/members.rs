@@ -110,7 +110,7 @@ impl Store {
 
 async fn node(more: &str) -> Node {
     Node::start(&format!(
-        "answer_timeout = \"1s\"\n[gateway.tokens]\nhmac_secret = \"{SECRET}\"\n\
+        "answer_timeout = \"1s\"\nlimits.command_rate = 0\n[gateway.tokens]\nhmac_secret = \"{SECRET}\"\n\
          [gateway.conversations]\nreceipts_window = \"20ms\"\n{more}\n\
          [namespaces.team]\nmembers = true\nallow_subscribe_for_client = true\nallow_publish_for_client = true\n\
          allow_history_for_client = true\n\
