@@ -73,6 +73,12 @@ pub(crate) struct Links {
 }
 
 impl Links {
+    /// Which life of its shard's log the channel's owner writes; `None`: no owner has said yet.
+    pub(crate) fn log_ordinal(&self, channel: &ChannelName) -> Option<u32> {
+        let known = self.known.get(usize::from(self.shard_of(channel).get()))?;
+        known.borrow().map(|known| known.rank.0)
+    }
+
     /// What carries the links.
     pub(crate) fn bus(&self) -> &dyn Bus {
         &*self.bus

@@ -478,6 +478,7 @@ macro_rules! store_conformance {
             reactions_are_sets_of_users,
             reactions_are_told_in_bounds,
             threads_are_listed_in_order,
+            hidden_messages_are_in_no_thread,
             changes_of_what_is_elsewhere_are_harmless,
             inbox_entries_are_changed_with_their_messages,
             any_order_of_records_folds_to_the_same,

@@ -7,15 +7,16 @@ mod history;
 mod search;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::messages::AskError;
-use switchboard_proto::ids::ShardCount;
+use switchboard_proto::ids::{ShardCount, ShardId};
 use switchboard_proto::messages::{Method, method};
 
 use crate::search::Searching;
-use crate::store::{Store, StoreError};
+use crate::store::{Place, Store, StoreError};
 
 /// The answer of the method that has the name.
 macro_rules! answered {
@@ -30,6 +31,10 @@ macro_rules! answered {
         }
     };
 }
+
+/// Between two looks at how far the store is, doubling.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(40);
 
 /// Answers from a store.
 pub struct Service {
@@ -78,6 +83,21 @@ impl Service {
             Conversations => conversations,
             Search => search,
         )
+    }
+
+    /// Waits until everything up to `place` was read into the store. Never ends where the log has no such place: whoever asks
+    /// gives up.
+    async fn stored_up_to(&self, shard: ShardId, place: Place) -> Result<(), AskError> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let progress = self.store.progress(shard, place.log).await;
+            let progress = progress.map_err(|error| fault(&error))?;
+            if progress.is_some_and(|progress| progress.read_to >= place.offset.sequence()) {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK);
+        }
     }
 }
 

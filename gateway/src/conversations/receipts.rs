@@ -263,8 +263,10 @@ impl Writer {
         {
             let mut known = self.heads.lock();
             for mark in marks {
+                // What is known of another life of the log says nothing of the one in force.
+                let in_force = self.gateway.links.log_ordinal(&mark.channel);
                 match known.get(&mark.channel) {
-                    Some(head) if placed(mark, *head).is_ok() => {
+                    Some(head) if Some(head.0.ordinal) == in_force && placed(mark, *head).is_ok() => {
                         heads.insert(mark.channel.clone(), Ok(*head));
                     }
                     _ => {

@@ -239,6 +239,23 @@ pub async fn reactions_are_told_in_bounds(fixture: &impl StoreFixture) {
     assert_eq!(store.folds(CHANNEL, &many[1..]).await.unwrap().len(), 0);
 }
 
+/// What a backend removed (`history_remove`) is in no thread.
+pub async fn hidden_messages_are_in_no_thread(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let mut messages = vec![message(1, "alice", "1")];
+    messages.extend((2..6).map(|sequence| reply(sequence, 1)));
+    write(&*store, &messages).await;
+    let mark = (CHANNEL.to_owned(), here(3).offset);
+    store.hide(here(3).log, &[mark]).await.unwrap();
+    let page = store.thread(CHANNEL, here(1), None, 9, usize::MAX).await.unwrap();
+    let read: Vec<u64> = page
+        .messages
+        .iter()
+        .map(|stored| stored.place.offset.sequence().0)
+        .collect();
+    assert_eq!(read, [4, 5]);
+}
+
 /// Replies are counted, and listed page by page.
 pub async fn threads_are_listed_in_order(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;

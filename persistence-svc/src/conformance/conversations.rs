@@ -405,6 +405,31 @@ fn brief(page: &ConversationPage) -> Vec<(&str, u64, Option<&str>)> {
         .collect()
 }
 
+/// What a backend removed (`history_remove`) is neither told nor counted.
+pub async fn hidden_messages_are_no_conversation(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let batch = records(
+        0,
+        vec![
+            said("dm:#alice,bob", "bob", "one"),
+            said("dm:#alice,bob", "bob", "two"),
+            said("dm:#alice,carol", "carol", "three"),
+        ],
+    );
+    store.write(&batch).await.unwrap();
+    let there = place(1, 7, 2, 0);
+    let status = async || store.status("dm:#alice,bob", there, 9, 9).await.unwrap();
+    assert!(status().await.is_some());
+    let mark = ("dm:#alice,bob".to_owned(), there.offset);
+    store.hide(there.log, &[mark]).await.unwrap();
+    assert!(status().await.is_none());
+    let hers = store.conversations(&of("alice")).await.unwrap();
+    assert_eq!(
+        brief(&hers),
+        [("dm:#alice,carol", 1, Some("three")), ("dm:#alice,bob", 0, None)]
+    );
+}
+
 /// A user's conversations: those whose name has him, and those he is a member of.
 pub async fn conversations_are_listed_newest_first(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
@@ -541,6 +566,7 @@ macro_rules! conversations_conformance {
             $fixture:
             events_make_members,
             newest_event_of_each_user_counts,
+            hidden_messages_are_no_conversation,
             channel_is_claimed_by_the_first,
             marks_never_go_back,
             marks_that_race_end_with_the_highest,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::json;
-use switchboard_proto::bus::{Change, Message, PayloadKind};
+use switchboard_proto::bus::change::What;
+use switchboard_proto::bus::{Change, Delete, Edit, Message, MessageAt, PayloadKind};
 use switchboard_proto::ids::{LogEpoch, Offset, Sequence, ShardId};
 
 use super::{StoreFixture, log, now_us, opened, shard, written};
@@ -544,6 +545,42 @@ pub async fn some_messages_are_not_searched(fixture: &impl StoreFixture) {
     assert_eq!(numbers(&searching, &question("secret")).await, [1].into());
 }
 
+/// What a message says after an edit is found, and what it said before is not; nor is what is deleted.
+pub async fn edited_messages_are_found_by_what_they_say(fixture: &impl StoreFixture) {
+    let (store, searching) = indexed(fixture).await;
+    let target = |sequence| {
+        Some(MessageAt {
+            offset: Offset::new(Sequence(sequence), 0).get(),
+            ..MessageAt::default()
+        })
+    };
+    let change = |sequence: u64, payload: &'static str, what| {
+        let mut message = Message {
+            id: Bytes::copy_from_slice(&[7; 16]),
+            channel: "room:odd".to_owned(),
+            payload: payload.into(),
+            change: Some(Change { what: Some(what) }),
+            ..Message::default()
+        };
+        message.set_kind(PayloadKind::Json);
+        Row {
+            message: message.encode_to_vec().into(),
+            change: message.change.clone(),
+            ..said(sequence, "room:odd", "")
+        }
+    };
+    let edit = What::Edit(Edit { target: target(1) });
+    let delete = What::Delete(Delete { target: target(17) });
+    let rows = vec![
+        change(21, r#"{"text":"a brown badger"}"#, edit),
+        change(22, "null", delete),
+    ];
+    store_rows(&*store, (shard(3), log(1, 7)), 20, rows).await;
+    index_all(&store).await;
+    assert_eq!(numbers(&searching, &question("badger")).await, [1].into());
+    assert_eq!(numbers(&searching, &question("fox")).await, [2].into());
+}
+
 /// What a backend removed (`history_remove`) is not found, though the index has it.
 pub async fn hidden_messages_are_not_found(fixture: &impl StoreFixture) {
     let (store, searching) = indexed(fixture).await;
@@ -568,6 +605,7 @@ macro_rules! search_conformance {
             index_of_other_settings_is_made_anew,
             messages_leave_the_index_and_come_back,
             some_messages_are_not_searched,
+            edited_messages_are_found_by_what_they_say,
             hidden_messages_are_not_found,
         );
     };

@@ -132,14 +132,11 @@ async fn replicas_that_fail_and_stop_leave_nothing_out_and_do_nothing_twice() {
             stops[0].cancel();
         }
     }
-    let all_done = async {
-        while !store.behind("search").await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), all_done)
-        .await
-        .expect("all is followed");
+    switchboard_testkit::wait_until(Duration::from_secs(60), async || {
+        store.behind("search").await.unwrap().is_empty()
+    })
+    .await
+    .expect("all is followed");
     stops[1].cancel();
     tasks.close();
     tasks.wait().await;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use prost::Message as _;
+use switchboard_bus::fold::{self, Does, Target};
 use switchboard_bus::messages::AskError;
 use switchboard_proto::bus::Message;
+use switchboard_proto::ids::LogEpoch;
 
 use super::analyser::{Analyser, VERSION};
 use crate::follow::Follower;
@@ -110,8 +112,29 @@ impl Follower for Indexer {
     }
 
     async fn apply(&self, step: &Step, rows: Vec<LogRow>) -> Result<bool, StoreError> {
+        // Before the step is done, so that none is forgotten; done twice it changes nothing. What is changed within the step is
+        // read as it is now.
+        for row in rows.iter().filter(|row| fold::is_foldable(&row.message)) {
+            if let Some(place) = changed(row, step.log) {
+                self.reindex(&row.channel, place).await?;
+            }
+        }
         let documents: Vec<Document> = rows.iter().filter_map(|row| self.document(row)).collect();
         self.store.index(&self.settings, step, &documents).await
+    }
+}
+
+/// The message whose content the row, which stands in `log`, changes. Entries of an inbox are not found this way: the index has
+/// them as they were said, and what they say now decides whether they are shown.
+fn changed(row: &LogRow, log: LogEpoch) -> Option<Place> {
+    let message = Message::decode(row.message.clone()).ok()?;
+    let (target, Does::Edit | Does::Delete) = fold::effect(&message, log)? else {
+        return None;
+    };
+    match target {
+        Target::Here(offset) => Some(Place { log, offset }),
+        Target::Elsewhere(log, offset) => Some(Place { log, offset }),
+        Target::Copy(_) => None,
     }
 }
 

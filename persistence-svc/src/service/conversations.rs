@@ -1,7 +1,5 @@
 //! Who is in a channel, up to where everybody has read, and what a user's conversations are.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use switchboard_bus::messages::AskError;
@@ -14,12 +12,8 @@ use switchboard_proto::messages::{
 };
 
 use super::{Service, fault};
+use crate::store;
 use crate::store::conversations::{Conversations, MAX_LISTED, Mark};
-use crate::store::{self, StoreError};
-
-/// Between two looks at whether a record is stored: the first, and the longest.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK: Duration = Duration::from_millis(40);
 
 /// What is not said otherwise.
 const MEMBERS: u32 = 100;
@@ -130,15 +124,18 @@ impl Service {
         &self,
         request: MessageStatusRequest,
     ) -> Result<MessageStatusResponse, AskError> {
-        let awaited = Awaited {
-            shard: request.shard,
-            place: request.place,
-        };
-        let (_, place) = awaited_place(&awaited)?;
+        let at = request.place.as_ref();
+        let place = place(at.ok_or_else(|| AskError::Invalid("a place is missing".to_owned()))?)?;
         let most = u32::try_from(MAX_LISTED).unwrap_or(u32::MAX);
         let named = usize::try_from(limit(request.limit, NAMED, most)?).unwrap_or(MAX_LISTED);
-        // One that was just answered may not be stored yet.
-        self.stored(&awaited).await?;
+        if let Some(shard) = request.shard {
+            // One that was just answered may not be stored yet.
+            let awaited = Awaited {
+                shard,
+                place: request.place,
+            };
+            self.stored(&awaited).await?;
+        }
         let status = self.store.status(&request.channel, place, named, COUNTED + 1);
         let status = status.await.map_err(|error| fault(&error))?;
         let status = status.ok_or_else(|| AskError::NotFound("no message at this place".to_owned()))?;
@@ -201,16 +198,7 @@ impl Service {
     /// Waits until the store has the record. Whoever asks bounds the time.
     async fn stored(&self, awaited: &Awaited) -> Result<(), AskError> {
         let (shard, place) = awaited_place(awaited)?;
-        let mut pause = FIRST_LOOK;
-        loop {
-            let progress = self.store.progress(shard, place.log).await;
-            let progress = progress.map_err(|error: StoreError| fault(&error))?;
-            if progress.is_some_and(|progress| progress.read_to >= place.offset.sequence()) {
-                return Ok(());
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK);
-        }
+        self.stored_up_to(shard, place).await
     }
 }
 

@@ -1,7 +1,5 @@
 //! What was said in a channel, as far as it is stored, over all lives of its log.
 
-use std::time::Duration;
-
 use switchboard_bus::messages::AskError;
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 use switchboard_proto::messages::{self, HistoryRequest, HistoryResponse, StoredMessage};
@@ -14,9 +12,6 @@ const PAGE_BYTES: u64 = 512 * 1024;
 
 /// A channel's name, at most, in bytes: more than a gateway may be configured to take.
 const CHANNEL_BYTES: usize = 4096;
-
-/// Between two looks at whether what is waited for is stored.
-const LOOK: Duration = Duration::from_millis(10);
 
 impl Service {
     /// A page of a channel's messages. Waits until what the request names is stored, as long as its asker does.
@@ -69,19 +64,6 @@ impl Service {
             reach: joint.reach.map(reach),
             removed_to: joint.removed_to.map(told),
         })
-    }
-
-    /// Waits until everything up to `place` was read into the store. Never ends where the log has no such place: whoever asks
-    /// gives up.
-    async fn stored_up_to(&self, shard: ShardId, place: Place) -> Result<(), AskError> {
-        loop {
-            let progress = self.store.progress(shard, place.log).await;
-            let progress = progress.map_err(|error| fault(&error))?;
-            if progress.is_some_and(|progress| progress.read_to >= place.offset.sequence()) {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
     }
 }
 

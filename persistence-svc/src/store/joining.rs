@@ -3,6 +3,8 @@
 //! A page and a reach that were read one after the other would leave a hole, or a message twice, for whoever goes on in the log
 //! where the reach ends.
 
+pub(super) mod sql;
+
 use std::collections::HashMap;
 
 use async_trait::async_trait;

@@ -120,9 +120,9 @@ pub struct MessageStatusRequest {
     pub channel: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub place: ::core::option::Option<Place>,
-    /// Of the channel: the answer waits until the message is stored.
-    #[prost(uint32, tag = "3")]
-    pub shard: u32,
+    /// Of the channel, where the place is in the life of its log that is in force: the answer waits until that is stored.
+    #[prost(uint32, optional, tag = "3")]
+    pub shard: ::core::option::Option<u32>,
     /// Users that are named in each list, at most; 0: 100, 1,000 at most.
     #[prost(uint32, tag = "4")]
     pub limit: u32,

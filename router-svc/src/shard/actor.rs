@@ -590,7 +590,8 @@ impl Shard {
             }
             return;
         }
-        let Some(to) = readings.join(&question, to) else {
+        let view = owner.view(&question.channel);
+        let Some(to) = readings.join(&question, &view, to) else {
             return;
         };
         match owner.history(question.clone()) {
@@ -600,7 +601,7 @@ impl Shard {
             }
             Begun::NeedsMore(unfinished) => {
                 self.metrics.history_readings.inc();
-                readings.begin(question, unfinished, owner.position(), to);
+                readings.begin(question, unfinished, view, to);
             }
         }
     }

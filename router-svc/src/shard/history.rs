@@ -41,6 +41,9 @@ pub(crate) struct Marks {
     pub(crate) hidden: Offset,
     /// No message behind this was ever removed from the log.
     pub(crate) removed: Offset,
+    /// Of what was deleted up to here not all is known any more: it is not shown out of the log, nor out of a store that
+    /// has not read as far.
+    pub(crate) floor: Offset,
 }
 
 /// A question as the owner takes it.
@@ -279,6 +282,11 @@ fn one(
     if behind > window.start() || behind > position || behind <= asked.marks.hidden {
         return Begun::Answered(answer);
     }
+    if behind <= asked.marks.floor {
+        // The store may tell.
+        answer.outcome = HistoryOutcome::TooFar.into();
+        return Begun::Answered(answer);
+    }
     Begun::NeedsMore(Unfinished {
         start: window.start(),
         to: behind.sequence(),
@@ -385,6 +393,10 @@ impl Unfinished {
         };
         match sources.store?.page(&question).await {
             Ok(mut stored) => {
+                let floor = asked.marks.floor;
+                if stored.reach.read_to < floor {
+                    stored.messages.retain(|found| found.offset > floor);
+                }
                 // What was deleted since the store read on.
                 for found in &mut stored.messages {
                     found.message = self
@@ -417,6 +429,7 @@ impl Unfinished {
                 .max(stored.reach.read_to.min(self.start))
                 .max(stored.removed_to);
         }
+        from = from.max(self.asked.marks.floor.min(self.start));
         if from < self.start {
             if sources.store.is_some() && self.asked.marks.removed > from {
                 return page.or(Unread::Store);
@@ -472,6 +485,7 @@ impl Unfinished {
         if let Some(stored) = &stored {
             floor = floor.max(stored.reach.read_to).max(stored.removed_to);
         }
+        floor = floor.max(self.asked.marks.floor.min(self.start));
         let mut left = Allowance::new(sources.allowed);
         let wanted = next(floor).sequence().max(Sequence(1));
         let mut to = self.to;

@@ -42,6 +42,7 @@ use super::memory::{Entering, Memory, MemoryLimits, changing};
 use super::publishers::Known;
 use super::questions::{Known as KnownOfLog, PageLimits, Question, Questions};
 use super::readers::ReaderAt;
+use super::readings::View;
 use super::upkeep::{Upkeep, UpkeepLimits};
 use crate::maps::HashMap;
 use crate::rules::{Rule, is_kept};
@@ -509,15 +510,23 @@ impl Owner {
         });
     }
 
+    /// What an answer about the channel's history is made with now.
+    pub(super) fn view(&self, channel: &str) -> View {
+        View {
+            position: self.position(),
+            hidden: self.memory.hidden.up_to(channel),
+            deleted: Arc::clone(&self.memory.deleted),
+        }
+    }
+
     /// Begins to answer what was said in a channel.
     pub(crate) fn history(&self, question: HistoryQuestion) -> Begun {
         let window = &self.memory.window;
         let deleted = &self.memory.deleted;
-        // What lies before the floor is not shown out of the log; the window has nothing to hide.
-        let floor = deleted.floor().min(window.start());
         let marks = Marks {
-            hidden: self.memory.hidden.up_to(&question.channel).max(floor),
+            hidden: self.memory.hidden.up_to(&question.channel),
             removed: self.memory.removed.up_to(&question.channel),
+            floor: deleted.floor(),
         };
         history::begin(
             question,

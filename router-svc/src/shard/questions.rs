@@ -215,8 +215,8 @@ impl Questions {
             Some(store) if self.rests == 0 || !is_in_log => store.push(question),
             Some(_) => self.wait(question),
             None => {
-                if let Some(answer) =
-                    lost(&question, after, removed).or_else(|| below_floor(&question, after, deleted, window))
+                if let Some(answer) = lost(&question, after, removed)
+                    .or_else(|| below_floor(&question, after, deleted, window, false))
                 {
                     return Some((question, answer));
                 }
@@ -335,7 +335,9 @@ impl Questions {
             }
         }
         let read_to = stored.reach.read_to;
-        if let Some(answer) = below_floor(&question, read_to, known.deleted, window) {
+        if read_to < known.deleted.floor() {
+            // It may have read what was deleted, and not the deletion.
+            let answer = without(&question, RecoveredOutcome::Unavailable, Offset::ZERO);
             return Some((question, answer));
         }
         let mut page = Page::new(self.limits);
@@ -439,6 +441,7 @@ impl Questions {
         let Some(mut scan) = self.scan.take() else {
             return Vec::new();
         };
+        let has_store = self.store.is_some();
         let mut answers = Vec::new();
         let Ok(records) = page else {
             for Waiting { question, .. } in scan.asked.into_values().flatten() {
@@ -459,7 +462,7 @@ impl Questions {
         }
         for at in records {
             scan.next = at.sequence.next();
-            scan.record(at, deleted, &mut answers);
+            scan.record(at, deleted, has_store, &mut answers);
         }
         if records.is_empty() {
             scan.next = scan.to.next();
@@ -478,7 +481,7 @@ impl Questions {
                 mut page,
             } in scan.asked.into_values().flatten()
             {
-                if let Some(answer) = below_floor(&question, from, deleted, window) {
+                if let Some(answer) = below_floor(&question, from, deleted, window, has_store) {
                     answers.push((question, answer));
                     continue;
                 }
@@ -508,11 +511,23 @@ fn behind(offset: Offset) -> Sequence {
         .max(Sequence(1))
 }
 
-/// The answer where what is to be had behind `from` is not shown: out of the log or, up to there, out of a store that had
-/// not read the deletions yet.
-fn below_floor(question: &Question, from: Offset, deleted: &Deleted, window: &Window) -> Option<Recovered> {
+/// The answer where what the log has behind `from` is not shown. `has_store`: the store shows it, once it is asked and
+/// has read the deletions.
+fn below_floor(
+    question: &Question,
+    from: Offset,
+    deleted: &Deleted,
+    window: &Window,
+    has_store: bool,
+) -> Option<Recovered> {
     let up_to = deleted.floor().min(window.start());
-    (up_to > from).then(|| without(question, RecoveredOutcome::Lost, up_to))
+    if up_to <= from {
+        return None;
+    }
+    Some(match has_store {
+        true => without(question, RecoveredOutcome::Unavailable, Offset::ZERO),
+        false => without(question, RecoveredOutcome::Lost, up_to),
+    })
 }
 
 impl Scan {
@@ -532,7 +547,7 @@ impl Scan {
         gone
     }
 
-    fn record(&mut self, at: &RecordAt, deleted: &Deleted, answers: &mut Vec<Answered>) {
+    fn record(&mut self, at: &RecordAt, deleted: &Deleted, has_store: bool, answers: &mut Vec<Answered>) {
         let Some(Body::Batch(entries)) = self.reading.record(at) else {
             return;
         };
@@ -552,9 +567,13 @@ impl Scan {
                 for mut waiting in asked.extract_if(.., |waiting| waiting.page.is_full()) {
                     waiting.page.cover(deleted);
                     let question = &waiting.question;
-                    let answer = match deleted.floor() {
-                        floor if floor > waiting.from => without(question, RecoveredOutcome::Lost, floor),
-                        _ => waiting.page.with_more(question),
+                    let floor = deleted.floor();
+                    let answer = if floor <= waiting.from {
+                        waiting.page.with_more(question)
+                    } else if has_store {
+                        without(question, RecoveredOutcome::Unavailable, Offset::ZERO)
+                    } else {
+                        without(question, RecoveredOutcome::Lost, floor)
                     };
                     answers.push((waiting.question, answer));
                 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::actor::answer_history;
+use super::deleted::Deleted;
 use super::history::{Sources, Unfinished};
 use super::stored::Store;
 use crate::metrics::RouterMetrics;
@@ -43,12 +44,30 @@ pub(super) struct Reading {
 /// Who waits for a reading; `None`: it is being answered.
 type Askers = Arc<Mutex<Option<Vec<String>>>>;
 
+/// What an answer is made with.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    /// Up to here it holds everything.
+    pub(super) position: Offset,
+    /// Messages of the channel up to here are not shown.
+    pub(super) hidden: Offset,
+    /// Nor is what these say. Changed only where nobody shares it.
+    pub(super) deleted: Arc<Deleted>,
+}
+
+impl View {
+    /// What was answered to others since hides nothing more.
+    fn shows_what(&self, now: &Self) -> bool {
+        self.hidden == now.hidden && Arc::ptr_eq(&self.deleted, &now.deleted)
+    }
+}
+
 /// See the module.
 pub(super) struct Readings {
     reading: Reading,
     running: JoinSet<()>,
-    /// By what is asked: who waits, and up to where the answer holds everything.
-    askers: HashMap<Vec<u8>, (Offset, Askers)>,
+    /// By what is asked: who waits, and what the answer is made with.
+    askers: HashMap<Vec<u8>, (View, Askers)>,
     places: Arc<Semaphore>,
 }
 
@@ -83,12 +102,12 @@ impl Readings {
         self.askers.retain(|_, (_, askers)| Arc::strong_count(askers) > 1);
     }
 
-    /// Shares a reading that runs. Gives `to` back where there is none to share.
-    pub(super) fn join(&self, question: &HistoryQuestion, to: String) -> Option<String> {
-        let Some((holds, askers)) = self.askers.get(&key(question)) else {
+    /// Shares a reading that runs, if nothing was hidden or deleted since it began. Gives `to` back where there is none to share.
+    pub(super) fn join(&self, question: &HistoryQuestion, now: &View, to: String) -> Option<String> {
+        let Some((view, askers)) = self.askers.get(&key(question)) else {
             return Some(to);
         };
-        if Offset::from_u64(question.at_least) > *holds {
+        if Offset::from_u64(question.at_least) > view.position || !view.shows_what(now) {
             return Some(to);
         }
         match askers.lock().as_mut() {
@@ -98,17 +117,16 @@ impl Readings {
         None
     }
 
-    /// Reads what `unfinished` lacks, and answers. `position`: what the answer holds everything up to.
+    /// Reads what `unfinished`, which was begun with `view`, lacks, and answers.
     pub(super) fn begin(
         &mut self,
         question: HistoryQuestion,
         unfinished: Unfinished,
-        position: Offset,
+        view: View,
         to: String,
     ) {
         let askers: Askers = Arc::new(Mutex::new(Some(vec![to])));
-        self.askers
-            .insert(key(&question), (position, Arc::clone(&askers)));
+        self.askers.insert(key(&question), (view, Arc::clone(&askers)));
         let (reading, places) = (self.reading.clone(), Arc::clone(&self.places));
         self.running.spawn(async move {
             let read = async {

@@ -51,20 +51,21 @@ impl Asking {
         Ok(let_in.await?)
     }
 
-    /// The life of the log that `offset` is of; empty: the one in force, which has to have it.
+    /// The life of the log that `offset` is of, and whether that is the one in force, which has to have it. Not named, it is
+    /// that one.
     pub(super) async fn epoch(
         &self,
         channel: &ChannelName,
         epoch: String,
         offset: u64,
-    ) -> Result<String, Error> {
-        if !epoch.is_empty() {
-            return Ok(epoch);
-        }
+    ) -> Result<(String, bool), Error> {
         let top = HistoryQuery::default();
         let (top, _) = self.gateway.links.history(channel, &top, self.arrived).await?;
+        if !epoch.is_empty() && epoch != top.epoch {
+            return Ok((epoch, false));
+        }
         match offset <= top.offset {
-            true => Ok(top.epoch),
+            true => Ok((top.epoch, true)),
             false => Err(ErrorCode::BadRequest.into()),
         }
     }

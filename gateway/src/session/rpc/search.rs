@@ -114,8 +114,11 @@ async fn named(asking: &Asking, names: Vec<String>) -> Result<Vec<String>, Error
 async fn subscribed(asking: &Asking) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for (channel, _) in asking.session.subscriptions.all() {
-        if asking.may_read_history(&channel).await.is_err() {
-            continue;
+        match asking.may_read_history(&channel).await {
+            Ok(()) => {}
+            // A part that looks like all would be worse than none.
+            Err(error) if error.temporary => return Err(error),
+            Err(_) => continue,
         }
         if names.len() == CHANNELS {
             return Err(bad(

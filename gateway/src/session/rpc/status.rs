@@ -28,11 +28,11 @@ pub(super) async fn status(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
     } = asking.parse(&data, "message.status wants {channel, offset, epoch?, limit?}")?;
     let channel = asking.channel(&channel)?;
     asking.may_read(&channel).await?;
-    let log_epoch = asking.epoch(&channel, epoch, offset).await?;
+    let (log_epoch, is_in_force) = asking.epoch(&channel, epoch, offset).await?;
     let request = MessageStatusRequest {
         channel: channel.as_str().to_owned(),
         place: Some(Place { log_epoch, offset }),
-        shard: asking.gateway.links.shard_of(&channel).get().into(),
+        shard: is_in_force.then(|| asking.gateway.links.shard_of(&channel).get().into()),
         limit,
     };
     let status = asking.store::<method::MessageStatus>(&request).await?;

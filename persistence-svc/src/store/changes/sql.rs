@@ -362,6 +362,8 @@ macro_rules! changes {
                                AND m.log = c.log AND m."offset" = c."offset"
                            WHERE c.channel_hash = $1 AND c.target_log = $2 AND c.target_offset = $3 AND c.kind = $4
                                AND c.channel = $5 AND (c.log, c."offset") > ($6, $7)
+                               AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.channel = m.channel
+                                   AND (hidden.log, hidden."offset") >= (m.log, m."offset"))
                            ORDER BY c.log, c."offset" LIMIT $8"#,
                     )
                     .bind(channel_hash(channel))

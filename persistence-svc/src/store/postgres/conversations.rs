@@ -204,6 +204,8 @@ impl PostgresStore {
                    SELECT newest.* FROM (
                        SELECT log, "offset", log_time, message FROM messages
                        WHERE channel_hash = given.hash AND channel = given.channel
+                           AND (log, "offset") > (COALESCE((SELECT log FROM hidden WHERE hidden.channel = given.channel), -1),
+                               COALESCE((SELECT "offset" FROM hidden WHERE hidden.channel = given.channel), -1))
                        ORDER BY log DESC, "offset" DESC LIMIT $3
                    ) AS newest
                    WHERE NOT EXISTS (SELECT 1 FROM uncounted AS change
@@ -229,6 +231,8 @@ impl PostgresStore {
                        SELECT log, "offset", sender FROM messages
                        WHERE channel_hash = given.hash AND channel = given.channel
                            AND (log, "offset") > (given.from_log, given.from_offset)
+                           AND (log, "offset") > (COALESCE((SELECT log FROM hidden WHERE hidden.channel = given.channel), -1),
+                               COALESCE((SELECT "offset" FROM hidden WHERE hidden.channel = given.channel), -1))
                        ORDER BY log DESC, "offset" DESC LIMIT $6
                    ) AS entry
                ) AS unread"#,
@@ -350,7 +354,9 @@ impl ConversationStore for PostgresStore {
             let (log, offset) = numbers(Some(place));
             let row = sqlx::query(
                 r#"SELECT log_time, sender FROM messages
-                   WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4"#,
+                   WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4
+                       AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.channel = messages.channel
+                           AND (hidden.log, hidden."offset") >= (messages.log, messages."offset"))"#,
             )
             .bind(channel_hash(channel))
             .bind(channel)

@@ -209,7 +209,9 @@ impl ConversationStore for SqliteStore {
         let (log, offset) = numbers(Some(place));
         let row = sqlx::query(
             r#"SELECT log_time, sender FROM messages
-               WHERE channel_hash = ? AND channel = ? AND log = ? AND "offset" = ?"#,
+               WHERE channel_hash = ? AND channel = ? AND log = ? AND "offset" = ?
+                       AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.channel = messages.channel
+                           AND (hidden.log, hidden."offset") >= (messages.log, messages."offset"))"#,
         )
         .bind(channel_hash(channel))
         .bind(channel)
@@ -269,6 +271,8 @@ impl ConversationStore for SqliteStore {
             let last = sqlx::query(
                 r#"SELECT newest.* FROM (
                        SELECT log, "offset", log_time, message FROM messages WHERE channel_hash = ?1 AND channel = ?2
+                           AND (log, "offset") > (COALESCE((SELECT log FROM hidden WHERE hidden.channel = ?2), -1),
+                               COALESCE((SELECT "offset" FROM hidden WHERE hidden.channel = ?2), -1))
                        ORDER BY log DESC, "offset" DESC LIMIT ?3
                    ) AS newest
                    WHERE NOT EXISTS (SELECT 1 FROM uncounted AS change
@@ -290,6 +294,8 @@ impl ConversationStore for SqliteStore {
                    FROM (
                        SELECT log, "offset", sender FROM messages
                        WHERE channel_hash = ?2 AND channel = ?3 AND (log, "offset") > (?4, ?5)
+                           AND (log, "offset") > (COALESCE((SELECT log FROM hidden WHERE hidden.channel = ?3), -1),
+                               COALESCE((SELECT "offset" FROM hidden WHERE hidden.channel = ?3), -1))
                        ORDER BY log DESC, "offset" DESC LIMIT ?6
                    ) AS entry"#,
             )

@@ -168,6 +168,7 @@ impl TestLog<Written> {
         let marks = Marks {
             hidden: self.hidden,
             removed: purged.max().map_or(Offset::ZERO, |last| Offset::from_u64(*last)),
+            floor: self.deleted.floor(),
         };
         match begin(question, &self.window, marks, &self.deleted, EPOCH, self.end()) {
             Begun::Answered(answer) => answer,
@@ -500,4 +501,44 @@ async fn one_place_is_read_alone_and_what_is_purged_is_told() {
     assert_eq!(exact(4, 3).await, (HistoryOutcome::Complete, 0));
     assert_eq!(exact(9, 0).await, (HistoryOutcome::Complete, 0), "to come");
     assert_eq!(exact(1, 0).await, (HistoryOutcome::TooFar, 0), "purged");
+}
+
+/// Below the floor nobody knows what was deleted but a store that has read as far.
+#[tokio::test]
+async fn below_the_floor_only_a_store_that_has_read_the_deletions_tells() {
+    let mut written = Written::new(&[(1, 0), (1, 0), (1, 0), (1, 0)], 0, 3);
+    let at = |sequence: u64| Offset::new(Sequence(sequence), 0).get();
+    let floor = Offset::end_of(Sequence(2)).get();
+    Arc::make_mut(&mut written.0.deleted).load(switchboard_proto::bus::Deleted {
+        floor,
+        ..switchboard_proto::bus::Deleted::default()
+    });
+    let store = |read_to: u64| Stored {
+        rows: (1..=read_to).map(at).collect(),
+        read_to,
+        is_up: true,
+    };
+    for reverse in [false, true] {
+        let all = || question(reverse, None, 9);
+        let sorted = |answer: HistoryAnswer| {
+            let mut offsets = offsets(&answer);
+            offsets.sort_unstable();
+            offsets
+        };
+        let alone = written.ask(all(), usize::MAX).await;
+        assert_eq!(sorted(alone), [at(3), at(4)], "reverse {reverse}");
+        let behind = written.ask_with(all(), usize::MAX, Some(&store(1))).await;
+        assert_eq!(sorted(behind), [at(3), at(4)], "reverse {reverse}");
+        let read = written.ask_with(all(), usize::MAX, Some(&store(2))).await;
+        assert_eq!(sorted(read), [at(1), at(2), at(3), at(4)], "reverse {reverse}");
+    }
+    // Whoever asks for one message goes to the store.
+    let exact = HistoryQuestion {
+        exact: true,
+        ..question(false, Some(at(2) - 1), 1)
+    };
+    assert_eq!(
+        written.ask(exact, usize::MAX).await.outcome(),
+        HistoryOutcome::TooFar
+    );
 }
