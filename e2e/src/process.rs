@@ -192,12 +192,14 @@ fn at(addresses: Addresses, name: &str, folder: &Path, arguments: &[&str]) -> Re
 }
 
 /// Builds what is about to be started, once: `cargo test` alone does not, and a binary from before a
-/// change would be tested in its place. Nothing to do where `./test` has built already.
+/// change would be tested in its place. Nothing to do where `./test` has built already: the same is named here, for of a part of it
+/// what all depend on would be built anew, with other features.
 fn build() -> Result<()> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        let all = ["--workspace", "--bins", "--tests", "--examples"];
+        cargo.args(["build", "--quiet", "--locked"]).args(all);
         match cargo
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .status()

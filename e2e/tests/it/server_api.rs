@@ -1,10 +1,11 @@
 //! The server API with other people's libraries, on both backends, and the key that is made where none is configured.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
-use switchboard_testkit::NatsServer;
+use serde_json::{Value, json};
+use switchboard_testkit::{NatsServer, wait_until};
 
 use crate::client::{Client, Event};
 use crate::system::{API_KEY, Access, Pings, SECRET, System};
@@ -91,11 +92,28 @@ async fn a_gateway_that_stood_still_carries_out_no_old_call() -> Result<()> {
     router.ready().await?;
     asked.ready().await?;
     stopped.ready().await?;
+    // Until both have heard of each other: one that stands still before it was heard of is not waited for.
+    let asked_api = reqwest::Client::new();
+    wait_until(Duration::from_secs(20), async || {
+        let info = asked_api
+            .post(format!("{}/info", asked.api_url()))
+            .header("X-API-Key", KEY)
+            .json(&json!({}))
+            .send();
+        let Ok(info) = info.await else { return false };
+        let Ok(info) = info.json::<Value>().await else {
+            return false;
+        };
+        info["result"]["nodes"]
+            .as_array()
+            .is_some_and(|nodes| nodes.len() == 2)
+    })
+    .await?;
     let mut client = Client::open(&stopped.websocket_url()).await?;
     let connected = client.command("connect", json!({})).await?;
     let client_id = connected["connect"]["client"].as_str().context("no client")?;
     let disconnect = async || -> Result<String> {
-        let response = reqwest::Client::new()
+        let response = asked_api
             .post(format!("{}/disconnect", asked.api_url()))
             .header("X-API-Key", KEY)
             .json(&json!({ "user": "", "client": client_id }))
