@@ -1,15 +1,15 @@
 // Members, receipts and the list of conversations, with the unchanged SDK. Users are spread over the gateways.
 //
-// SWITCHBOARD_API_ENDPOINTS names the server APIs, one for each of SWITCHBOARD_ENDPOINTS; SWITCHBOARD_API_KEY opens them. Namespaces:
+// Namespaces:
 // `team` has members, and users take channels there; `club` has members that the server alone changes; `dm`; `open` has none.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { backend } from "./backend.js";
 import { DEADLINE, connect, endpoint, newClient, once, subscribe, within } from "./harness.js";
 import { sign } from "./sign.js";
 
 const options = { timeout: 4 * DEADLINE };
-const apis = (process.env.SWITCHBOARD_API_ENDPOINTS ?? "").split(",");
 const fresh = (namespace) => `${namespace}:${crypto.randomUUID()}`;
 const freshUser = () => `u${crypto.randomUUID()}`;
 const user = (t, name, index) => connect(t, endpoint(index), { token: sign({ sub: name }) });
@@ -22,17 +22,6 @@ async function refused(code, promise, what) {
     (error) => error,
   );
   assert.equal(error.code, code, `${what}: ${error.code} ${error.message}`);
-}
-
-async function backend(method, params) {
-  const response = await fetch(`${apis[0]}/${method}`, {
-    method: "POST",
-    headers: { "X-API-Key": process.env.SWITCHBOARD_API_KEY },
-    body: JSON.stringify(params),
-  });
-  const { error, result } = await response.json();
-  if (error) throw Object.assign(new Error(error.message), { code: error.code });
-  return result;
 }
 
 async function isNotLetIn(client, channel) {
@@ -102,6 +91,8 @@ test("members are let in, and who was removed is out at every gateway", options,
   assert.deepEqual([again.users, again.offset], [[], undefined], "nothing to change is no event");
   await refused(103, rpc(alice, "channel.members.remove", { channel, users: [aliceName] }), "the last owner's leaving");
   await rpc(carol, "channel.members.remove", { channel, users: [carolName] });
+  const outside = await rpc(carol, "channel.members.remove", { channel, users: [carolName] });
+  assert.deepEqual(outside, { users: [] }, "how many they are is not for who is none of them");
   await hers.when((all) => all.at(-1)?.data?.removed?.[0] === carolName, "the event of carol's leaving");
 });
 
@@ -124,7 +115,33 @@ test("a backend changes members everywhere", options, async (t) => {
   await backend("channel_members_remove", { channel, users: [bobName] });
   assert.equal((await out).code, 2000);
   await refused(103, backend("subscribe", { channel, user: bobName }), "subscribing who is no member");
+  const outside = await rpc(await user(t, freshUser(), 0), "channel.members.remove", { channel, users: [bobName] }).catch(({ code }) => code);
+  assert.equal(outside, 103, "the server alone changes them");
   await refused(108, backend("channel_members_add", { channel: fresh("open"), users: ["x"] }), "no members there");
+});
+
+test("a backend edits and deletes what anybody said", options, async (t) => {
+  const [aliceName, bobName] = [freshUser(), freshUser()].toSorted();
+  const channel = `dm:#${aliceName},${bobName}`;
+  const [alice, bob] = await Promise.all([user(t, aliceName, 0), user(t, bobName, 1)]);
+  const inbox = await subscribe(bob, channel);
+  await subscribe(alice, channel);
+  const first = await rpc(alice, "message.send", { channel, data: { text: "rude" } });
+  const second = await backend("publish", { channel, data: "wrong" }, 1);
+  const edit = { channel, offset: first.offset, data: { text: "kind" }, idempotency_key: "once" };
+  const edited = await backend("message_edit", edit, 1);
+  assert.ok(edited.id && edited.offset > second.offset && edited.epoch === second.epoch, JSON.stringify(edited));
+  const again = await backend("message_edit", edit, 0);
+  assert.deepEqual([again.id, again.offset, again.duplicate], [edited.id, edited.offset, true]);
+  await backend("message_delete", { channel, offset: second.offset, epoch: second.epoch }, 0);
+  await within(inbox.until(4), "the changes");
+  assert.deepEqual(inbox.publications.map(({ tags }) => tags["sb-change"]), [undefined, undefined, "edit", "delete"]);
+  const history = await backend("history", { channel, limit: 2 });
+  assert.deepEqual(history.publications.map(({ data }) => data), [{ text: "kind" }, null]);
+  for (const wrong of [{ offset: first.offset + 1, data: 1 }, { offset: first.offset }, { offset: second.offset, data: 1 }, { offset: 0, data: 1 }]) {
+    const code = await backend("message_edit", { channel, ...wrong }).then(() => 0, (error) => error.code);
+    assert.equal(code, 107, JSON.stringify(wrong));
+  }
 });
 
 test("receipts are seen by the other, and nothing is unread right after reading", options, async (t) => {

@@ -1,18 +1,13 @@
 // An application's backend with an unchanged library for the server API, and users with the unchanged SDK.
-//
-// SWITCHBOARD_API_ENDPOINTS names the server APIs, one for each of SWITCHBOARD_ENDPOINTS; SWITCHBOARD_API_KEY opens them.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CentClient, CentException } from "cent.js";
+import { apiKey, apis } from "./backend.js";
 import { DEADLINE, connect, endpoint, freshChannel, once, subscribe, within } from "./harness.js";
 import { sign } from "./sign.js";
 
 const options = { timeout: 4 * DEADLINE };
-
-const apis = (process.env.SWITCHBOARD_API_ENDPOINTS ?? "").split(",").filter((url) => url !== "");
-if (apis.length === 0) throw new Error("SWITCHBOARD_API_ENDPOINTS names no server API");
-const apiKey = process.env.SWITCHBOARD_API_KEY;
 
 const backend = (index) => new CentClient({ url: apis[index % apis.length], apiKey });
 const freshUser = () => `user-${crypto.randomUUID()}`;

@@ -14,6 +14,7 @@
 
 mod answering;
 mod calls;
+mod changing;
 mod config;
 mod control;
 mod failure;
@@ -209,6 +210,8 @@ calls! {
     ChannelMembersListRequest -> ChannelMembersListResult, ChannelMembersList: |api, request, caller| {
         api.list_members(request, caller).await
     };
+    MessageEditRequest -> MessageChangeResult, MessageEdit: |api, request, caller| api.edit(request, caller).await;
+    MessageDeleteRequest -> MessageChangeResult, MessageDelete: |api, request, caller| api.delete(request, caller).await;
 }
 
 impl Api {

@@ -59,7 +59,6 @@ pub(crate) enum By {
         is_in: bool,
     },
     /// A backend may change whatever anybody sent.
-    #[expect(dead_code, reason = "the server API's calls are to come")]
     Server {
         /// The name of its key.
         api_key: String,

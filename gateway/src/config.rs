@@ -70,6 +70,8 @@ pub struct Config {
     pub history_bytes: usize,
     /// Questions about history that owners are asked at a time, at most.
     pub history_questions: usize,
+    /// Rpcs of all sessions that are worked on at a time.
+    pub rpc_questions: usize,
     /// Whether users are subscribed to their inbox.
     pub inbox: bool,
     /// Whether everybody is subscribed to the broadcast.
@@ -262,6 +264,12 @@ impl Config {
             "Questions about history of all clients that owners are asked at a time; more wait. Times history_bytes it is what may come \
              at once, besides link_unconfirmed_bytes: both together less than what NATS keeps for a slow client (`max_pending`).",
         );
+        let rpc_questions = gateway.integer(
+            "rpc_questions",
+            64,
+            1..=4096,
+            "Rpcs of all clients that are worked on at a time, beside `message.send`; more wait. Most of them ask the message store.",
+        );
         let inbox = gateway.boolean(
             "inbox",
             true,
@@ -367,6 +375,7 @@ impl Config {
             history_limit: u32::try_from(history_limit).unwrap_or(u32::MAX),
             history_bytes: size(history_bytes),
             history_questions: size(history_questions),
+            rpc_questions: size(rpc_questions),
             inbox,
             broadcast,
             system_messages,

@@ -39,8 +39,10 @@ pub(crate) struct Gateway {
     pub(crate) stop: CancellationToken,
     /// Who gets a connection.
     pub(crate) admission: Arc<Admission>,
-    /// Places of questions that owners and the message store are asked.
+    /// Places of questions about history that owners are asked.
     pub(crate) questions: Arc<Semaphore>,
+    /// Places of rpcs, most of which ask the message store: one that hangs holds up no history that owners know.
+    pub(crate) rpcs: Arc<Semaphore>,
     /// How many of them one user gets.
     pub(crate) users: Arc<Users>,
     /// Lines about connections that we ended, by the code.
@@ -76,6 +78,7 @@ impl Gateway {
         Arc::new(Self {
             admission: Admission::new(&config, metrics.clone()),
             questions: Arc::new(Semaphore::new(config.history_questions)),
+            rpcs: Arc::new(Semaphore::new(config.rpc_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
             config,

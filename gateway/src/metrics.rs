@@ -163,6 +163,8 @@ pub(crate) enum ApiMethod {
     ChannelMembersAdd,
     ChannelMembersRemove,
     ChannelMembersList,
+    MessageEdit,
+    MessageDelete,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -250,6 +252,8 @@ label_values!(ApiMethod {
     ChannelMembersAdd = "channel_members_add",
     ChannelMembersRemove = "channel_members_remove",
     ChannelMembersList = "channel_members_list",
+    MessageEdit = "message_edit",
+    MessageDelete = "message_delete",
 });
 
 label_values!(Reset {

@@ -186,10 +186,16 @@ impl Following {
         let mut steps = futures_util::stream::iter(mine)
             .map(|behind| self.clone().step(behind))
             .buffer_unordered(AT_ONCE);
+        // One log that fails holds up no other; its fault is told when the others have had their turn.
+        let mut failed = None;
         while let Some(done) = steps.next().await {
-            let (was_behind, has_more) = done?;
-            lag = lag.max(was_behind);
-            is_more |= has_more;
+            match done {
+                Ok((was_behind, has_more)) => {
+                    lag = lag.max(was_behind);
+                    is_more |= has_more;
+                }
+                Err(error) => failed = Some(error),
+            }
             if stop.is_cancelled() || self.writes.is_busy() {
                 break;
             }
@@ -197,7 +203,7 @@ impl Following {
         self.metrics
             .lag_ms
             .set(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
-        Ok(is_more)
+        failed.map_or(Ok(is_more), Err)
     }
 
     /// How old the first message of the step was, and whether there is more behind it.

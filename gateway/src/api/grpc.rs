@@ -102,4 +102,6 @@ service! {
     channel_members_add: ChannelMembersAddRequest -> ChannelMembersAddResponse,
     channel_members_remove: ChannelMembersRemoveRequest -> ChannelMembersRemoveResponse,
     channel_members_list: ChannelMembersListRequest -> ChannelMembersListResponse,
+    message_edit: MessageEditRequest -> MessageEditResponse,
+    message_delete: MessageDeleteRequest -> MessageDeleteResponse,
 }

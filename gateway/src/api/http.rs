@@ -165,6 +165,8 @@ async fn answer(api: &Api, method: &str, body: &[u8], caller: Caller) -> Result<
         "channel_members_add" => one::<api::ChannelMembersAddRequest>(api, body, caller).await,
         "channel_members_remove" => one::<api::ChannelMembersRemoveRequest>(api, body, caller).await,
         "channel_members_list" => one::<api::ChannelMembersListRequest>(api, body, caller).await,
+        "message_edit" => one::<api::MessageEditRequest>(api, body, caller).await,
+        "message_delete" => one::<api::MessageDeleteRequest>(api, body, caller).await,
         _ => Ok(None),
     }
 }

@@ -37,7 +37,7 @@ impl Api {
             users: changed.users,
             offset,
             epoch,
-            count: changed.members,
+            count: changed.members.unwrap_or(0),
         })
     }
 
@@ -54,7 +54,7 @@ impl Api {
             users: changed.users,
             offset,
             epoch,
-            count: changed.members,
+            count: changed.members.unwrap_or(0),
         })
     }
 

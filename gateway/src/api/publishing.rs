@@ -65,7 +65,28 @@ impl Letter {
                 "versions of publications are not available",
             ));
         }
-        let (payload, is_json) = if b64data.is_empty() {
+        let Payload { data, kind, is_json } = Payload::read(caller, data, b64data)?;
+        Ok(Self {
+            payload: data,
+            kind,
+            is_json,
+            skip_history,
+            envelope,
+        })
+    }
+}
+
+/// What is to be said, from whichever field it came in.
+pub(super) struct Payload {
+    pub(super) data: Bytes,
+    pub(super) kind: PayloadKind,
+    /// It came as JSON, not as bytes that may be JSON.
+    pub(super) is_json: bool,
+}
+
+impl Payload {
+    pub(super) fn read(caller: Caller, data: Bytes, b64data: &str) -> Result<Self, Failure> {
+        let (data, is_json) = if b64data.is_empty() {
             (data, caller.transport == Transport::Http)
         } else {
             let decoded = BASE64_STANDARD
@@ -73,21 +94,15 @@ impl Letter {
                 .map_err(|_| Failure::bad("b64data is not base64"))?;
             (decoded.into(), false)
         };
-        if payload.is_empty() {
+        if data.is_empty() {
             return Err(Failure::bad("publication without data"));
         }
-        let kind = match json::is_payload(&payload) {
+        let kind = match json::is_payload(&data) {
             true => PayloadKind::Json,
             false if is_json => return Err(Failure::bad("data nests too deep")),
             false => PayloadKind::Binary,
         };
-        Ok(Self {
-            payload,
-            kind,
-            is_json,
-            skip_history,
-            envelope,
-        })
+        Ok(Self { data, kind, is_json })
     }
 }
 

@@ -57,8 +57,8 @@ pub(crate) struct Changed {
     pub(crate) users: Vec<String>,
     /// Where the event stands; `None`: all was so already.
     pub(crate) at: Option<(String, u64)>,
-    /// Members that there are now.
-    pub(crate) members: u64,
+    /// Members that there are now. `None`: who asked is a user and none of them.
+    pub(crate) members: Option<u64>,
 }
 
 /// An error with words of its own for who asked. They hold nothing of what was sent.
@@ -218,10 +218,11 @@ impl Gateway {
         let event = match decide(rules, &change, caller, others)? {
             Decision::Publish(event) => event,
             Decision::Nothing => {
+                let may_know = change.user().is_none() || role(caller.role()).is_some();
                 return Ok(Changed {
                     users: Vec::new(),
                     at: None,
-                    members: caller.members,
+                    members: may_know.then_some(caller.members),
                 });
             }
         };
@@ -250,7 +251,7 @@ impl Gateway {
         Ok(Changed {
             users: added.chain(event.removed).collect(),
             at: Some((stored.log_epoch, stored.offset.get())),
-            members: now.members,
+            members: Some(now.members),
         })
     }
 

@@ -43,6 +43,9 @@ const AT_ONCE: usize = 4;
 /// Owners that are asked for a head at a time, by one write.
 const HEADS_AT_ONCE: usize = 16;
 
+/// Receipts that one write tells others of at a time.
+const TELLING_AT_ONCE: usize = 16;
+
 /// Channels whose head is kept in mind.
 const HEADS: NonZeroUsize = some(16_384);
 
@@ -355,9 +358,9 @@ impl Writer {
 
     async fn publish(&self, receipts: Vec<Receipt>) {
         let name_length = self.gateway.config.channel_name_length;
-        for receipt in receipts {
+        let telling = stream::iter(receipts).for_each_concurrent(TELLING_AT_ONCE, async |receipt| {
             let Ok(channel) = ChannelName::parse(&receipt.channel, name_length) else {
-                continue;
+                return;
             };
             let publish = Publish::plain(&message(&receipt), false);
             let told = self
@@ -371,7 +374,8 @@ impl Writer {
                     tracing::debug!(%channel, code = refusal.code, "nobody was told of a receipt");
                 }
             }
-        }
+        });
+        telling.await;
     }
 }
 

@@ -107,8 +107,12 @@ async fn answer(gateway: Arc<Gateway>, session: Arc<SessionHandle>, question: Qu
         while !session.has_room() {
             tokio::time::sleep(LOOK).await;
         }
+        let places = match wanted {
+            Wanted::History { .. } => &gateway.questions,
+            Wanted::Rpc(_) => &gateway.rpcs,
+        };
         // Closed never.
-        let _place = gateway.questions.acquire().await;
+        let _place = places.acquire().await;
         answered(&gateway, &session, wanted, arrived).await
     };
     let outcome = tokio::time::timeout_at(arrived + gateway.config.answer_timeout, outcome).await;

@@ -7,6 +7,7 @@ mod changes;
 mod cursor;
 mod history;
 mod inbox;
+mod listed;
 mod members;
 mod rights;
 mod search;
@@ -24,6 +25,7 @@ use switchboard_proto::messages::Method;
 use tokio::time::Instant;
 
 use super::SessionHandle;
+use crate::changes::bad;
 use crate::gateway::Gateway;
 
 /// A method's work: from the rpc's data to its answer, both JSON.

@@ -69,6 +69,35 @@ fn analyser() -> Arc<Analyser> {
     Arc::new(Analyser::new(&[], Fields::default()))
 }
 
+async fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn Store> {
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(&SqliteSettings {
+        path: folder.path().join("messages.db"),
+        connections: 4,
+        wait: Duration::from_secs(20),
+    }));
+    store.migrate().await.unwrap();
+    store
+}
+
+/// Two more messages in each shard.
+async fn write(store: &Arc<dyn Store>, round: u64) {
+    for number in 0..SHARDS {
+        let shard = ShardId::new(number.into()).unwrap();
+        let after = round * 2;
+        let written = Written {
+            shard,
+            log: LOG,
+            read_after: Sequence(after),
+            after: Sequence(after),
+            up_to: Sequence(after + 2),
+            owner_epoch: OwnerEpoch(1),
+            rows: vec![row(after + 1), row(after + 2)],
+            dead: Vec::new(),
+        };
+        store.write(&written).await.unwrap();
+    }
+}
+
 async fn replica(bus: &Arc<dyn Bus>, store: &Arc<dyn Store>, stop: &CancellationToken) -> Following {
     let incarnation = Incarnation::random();
     let membership = Membership::join(
@@ -98,12 +127,7 @@ async fn replica(bus: &Arc<dyn Bus>, store: &Arc<dyn Store>, stop: &Cancellation
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_fail_and_stop_leave_nothing_out_and_do_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::new(&SqliteSettings {
-        path: folder.path().join("messages.db"),
-        connections: 4,
-        wait: Duration::from_secs(20),
-    }));
-    store.migrate().await.unwrap();
+    let store = sqlite(&folder).await;
     let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::default());
     let stops = [CancellationToken::new(), CancellationToken::new()];
     let tasks = TaskTracker::new();
@@ -112,21 +136,7 @@ async fn replicas_that_fail_and_stop_leave_nothing_out_and_do_nothing_twice() {
         tasks.spawn(following.run(stop.clone()));
     }
     for round in 0..15_u64 {
-        for number in 0..SHARDS {
-            let shard = ShardId::new(number.into()).unwrap();
-            let after = round * 2;
-            let written = Written {
-                shard,
-                log: LOG,
-                read_after: Sequence(after),
-                after: Sequence(after),
-                up_to: Sequence(after + 2),
-                owner_epoch: OwnerEpoch(1),
-                rows: vec![row(after + 1), row(after + 2)],
-                dead: Vec::new(),
-            };
-            store.write(&written).await.unwrap();
-        }
+        write(&store, round).await;
         if round == 7 {
             // What was its is the other's, at the latest once it stands still.
             stops[0].cancel();
@@ -159,6 +169,58 @@ async fn replicas_that_fail_and_stop_leave_nothing_out_and_do_nothing_twice() {
         }
     }
     assert_eq!(found, usize::from(SHARDS) * 30);
+}
+
+/// Fails always, in one shard.
+struct Stuck {
+    indexer: Indexer,
+    shard: ShardId,
+}
+
+#[async_trait]
+impl Follower for Stuck {
+    fn name(&self) -> &'static str {
+        self.indexer.name()
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.indexer.prepare().await
+    }
+
+    async fn apply(&self, step: &Step, rows: Vec<LogRow>) -> Result<bool, StoreError> {
+        match step.shard == self.shard {
+            true => Err(StoreError::Damaged("this shard".to_owned())),
+            false => self.indexer.apply(step, rows).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shard_that_fails_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::default());
+    let stuck = ShardId::new(0).unwrap();
+    let stop = CancellationToken::new();
+    let following = Following {
+        follower: Arc::new(Stuck {
+            indexer: Indexer::new(Arc::clone(&store), analyser(), "tests"),
+            shard: stuck,
+        }),
+        ..replica(&bus, &store, &stop).await
+    };
+    for round in 0..3 {
+        write(&store, round).await;
+    }
+    let running = tokio::spawn(following.run(stop.clone()));
+    switchboard_testkit::wait_until(Duration::from_secs(60), async || {
+        let behind = store.behind("search").await.unwrap();
+        behind.len() == 1 && behind.iter().all(|behind| behind.shard == stuck)
+    })
+    .await
+    .expect("all others are followed");
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

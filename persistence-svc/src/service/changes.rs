@@ -63,9 +63,13 @@ impl Service {
             return Err(AskError::Invalid(format!("limit: 1 to {THREAD_LIMIT}")));
         }
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let bytes = match usize::try_from(request.bytes) {
+            Ok(bytes @ 1..THREAD_BYTES) => bytes,
+            Ok(_) | Err(_) => THREAD_BYTES,
+        };
         let page = self
             .store
-            .thread(&request.channel, root, after, limit, THREAD_BYTES)
+            .thread(&request.channel, root, after, limit, bytes)
             .await
             .map_err(|error| fault(&error))?;
         Ok(ThreadResponse {

@@ -893,6 +893,96 @@ pub struct SystemMessageResult {
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageEditRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// Of the message.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub offset: u64,
+    /// Of the life of the log that it is of; empty: the one in force.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub epoch: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(
+        deserialize_with = "crate::json::payload",
+        serialize_with = "crate::json::as_it_stands",
+        skip_serializing_if = "bytes::Bytes::is_empty"
+    )]
+    pub data: ::prost::bytes::Bytes,
+    /// Instead of data, bytes in base64.
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub b64data: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageEditResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<MessageChangeResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageDeleteRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// Of the message.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub offset: u64,
+    /// Of the life of the log that it is of; empty: the one in force.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub epoch: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageDeleteResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<MessageChangeResult>,
+}
+/// Where the message that tells of the change stands.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageChangeResult {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub offset: u64,
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub epoch: ::prost::alloc::string::String,
+    /// It was made before, with the same key.
+    #[prost(bool, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub duplicate: bool,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChannelMembersAddRequest {
     #[prost(string, tag = "1")]
     #[serde(deserialize_with = "crate::json::or_default")]
@@ -1157,6 +1247,20 @@ pub mod centrifugo_api_server {
             request: tonic::Request<super::ChannelMembersListRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ChannelMembersListResponse>,
+            tonic::Status,
+        >;
+        async fn message_edit(
+            &self,
+            request: tonic::Request<super::MessageEditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MessageEditResponse>,
+            tonic::Status,
+        >;
+        async fn message_delete(
+            &self,
+            request: tonic::Request<super::MessageDeleteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MessageDeleteResponse>,
             tonic::Status,
         >;
     }
@@ -2033,6 +2137,96 @@ pub mod centrifugo_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ChannelMembersListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MessageEdit" => {
+                    #[allow(non_camel_case_types)]
+                    struct MessageEditSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MessageEditRequest>
+                    for MessageEditSvc<T> {
+                        type Response = super::MessageEditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MessageEditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::message_edit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MessageEditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MessageDelete" => {
+                    #[allow(non_camel_case_types)]
+                    struct MessageDeleteSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MessageDeleteRequest>
+                    for MessageDeleteSvc<T> {
+                        type Response = super::MessageDeleteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MessageDeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::message_delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MessageDeleteSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

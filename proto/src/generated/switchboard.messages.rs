@@ -297,6 +297,9 @@ pub struct ThreadRequest {
     /// Messages, at most; 1 to 1,000.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// Bytes of messages after which the page ends; 0: 256 KiB, which is also the most.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ThreadResponse {

@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Error;
 use switchboard_proto::messages::Fold;
 use switchboard_proto::tags;
 
 use super::Asking;
-use crate::changes::{By, Wanted, What, bad, publish};
+use crate::changes::{By, Wanted, What, publish};
 use crate::session::Encoding;
 
 #[derive(Deserialize)]
@@ -52,12 +51,12 @@ struct ReactRequest {
 
 /// Answers `message.edit`.
 pub(super) async fn edit(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
-    let request: EditRequest<'_> = serde_json::from_slice(&data)
-        .map_err(|_| bad("message.edit wants {channel, offset, epoch?, data, key?}"))?;
+    let request: EditRequest<'_> =
+        asking.parse(&data, "message.edit wants {channel, offset, epoch?, data, key?}")?;
     let payload = Bytes::copy_from_slice(request.data.get().as_bytes());
     let encoding = asking.session.encoding;
     let wanted = Wanted {
-        channel: asking.named_channel(&request.channel)?,
+        channel: asking.channel(&request.channel)?,
         offset: request.offset,
         epoch: request.epoch,
         key: request.key,
@@ -72,10 +71,10 @@ pub(super) async fn edit(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
 
 /// Answers `message.delete`.
 pub(super) async fn delete(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
-    let request: DeleteRequest = serde_json::from_slice(&data)
-        .map_err(|_| bad("message.delete wants {channel, offset, epoch?, key?}"))?;
+    let request: DeleteRequest =
+        asking.parse(&data, "message.delete wants {channel, offset, epoch?, key?}")?;
     let wanted = Wanted {
-        channel: asking.named_channel(&request.channel)?,
+        channel: asking.channel(&request.channel)?,
         offset: request.offset,
         epoch: request.epoch,
         key: request.key,
@@ -86,10 +85,12 @@ pub(super) async fn delete(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
 
 /// Answers `message.react`.
 pub(super) async fn react(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
-    let request: ReactRequest = serde_json::from_slice(&data)
-        .map_err(|_| bad("message.react wants {channel, offset, epoch?, reaction, remove?, key?}"))?;
+    let request: ReactRequest = asking.parse(
+        &data,
+        "message.react wants {channel, offset, epoch?, reaction, remove?, key?}",
+    )?;
     let wanted = Wanted {
-        channel: asking.named_channel(&request.channel)?,
+        channel: asking.channel(&request.channel)?,
         offset: request.offset,
         epoch: request.epoch,
         key: request.key,
@@ -102,11 +103,6 @@ pub(super) async fn react(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
 }
 
 impl Asking {
-    pub(super) fn named_channel(&self, name: &str) -> Result<ChannelName, Error> {
-        ChannelName::parse(name, self.gateway.config.channel_name_length)
-            .map_err(|_| bad("not a channel name"))
-    }
-
     async fn change(&self, wanted: Wanted) -> Result<Bytes, Error> {
         let by = By::User {
             sender: self.session.sender(&wanted.channel),

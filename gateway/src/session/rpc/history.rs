@@ -3,16 +3,10 @@
 //! What stands in the life of the log that is in force its owner tells, who joins window, log and store and so has all
 //! that was acknowledged (R6). Older lives are in the message store alone, and do not change any more.
 
-use std::collections::BTreeMap;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use switchboard_bus::messages::AskError;
-use switchboard_proto::bus::{Message, PayloadKind};
+use switchboard_proto::bus::Message;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{Error, StreamPosition};
 use switchboard_proto::codes::ErrorCode;
@@ -20,7 +14,8 @@ use switchboard_proto::ids::{LogEpoch, Offset};
 use switchboard_proto::messages::{self, HistoryRequest, method};
 
 use super::cursor::{Cursor, Place};
-use super::{Asking, told};
+use super::listed::Listed;
+use super::{Asking, bad};
 use crate::links::HistoryQuery;
 
 /// Messages in a page where the client does not say.
@@ -76,8 +71,8 @@ struct Page {
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
-    messages: Vec<Told<'a>>,
+struct Answer<'a> {
+    messages: Vec<Listed<'a>>,
     /// Where to go on; none: that was all.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
@@ -86,37 +81,14 @@ struct Listed<'a> {
     offset: u64,
 }
 
-#[derive(Serialize)]
-struct Told<'a> {
-    epoch: String,
-    offset: u64,
-    /// Unix milliseconds.
-    time: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
-    /// Instead of `data`, where that is no JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    b64data: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<Info<'a>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    tags: &'a BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Info<'a> {
-    user: &'a str,
-    client: &'a str,
-}
-
 /// Answers the rpc.
 pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
-    let request: Request = serde_json::from_slice(&data).map_err(|_| {
-        bad("history.list wants {channel, after?, before?, since?, reverse?, limit?} or {channel, cursor, limit?}")
-    })?;
+    let request: Request = asking.parse(
+        &data,
+        "history.list wants {channel, after?, before?, since?, reverse?, limit?} or {channel, cursor, limit?}",
+    )?;
     let config = &asking.gateway.config;
-    let channel = ChannelName::parse(&request.channel, config.channel_name_length)
-        .map_err(|_| bad("not a channel name"))?;
+    let channel = asking.channel(&request.channel)?;
     asking.may_read_history(&channel).await?;
     if !config.policy.now().is_durable(&channel) {
         return Err(ErrorCode::NotAvailable.into());
@@ -139,10 +111,6 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     };
     let page = read(&asking, &asked).await?;
     answer(&asked, &page, seen.log_epoch, seen.head)
-}
-
-fn bad(words: &str) -> Error {
-    told(AskError::Invalid(words.to_owned()))
 }
 
 /// What the request asks for, where `log` is in force.
@@ -370,25 +338,11 @@ fn answer(asked: &Asked, page: &Page, epoch: String, offset: u64) -> Result<Byte
         .filter_map(|found| Some((found, Message::decode(found.message.clone()).ok()?)))
         .collect();
     let told = messages.iter().map(|(found, message)| {
-        let data = match message.kind() {
-            PayloadKind::Json => serde_json::from_slice::<&RawValue>(&message.payload).ok(),
-            PayloadKind::Unspecified | PayloadKind::Binary | PayloadKind::Opaque => None,
-        };
-        Told {
-            epoch: found.place.log.to_string(),
-            offset: found.place.offset.get(),
-            time: found.time_us / 1000,
-            b64data: data.is_none().then(|| STANDARD.encode(&message.payload)),
-            data,
-            info: message.sender.as_ref().map(|sender| Info {
-                user: &sender.user,
-                client: &sender.client,
-            }),
-            tags: &message.tags,
-        }
+        let place = (found.place.log.to_string(), found.place.offset.get());
+        Listed::new(place, found.time_us, message)
     });
     let last = page.found.last().map(|found| found.place);
-    let listed = Listed {
+    let answer = Answer {
         messages: told.collect(),
         cursor: (!page.ended).then(|| {
             let cursor = Cursor {
@@ -400,7 +354,7 @@ fn answer(asked: &Asked, page: &Page, epoch: String, offset: u64) -> Result<Byte
         epoch,
         offset,
     };
-    serde_json::to_vec(&listed)
+    serde_json::to_vec(&answer)
         .map(Bytes::from)
         .map_err(|_| ErrorCode::Internal.into())
 }

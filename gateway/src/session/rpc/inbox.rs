@@ -92,14 +92,12 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     if user.is_empty() {
         return Err(ErrorCode::PermissionDenied.into());
     }
-    let config = &asking.gateway.config;
     let request = ConversationsRequest {
         user: user.to_owned(),
         cursor,
         limit,
         count_to,
-        // A session has room for an answer as long as less than a quarter of its queue waits; JSON takes more than what is stored.
-        bytes: (config.history_bytes.min(config.outgoing_queue / 4) / 2) as u64,
+        bytes: asking.answer_bytes(),
     };
     let page = asking.store::<method::Conversations>(&request).await?;
     let conversations = page

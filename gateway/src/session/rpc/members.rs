@@ -78,10 +78,15 @@ async fn change(
         arrived: asking.arrived,
     };
     let Changed { users, at, members } = asking.gateway.change_members(change).await?;
-    let mut answer = serde_json::json!({"users": users, "count": members});
-    if let (Some((epoch, offset)), Some(answer)) = (at, answer.as_object_mut()) {
-        answer.insert("offset".to_owned(), offset.into());
-        answer.insert("epoch".to_owned(), epoch.into());
+    let mut answer = serde_json::json!({ "users": users });
+    if let Some(answer) = answer.as_object_mut() {
+        if let Some(members) = members {
+            answer.insert("count".to_owned(), members.into());
+        }
+        if let Some((epoch, offset)) = at {
+            answer.insert("offset".to_owned(), offset.into());
+            answer.insert("epoch".to_owned(), epoch.into());
+        }
     }
     Ok(answer.to_string().into())
 }

@@ -5,7 +5,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
 
-use super::Asking;
+use super::{Asking, bad};
 use crate::links::HistoryQuery;
 use crate::policy::{Action, Asking as Who};
 
@@ -16,15 +16,19 @@ impl Asking {
         data: &'a [u8],
         wanted: &'static str,
     ) -> Result<T, Error> {
-        serde_json::from_slice(data).map_err(|_| Error {
-            message: format!("{}: {wanted}", ErrorCode::BadRequest.words()),
-            ..Error::from(ErrorCode::BadRequest)
-        })
+        serde_json::from_slice(data).map_err(|_| bad(wanted))
+    }
+
+    /// Bytes of stored messages that an answer may hold: a session has room for it as long as less than a quarter of its queue waits,
+    /// and JSON takes more than what is stored.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        let config = &self.gateway.config;
+        (config.history_bytes.min(config.outgoing_queue / 4) / 2).max(1) as u64
     }
 
     pub(super) fn channel(&self, name: &str) -> Result<ChannelName, Error> {
         ChannelName::parse(name, self.gateway.config.channel_name_length)
-            .map_err(|_| ErrorCode::BadRequest.into())
+            .map_err(|_| bad("not a channel name"))
     }
 
     /// Whether there can be such a channel.

@@ -7,12 +7,11 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use switchboard_proto::bus::Message;
-use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::messages::{SearchChannels, SearchMatch, SearchRequest, method};
 
-use super::Asking;
+use super::{Asking, bad};
 
 /// Channels of one search, at most; the store allows as many.
 const CHANNELS: usize = 256;
@@ -75,7 +74,6 @@ pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         Some(names) => named(&asking, names).await?,
         None => subscribed(&asking).await?,
     };
-    let config = &asking.gateway.config;
     let request = SearchRequest {
         query,
         channels: Some(SearchChannels { names }),
@@ -85,8 +83,7 @@ pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         limit,
         cursor,
         language,
-        // A session has room for an answer as long as less than a quarter of its queue waits; JSON takes more than what is stored.
-        bytes: (config.history_bytes.min(config.outgoing_queue / 4) / 2) as u64,
+        bytes: asking.answer_bytes(),
     };
     let found = asking.store::<method::Search>(&request).await?;
     let answer = Answer {
@@ -103,8 +100,7 @@ async fn named(asking: &Asking, names: Vec<String>) -> Result<Vec<String>, Error
         return Err(bad("a search takes 256 channels"));
     }
     for name in &names {
-        let channel = ChannelName::parse(name, asking.gateway.config.channel_name_length)
-            .map_err(|_| bad("not a channel name"))?;
+        let channel = asking.channel(name)?;
         asking.may_read_history(&channel).await?;
     }
     Ok(names)
@@ -148,11 +144,4 @@ fn told(found: SearchMatch) -> Option<Told> {
         score: found.score,
         snippet: found.snippet,
     })
-}
-
-fn bad(words: &str) -> Error {
-    Error {
-        message: format!("{}: {words}", ErrorCode::BadRequest.words()),
-        ..Error::from(ErrorCode::BadRequest)
-    }
 }

@@ -1,22 +1,17 @@
 //! `thread.list`: the messages of a thread, in order, as far as they are in the message store.
 
-use std::collections::BTreeMap;
-
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use switchboard_proto::bus::{Message, PayloadKind};
+use switchboard_proto::bus::Message;
 use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::ids::LogEpoch;
 use switchboard_proto::messages::{FoldedMessage, Place, ThreadRequest, method};
 
-use super::Asking;
 use super::changes::{Folded, folded};
-use crate::changes::bad;
+use super::listed::Listed;
+use super::{Asking, bad};
 
 /// Messages in a page: where the client does not say, and at most.
 const USUAL: u32 = 50;
@@ -36,9 +31,11 @@ struct Request {
 
 /// Answers the rpc.
 pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
-    let request: Request = serde_json::from_slice(&data)
-        .map_err(|_| bad("thread.list wants {channel, offset, epoch?, limit?, cursor?}"))?;
-    let channel = asking.named_channel(&request.channel)?;
+    let request: Request = asking.parse(
+        &data,
+        "thread.list wants {channel, offset, epoch?, limit?, cursor?}",
+    )?;
+    let channel = asking.channel(&request.channel)?;
     asking.may_read_history(&channel).await?;
     if !asking.gateway.config.policy.now().is_durable(&channel) {
         return Err(ErrorCode::NotAvailable.into());
@@ -72,6 +69,7 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         }),
         after,
         limit,
+        bytes: asking.answer_bytes(),
     };
     let page = asking.store::<method::Thread>(&asked).await?;
     let last = page.messages.last().and_then(|message| message.place.as_ref());
@@ -90,7 +88,7 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         .iter()
         .map(|(stored, message)| told(stored, message))
         .collect();
-    let answer = serde_json::to_vec(&Listed { messages, cursor }).map_err(|_| ErrorCode::Internal)?;
+    let answer = serde_json::to_vec(&Answer { messages, cursor }).map_err(|_| ErrorCode::Internal)?;
     Ok(answer.into())
 }
 
@@ -112,7 +110,7 @@ fn place_behind(cursor: &str, offset: u64) -> Option<(String, Place)> {
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct Answer<'a> {
     messages: Vec<Told<'a>>,
     /// Where to go on; none: that was all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,46 +119,16 @@ struct Listed<'a> {
 
 #[derive(Serialize)]
 struct Told<'a> {
-    epoch: &'a str,
-    offset: u64,
-    /// Unix milliseconds.
-    time: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
-    /// Instead of `data`, where that is no JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    b64data: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<Info<'a>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    tags: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    message: Listed<'a>,
     #[serde(flatten)]
     fold: Folded<'a>,
 }
 
-#[derive(Serialize)]
-struct Info<'a> {
-    user: &'a str,
-    client: &'a str,
-}
-
 fn told<'a>(stored: &'a FoldedMessage, message: &'a Message) -> Told<'a> {
-    let place = stored.place.as_ref();
-    let data = match message.kind() {
-        PayloadKind::Json => serde_json::from_slice(&message.payload).ok(),
-        PayloadKind::Unspecified | PayloadKind::Binary | PayloadKind::Opaque => None,
-    };
+    let place = stored.place.clone().unwrap_or_default();
     Told {
-        epoch: place.map_or("", |place| place.log_epoch.as_str()),
-        offset: place.map_or(0, |place| place.offset),
-        time: stored.time_us / 1000,
-        b64data: data.is_none().then(|| BASE64_STANDARD.encode(&message.payload)),
-        data,
-        info: message.sender.as_ref().map(|sender| Info {
-            user: &sender.user,
-            client: &sender.client,
-        }),
-        tags: &message.tags,
+        message: Listed::new((place.log_epoch, place.offset), stored.time_us, message),
         fold: stored.fold.as_ref().map(folded).unwrap_or_default(),
     }
 }
