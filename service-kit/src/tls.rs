@@ -59,7 +59,7 @@ impl TlsConfig {
             "reload_interval",
             Duration::from_secs(10),
             Duration::from_millis(50)..=Duration::from_secs(3600),
-            "How often the two files are looked at; a change is in force for new connections, without a restart. SIGHUP looks at \
+            "How often the files are looked at; a change is in force for new connections, without a restart. SIGHUP looks at \
              once.",
         );
         match (certificate, key) {
@@ -100,7 +100,7 @@ impl TlsConfig {
         let tls = Self::read(section, spoken, with_it);
         let authorities = section.optional_text(
             "client_ca_file",
-            "PEM file of the authorities whose certificates who connects has to show one of (mTLS). Not set: none is asked for.",
+            "PEM file of authorities. With it who connects has to show a certificate that one of them signed (mTLS). Not set: none is asked for.",
         );
         match (tls, authorities) {
             (Some(tls), authorities) => Some(Self {
