@@ -2,8 +2,6 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | `listener` | connections of backends: HTTP/1.1 and HTTP/2 without TLS on one port |
-//! | `key` | who may ask |
 //! | `http`, `grpc` | the two ways to ask |
 //! | `publishing`, `calls`, `members` | what each call does, the same for both |
 //! | `control` | asking all gateways about their sessions |
@@ -20,8 +18,6 @@ mod control;
 mod failure;
 mod grpc;
 mod http;
-mod key;
-mod listener;
 mod members;
 mod publishing;
 
@@ -33,6 +29,8 @@ use futures_util::{StreamExt as _, stream};
 use switchboard_proto::api::{self, BatchRequest, BatchResponse, Command, Reply};
 use switchboard_proto::codes::ErrorCode;
 use switchboard_service_kit::admin::{self, BindError};
+use switchboard_service_kit::api_key::{self, KeyError, Keys};
+use switchboard_service_kit::api_listener::{self, Listening};
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -41,10 +39,11 @@ pub(crate) use self::answering::Answering;
 pub use self::config::ApiConfig;
 pub(crate) use self::control::Gateways;
 use self::failure::Failure;
-pub use self::key::KeyError;
-use self::key::Keys;
 use crate::gateway::Gateway;
 use crate::metrics::ApiMethod;
+
+/// Where a key that was made here stands in the data folder.
+const KEY_FILE: &str = "api-key";
 
 /// Calls of one batch, and of one older request that holds several.
 const BATCH: usize = 1000;
@@ -124,7 +123,7 @@ pub(crate) async fn start(
             return Ok(None);
         }
         ([], Some(folder)) => {
-            let (key, file) = key::kept_in(folder)?;
+            let (key, file) = api_key::kept_in(folder, KEY_FILE)?;
             (Keys::new(&[key]), Some(file))
         }
         (keys, _) => (Keys::new(keys), None),
@@ -141,7 +140,13 @@ pub(crate) async fn start(
     let router = grpc::router(&api)
         .merge(http::router(&api))
         .fallback(http::nothing);
-    let listening = listener::listen(listener, router, api.config.connections, tasks.clone());
+    let listening = Listening {
+        listener,
+        router,
+        tls: None,
+        connections: api.config.connections,
+    };
+    let listening = api_listener::listen(listening, tasks.clone());
     tasks.spawn("api-listener", TaskKind::Essential, listening);
     let file = key_file.as_deref().map(Path::display);
     match file {

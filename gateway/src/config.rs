@@ -13,7 +13,7 @@ use crate::conversations::ConversationsConfig;
 use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
-use crate::tls::TlsConfig;
+use switchboard_service_kit::tls::{self, TlsConfig};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -384,7 +384,11 @@ impl Config {
             link_unanswered: size(link_unanswered),
             link_unanswered_bytes: size(link_unanswered_bytes),
             link_unconfirmed_bytes: size(link_unconfirmed_bytes),
-            tls: TlsConfig::read(document),
+            tls: TlsConfig::read(
+                &mut document.section("gateway.tls"),
+                tls::HTTP1,
+                "With it the gateway speaks TLS (https, wss) and nothing else.",
+            ),
             proxies: Proxies::read(document),
             limits: LimitsConfig::read(document),
             api: ApiConfig::read(document),

@@ -6,7 +6,7 @@ use switchboard_service_kit::admin::BindError;
 
 use crate::api::ApiError;
 use crate::auth::JwksError;
-use crate::tls::TlsError;
+use switchboard_service_kit::tls::TlsError;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]

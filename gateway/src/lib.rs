@@ -47,10 +47,9 @@ mod sessions;
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;
 mod system_message;
-mod tls;
 mod upgrade;
 
-pub use api::{ApiConfig, ApiError, ApiRunning, KeyError};
+pub use api::{ApiConfig, ApiError, ApiRunning};
 pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use conversations::ConversationsConfig;
@@ -58,4 +57,3 @@ pub use error::StartError;
 pub use origin::Origins;
 pub use policy::{CurrentPolicy, Policy};
 pub use run::{Deps, Running, start};
-pub use tls::TlsError;

@@ -28,7 +28,7 @@ use crate::admission::{Refusal, Sender};
 use crate::gateway::Gateway;
 use crate::metrics::{Counted, Refused};
 use crate::proxy_protocol::{self, Source};
-use crate::tls::Tls;
+use switchboard_service_kit::tls::Tls;
 
 /// What a connection gets to take its refusal in.
 const REFUSAL_LIFE: Duration = Duration::from_secs(2);

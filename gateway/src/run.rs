@@ -31,10 +31,10 @@ use crate::error::StartError;
 use crate::gateway::{Conversations, Gateway};
 use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
-use crate::metrics::{GatewayMetrics, LinkMetrics};
+use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
 use crate::policy::reload;
-use crate::tls::Tls;
 use crate::{listener, upgrade};
+use switchboard_service_kit::tls::Tls;
 
 /// What a gateway needs of the outside.
 pub struct Deps {
@@ -172,7 +172,11 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     });
     let (tls, watched) = tls.unzip();
     if let Some((tls, seen)) = tls.clone().zip(watched) {
-        let watching = tls.watch(seen, metrics.clone(), stop.clone());
+        let counted = metrics.clone();
+        let reloaded = move |is_good| {
+            counted.tls_reload(if is_good { Reload::Done } else { Reload::Failed });
+        };
+        let watching = tls.watch(seen, reloaded, stop.clone());
         context.tasks.spawn("tls-reload", TaskKind::Essential, watching);
     }
     let speaks_tls = tls.is_some();

@@ -1,10 +1,13 @@
 //! The section `[persistence]`: where messages are stored.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchboard_service_kit::api_key::{self, NamedKeys};
 use switchboard_service_kit::config::{Document, Section};
+use switchboard_service_kit::tls::{self, TlsConfig};
 
 use crate::search::language::{LANGUAGES, Language};
 use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
@@ -26,6 +29,23 @@ pub struct Config {
     pub question_timeout: Duration,
     /// How messages are searched; `None`: not at all.
     pub search: Option<SearchSettings>,
+    /// Who asks over gRPC, and where; `None`: nobody.
+    pub grpc: Option<GrpcConfig>,
+}
+
+/// The section `[persistence.grpc]`.
+#[derive(Debug, Clone)]
+pub struct GrpcConfig {
+    /// Where backends ask.
+    pub listen: SocketAddr,
+    /// The keys that are accepted, by the names of their configuration keys.
+    pub(crate) keys: NamedKeys,
+    /// `None`: without TLS.
+    pub tls: Option<TlsConfig>,
+    /// Bytes of one request, at most.
+    pub request_size: usize,
+    /// Connections, at most.
+    pub connections: usize,
 }
 
 /// How messages are searched.
@@ -143,7 +163,7 @@ impl Config {
             "questions",
             256,
             1..=10_000,
-            "Questions of other services that are at work at a time, at most; further ones are refused for the time being.",
+            "Questions of other services, and over gRPC, that are at work at a time, at most; further ones are refused for the time being.",
         );
         let question_timeout = section.duration(
             "question_timeout",
@@ -151,6 +171,7 @@ impl Config {
             Duration::from_millis(100)..=seconds(60),
             "What one of them may take. Clients wait 4 s for an answer.",
         );
+        let grpc = read_grpc(document);
         let search = read_search(&mut document.section("persistence.search"));
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
@@ -170,6 +191,7 @@ impl Config {
             questions: usize::try_from(questions).unwrap_or(usize::MAX),
             question_timeout,
             search,
+            grpc,
         }
     }
 }
@@ -197,6 +219,49 @@ impl StoreSettings {
             }
         }
     }
+}
+
+fn read_grpc(document: &mut Document) -> Option<GrpcConfig> {
+    let mut section = document.section("persistence.grpc");
+    let enabled = section.boolean(
+        "enabled",
+        false,
+        "Whether backends can ask MessageService over gRPC: all messages of everybody. See messages-api.md.",
+    );
+    let listen = section.address(
+        "listen",
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 8009)),
+        "Where backends ask. On another address than a loopback one, set persistence.grpc.tls, or keep the network private.",
+    );
+    let keys = api_key::read(
+        &mut section,
+        "What backends prove themselves with. Not set: with the embedded bus one is made and kept in the data folder; else \
+         persistence.grpc.tls.client_ca_file is needed.",
+    );
+    let request_size = section.bytes(
+        "request_size",
+        1 << 20,
+        1024..=(64 << 20),
+        "Bytes of one request, at most; a larger one is refused with OUT_OF_RANGE.",
+    );
+    let connections = section.integer(
+        "connections",
+        1024,
+        1..=100_000,
+        "Connections of backends, at most; more wait in the kernel's queue.",
+    );
+    let tls = TlsConfig::read_mutual(
+        &mut document.section("persistence.grpc.tls"),
+        tls::HTTP,
+        "With it the listener speaks TLS and nothing else.",
+    );
+    enabled.then(|| GrpcConfig {
+        listen,
+        keys,
+        tls,
+        request_size: usize::try_from(request_size).unwrap_or(usize::MAX),
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+    })
 }
 
 fn read_search(section: &mut Section<'_>) -> Option<SearchSettings> {

@@ -3,6 +3,7 @@
 use switchboard_bus::membership::MembershipError;
 
 use crate::config::OpenError;
+use crate::grpc::GrpcError;
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -13,4 +14,7 @@ pub enum StartError {
     /// The store's settings are wrong.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// It cannot be asked over gRPC.
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
 }

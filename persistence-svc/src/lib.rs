@@ -4,7 +4,7 @@
 //! one write ([`writer`]), and how far a shard is stored is committed together with the rows ([`store`]). So a death
 //! at any moment means reading again, and what is read again is there already. Without `persistence.store` it only joins the bus.
 //!
-//! Other services ask over the bus ([`answering`]) what is stored; each question is a method of [`service`]. What is derived
+//! Other services ask over the bus ([`answering`]), and backends over gRPC ([`grpc`]), what is stored; each question is a method of [`service`]. What is derived
 //! exactly with the rows (members, changes) is folded in the transaction that writes them; what may lag (the index of [`search`])
 //! is done by followers ([`follow`]).
 
@@ -19,6 +19,7 @@ mod config;
 pub mod conformance;
 mod error;
 pub mod follow;
+mod grpc;
 mod metrics;
 mod run;
 pub mod search;
@@ -26,8 +27,9 @@ pub mod service;
 pub mod store;
 mod writer;
 
-pub use config::{Config, Defaults, OpenError, StoreSettings};
+pub use config::{Config, Defaults, GrpcConfig, OpenError, StoreSettings};
 pub use error::StartError;
+pub use grpc::{GrpcError, GrpcRunning};
 pub use metrics::PersistenceMetrics;
 pub use run::{Deps, READER, Running, start};
 pub use writer::Writer;

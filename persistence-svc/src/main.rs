@@ -41,6 +41,7 @@ fn main() -> ExitCode {
                     bus: opened,
                     log: None,
                     shards: bus.shards,
+                    data: None,
                 };
                 return start(config, deps, context).await.map_err(StartFailure::from);
             }
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
                 bus: backends.bus,
                 log: Some(backends.log),
                 shards: backends.shards,
+                data: None,
             };
             start(config, deps, context).await.map_err(StartFailure::from)
         },

@@ -13,6 +13,9 @@ pub struct PersistenceMetrics {
     pub(crate) questions: Counter,
     pub(crate) refused_questions: Counter,
     pub(crate) unanswered_questions: Counter,
+    pub(crate) unauthorized: Counter,
+    pub(crate) tls_reloads: Counter,
+    pub(crate) failed_tls_reloads: Counter,
     pub(crate) search: FollowerMetrics,
 }
 
@@ -46,7 +49,7 @@ impl PersistenceMetrics {
             );
             registry.register(
                 "questions",
-                "Questions of other services that were begun",
+                "Questions of other services, and over gRPC, that were begun",
                 counts.questions.clone(),
             );
             registry.register(
@@ -58,6 +61,21 @@ impl PersistenceMetrics {
                 "unanswered_questions",
                 "Questions that were answered with a fault",
                 counts.unanswered_questions.clone(),
+            );
+            registry.register(
+                "grpc_unauthorized",
+                "Calls over gRPC without a key that is accepted",
+                counts.unauthorized.clone(),
+            );
+            registry.register(
+                "grpc_tls_reloads",
+                "New TLS certificates of the listener for gRPC that are in force",
+                counts.tls_reloads.clone(),
+            );
+            registry.register(
+                "grpc_failed_tls_reloads",
+                "New TLS certificates of the listener for gRPC that are no good",
+                counts.failed_tls_reloads.clone(),
             );
             registry.register(
                 "search_messages",

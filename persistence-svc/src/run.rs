@@ -1,5 +1,6 @@
 //! Start: joins the bus, is seen there, and reads the log into the store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::answering::Answering;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::follow::{Following, Writes};
+use crate::grpc::{self, GrpcRunning};
 use crate::metrics::PersistenceMetrics;
 use crate::search::analyser::Analyser;
 use crate::search::text::Fields;
@@ -29,6 +31,9 @@ use crate::writer::Writer;
 
 /// The service's name among the readers of the log (`router.readers`).
 pub const READER: &str = "persistence";
+
+/// The service's name in reports of health.
+pub(crate) const COMPONENT: &str = "persistence";
 
 /// How often a store that cannot be used is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,15 +50,19 @@ pub struct Deps {
     pub log: Option<Arc<dyn Log>>,
     /// Shards of its layout.
     pub shards: ShardCount,
+    /// Where this machine keeps a key that it is told nowhere; `None`: in a cluster, where keys are configured.
+    pub data: Option<PathBuf>,
 }
 
-/// A service that runs until its context's tasks are stopped. It listens on no address.
+/// A service that runs until its context's tasks are stopped.
 #[derive(Debug, Clone)]
 pub struct Running {
     /// This life of the service.
     pub incarnation: Incarnation,
     /// Who is on the bus, as this service sees it.
     pub membership: Membership,
+    /// Where it is asked over gRPC; `None`: nowhere.
+    pub grpc: Option<GrpcRunning>,
 }
 
 /// Joins the bus as [`Role::Persistence`] and, where a store is configured, reads the log into it. A store that cannot be used is
@@ -63,7 +72,7 @@ pub struct Running {
 /// # Errors
 /// [`StartError`] where the bus cannot be used, or a setting is wrong.
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
-    let health = context.health.component("persistence");
+    let health = context.health.component(COMPONENT);
     let store = match &config.store {
         Some(settings) => Some(settings.open()?),
         None => None,
@@ -107,6 +116,10 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             ("dead_letters", counts.dead_letters.get()),
         ]
     });
+    let grpc = match config.grpc {
+        Some(grpc) => Some(grpc::start(grpc, answering.clone(), deps.data.as_deref(), &context).await?),
+        None => None,
+    };
     let stop = context.tasks.stop_token();
     context.tasks.supervise("questions", move || {
         let (answering, stop) = (answering.clone(), stop.clone());
@@ -160,6 +173,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     Ok(Running {
         incarnation,
         membership,
+        grpc,
     })
 }
 

@@ -18,19 +18,25 @@ use switchboard_proto::messages::{Method, method};
 use crate::search::Searching;
 use crate::store::{Place, Store, StoreError};
 
-/// The answer of the method that has the name.
-macro_rules! answered {
-    ($service:expr, $name:expr, $request:expr; $($method:ident => $answer:ident,)*) => {
-        match $name {
-            $(method::$method::NAME => {
-                encoded::<method::$method>($service.$answer(decoded::<method::$method>($request)?).await)
-            })*
-            _ => Err(AskError::NotAvailable(
-                "this release of the persistence service does not know the method".to_owned(),
-            )),
+/// Gives each method of `MessageService` that has one answer, with who answers it, to a macro. One line for each.
+macro_rules! each_method {
+    ($what:ident) => {
+        $what! {
+            Heads => heads,
+            Message => message,
+            Folds => folds,
+            Thread => thread,
+            History => history,
+            Standings => standings,
+            Members => members,
+            MarkReceipts => mark_receipts,
+            MessageStatus => message_status,
+            Conversations => conversations,
+            Search => search,
         }
     };
 }
+pub(crate) use each_method;
 
 /// Between two looks at how far the store is, doubling.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -64,27 +70,6 @@ impl Service {
         }
     }
 
-    /// Answers the method of this name.
-    ///
-    /// # Errors
-    /// [`AskError`], in words for who asked.
-    pub async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
-        // One line for each method.
-        answered!(self, name, request;
-            Heads => heads,
-            Message => message,
-            Folds => folds,
-            Thread => thread,
-            History => history,
-            Standings => standings,
-            Members => members,
-            MarkReceipts => mark_receipts,
-            MessageStatus => message_status,
-            Conversations => conversations,
-            Search => search,
-        )
-    }
-
     /// Waits until everything up to `place` was read into the store. Never ends where the log has no such place: whoever asks
     /// gives up.
     async fn stored_up_to(&self, shard: ShardId, place: Place) -> Result<(), AskError> {
@@ -100,6 +85,28 @@ impl Service {
         }
     }
 }
+
+macro_rules! by_name {
+    ($($method:ident => $answer:ident,)*) => {
+        impl Service {
+            /// Answers the method of this name.
+            ///
+            /// # Errors
+            /// [`AskError`], in words for who asked.
+            pub async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
+                match name {
+                    $(method::$method::NAME => {
+                        encoded::<method::$method>(self.$answer(decoded::<method::$method>(request)?).await)
+                    })*
+                    _ => Err(AskError::NotAvailable(
+                        "this release of the persistence service does not know the method".to_owned(),
+                    )),
+                }
+            }
+        }
+    };
+}
+each_method!(by_name);
 
 fn decoded<M: Method>(request: Bytes) -> Result<M::Request, AskError> {
     M::Request::decode(request).map_err(|error| AskError::Invalid(format!("request not read: {error}")))

@@ -9,6 +9,10 @@ mod generated {
 
 pub use generated::*;
 
+/// The service's name, and descriptors of all of it, as reflection answers with them.
+pub const SERVICE: &str = "switchboard.messages.MessageService";
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/switchboard.messages.descriptors");
+
 /// A method of `MessageService`.
 pub trait Method {
     /// As the service spells it.

@@ -1,5 +1,5 @@
 //! What the start-up of every service shares: configuration, telemetry, metrics, tasks and their
-//! stop, health, the admin endpoint, and the frame that a `main` puts around all of it.
+//! stop, health, the admin endpoint, the keys, TLS and connections of what backends ask, and the frame that a `main` puts around all of it.
 //!
 //! What it must never hold: words of the domain (channel, session, user), a backend, the bus. It
 //! depends on nothing else of ours, and there is no process-wide state beyond the log subscriber:
@@ -7,6 +7,8 @@
 //! decision record.
 
 pub mod admin;
+pub mod api_key;
+pub mod api_listener;
 pub mod config;
 pub mod health;
 pub mod metrics;
@@ -15,4 +17,5 @@ pub mod service;
 pub mod summary;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod trace_context;

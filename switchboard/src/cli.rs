@@ -296,6 +296,16 @@ fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
             None => tell!("  server API  {api}"),
         }
     }
+    if let Some(messages) = system.messages() {
+        match &messages.key_file {
+            Some(file) => tell!(
+                "  messages    gRPC on {}, with the key in {}",
+                messages.address,
+                file.display()
+            ),
+            None => tell!("  messages    gRPC on {}", messages.address),
+        }
+    }
     if let Some(folder) = system.data_folder() {
         tell!("  data        {}", folder.display());
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use switchboard_bus::config::{Backend, Backends, OpenError};
 use switchboard_bus::{Bus, Log};
 use switchboard_gateway::ApiRunning;
+use switchboard_persistence_svc::GrpcRunning;
 use switchboard_proto::ids::ShardCount;
 use switchboard_service_kit::admin::{self, BindError};
 use switchboard_service_kit::service::Context;
@@ -27,6 +28,7 @@ pub struct Switchboard {
     /// Whether the gateway speaks TLS.
     tls: bool,
     api: Option<ApiRunning>,
+    messages: Option<GrpcRunning>,
     admin: SocketAddr,
     data: Option<PathBuf>,
     budget: Duration,
@@ -120,6 +122,7 @@ impl Switchboard {
             gateway: None,
             tls: false,
             api: None,
+            messages: None,
             admin,
             data,
             budget: config.node.shutdown_budget,
@@ -159,8 +162,15 @@ impl Switchboard {
                 bus: Arc::clone(bus),
                 log,
                 shards,
+                data: self.data.clone(),
             };
-            switchboard_persistence_svc::start(config.persistence, deps, self.service()).await?;
+            let context = self.service();
+            let started = Box::pin(switchboard_persistence_svc::start(
+                config.persistence,
+                deps,
+                context,
+            ));
+            self.messages = started.await?.grpc;
         }
         if runs(Service::Presence) {
             let deps = switchboard_presence_svc::Deps { bus: Arc::clone(bus) };
@@ -218,6 +228,11 @@ impl Switchboard {
     /// The file of the key that was made for the server API; `None`: one is configured, or the API is off.
     pub fn api_key_file(&self) -> Option<&std::path::Path> {
         self.api.as_ref()?.key_file.as_deref()
+    }
+
+    /// `MessageService`, for backends; `None`: it is off.
+    pub fn messages(&self) -> Option<&GrpcRunning> {
+        self.messages.as_ref()
     }
 
     /// Health and metrics, for operators.

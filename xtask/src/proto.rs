@@ -65,7 +65,9 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
             "#[serde(deserialize_with = \"crate::json::payload\")]",
         );
     }
-    api(&mut config, &descriptors, into)?;
+    api(&mut config, &descriptors)?;
+    describe(&descriptors, API, into)?;
+    describe(&descriptors, MESSAGES, into)?;
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)
@@ -75,8 +77,8 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
         .context("generating Rust from the descriptors")
 }
 
-/// The server API's types are read and written as JSON too, and its descriptors are what reflection answers with.
-fn api(config: &mut Config, descriptors: &FileDescriptorSet, into: &Path) -> anyhow::Result<()> {
+/// The server API's types are read and written as JSON too.
+fn api(config: &mut Config, descriptors: &FileDescriptorSet) -> anyhow::Result<()> {
     let file = descriptors.file.iter().find(|file| file.name() == API);
     let file = file.context("the server API was not compiled")?;
     let package = format!(".{}", file.package());
@@ -86,10 +88,24 @@ fn api(config: &mut Config, descriptors: &FileDescriptorSet, into: &Path) -> any
     for (path, field) in fields(file) {
         config.field_attribute(path, format!("#[serde({})]", json(field)));
     }
-    let described = FileDescriptorSet {
-        file: vec![file.clone()],
-    };
-    let path = into.join("centrifugal.centrifugo.api.descriptors");
+    Ok(())
+}
+
+/// Writes the descriptors of a file's package, which reflection answers with.
+fn describe(descriptors: &FileDescriptorSet, name: &str, into: &Path) -> anyhow::Result<()> {
+    let of = |name: &str| descriptors.file.iter().find(|file| file.name() == name);
+    let package = of(name)
+        .with_context(|| format!("{name} was not compiled"))?
+        .package();
+    // In the order of the set: what is imported comes first.
+    let file = descriptors
+        .file
+        .iter()
+        .filter(|file| file.package() == package)
+        .cloned()
+        .collect();
+    let described = FileDescriptorSet { file };
+    let path = into.join(format!("{package}.descriptors"));
     std::fs::write(&path, described.encode_to_vec()).with_context(|| format!("writing {}", path.display()))
 }
 
@@ -136,6 +152,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 6, "one file per package, and the descriptors");
+        assert_eq!(compared, 7, "one file per package, and the descriptors");
     }
 }

@@ -2,14 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use switchboard_service_kit::api_key::{self, NamedKeys};
 use switchboard_service_kit::config::Document;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-
-/// Bytes below which a key can be found by trying.
-const SHORT_KEY: usize = 16;
 
 /// What the server API can be told.
 #[derive(Debug, Clone)]
@@ -19,7 +16,7 @@ pub struct ApiConfig {
     /// Where backends ask.
     pub listen: SocketAddr,
     /// The keys that are accepted, by the names of their configuration keys.
-    pub(super) keys: Vec<(&'static str, SecretString)>,
+    pub(super) keys: NamedKeys,
     /// Bytes of one request, at most.
     pub request_size: usize,
     /// Requests carried out at a time, at most.
@@ -43,39 +40,11 @@ impl ApiConfig {
             SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
             "Where backends ask. Plain HTTP: on another address than a loopback one, keep the network private.",
         );
-        let key = api.secret(
-            "key",
+        let keys = api_key::read(
+            &mut api,
             "What backends prove themselves with; the same for all gateways. Not set: with the embedded bus one is made and kept \
              in the data folder, with NATS the server API is off.",
         );
-        let previous = api.secret(
-            "key_previous",
-            "The key before, which stays valid while it is changed.",
-        );
-        if key.is_none() && previous.is_some() {
-            api.fault("key_previous", "given without key", "set key, or remove it");
-        }
-        let named = [("key", key), ("key_previous", previous)];
-        let keys: Vec<_> = named
-            .into_iter()
-            .filter_map(|(name, key)| key.map(|key| (name, key)))
-            .collect();
-        for (name, key) in &keys {
-            let key = key.expose_secret();
-            if key.len() < SHORT_KEY {
-                api.fault(
-                    name,
-                    format!("fewer than {SHORT_KEY} bytes, which can be found by trying"),
-                    "take 32 random bytes, such as of `openssl rand -hex 32`",
-                );
-            } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                api.fault(
-                    name,
-                    "has a character that is not printable ASCII, which no HTTP header carries",
-                    "take letters and digits",
-                );
-            }
-        }
         let request_size = api.bytes(
             "request_size",
             4 * MIB,

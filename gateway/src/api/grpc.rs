@@ -10,7 +10,7 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Caller, Transport, http};
+use super::{Api, Caller, Transport};
 
 pub(super) fn router(api: &Arc<Api>) -> Router {
     let service =
@@ -18,7 +18,7 @@ pub(super) fn router(api: &Arc<Api>) -> Router {
     let guard = Arc::clone(api);
     let guarded = InterceptedService::new(service, move |mut request: Request<()>| {
         let headers = request.metadata().clone().into_headers();
-        let Some(key) = http::key_name(&guard, &headers) else {
+        let Some(key) = guard.keys.given(&headers) else {
             guard.gateway.metrics.api_unauthorized.inc();
             return Err(Status::unauthenticated(
                 "no key that is accepted: authorization: apikey KEY",

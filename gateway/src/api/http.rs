@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use base64::Engine as _;
@@ -47,19 +47,6 @@ pub(super) async fn nothing(request: Request) -> Response {
         return tonic::Status::unimplemented("no such method").into_http::<Body>();
     }
     (StatusCode::NOT_FOUND, "no such path; see docs/server-api.md\n").into_response()
-}
-
-/// The name of the key in `headers`; `None`: there is none that is accepted.
-pub(super) fn key_name(api: &Api, headers: &HeaderMap) -> Option<&'static str> {
-    let own = headers.get("x-api-key").map(HeaderValue::as_bytes);
-    let key = own.or_else(|| authorization(headers.get(header::AUTHORIZATION)?.as_bytes()))?;
-    api.keys.name(key)
-}
-
-/// The key in `apikey KEY`.
-pub(super) fn authorization(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, key) = value.split_at_checked("apikey ".len())?;
-    scheme.eq_ignore_ascii_case(b"apikey ").then(|| key.trim_ascii())
 }
 
 /// Data that is not JSON is moved to where JSON can hold it.
@@ -197,7 +184,7 @@ impl<R> From<Result<R, Failure>> for Answer<R> {
 
 /// Who asks, and with what. Nothing of the body is read for who has no key.
 async fn read(api: &Api, request: Request) -> Result<(Caller, Bytes), Response> {
-    let Some(key) = key_name(api, request.headers()) else {
+    let Some(key) = api.keys.given(request.headers()) else {
         api.gateway.metrics.api_unauthorized.inc();
         let words = "no key that is accepted: X-API-Key: KEY, or Authorization: apikey KEY\n";
         return Err((StatusCode::UNAUTHORIZED, words).into_response());

@@ -29,6 +29,7 @@ async fn joins_is_ready_and_leaves_at_the_stop() {
         bus: Arc::clone(&bus),
         log: None,
         shards: ShardCount::new(1).unwrap(),
+        data: None,
     };
     let first = start(config.clone(), deps(), one.clone()).await.unwrap();
     let mut second = start(config.clone(), deps(), other.clone()).await.unwrap();

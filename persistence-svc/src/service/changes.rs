@@ -17,7 +17,7 @@ const THREAD_BYTES: usize = 256 * 1024;
 impl Service {
     /// # Errors
     /// [`AskError::Invalid`] for no place, [`AskError::Unavailable`].
-    pub(super) async fn message(&self, request: MessageRequest) -> Result<MessageResponse, AskError> {
+    pub(crate) async fn message(&self, request: MessageRequest) -> Result<MessageResponse, AskError> {
         let place = place(request.place.as_ref())?;
         let made_us = (request.made_us > 0).then_some(request.made_us);
         let stored = self
@@ -34,7 +34,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::Invalid`] for more than 10,000 places or one that is none, [`AskError::Unavailable`].
-    pub(super) async fn folds(&self, request: FoldsRequest) -> Result<FoldsResponse, AskError> {
+    pub(crate) async fn folds(&self, request: FoldsRequest) -> Result<FoldsResponse, AskError> {
         let places: Vec<store::Place> = request
             .places
             .iter()
@@ -56,7 +56,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::Invalid`] for no place or no limit, [`AskError::Unavailable`].
-    pub(super) async fn thread(&self, request: ThreadRequest) -> Result<ThreadResponse, AskError> {
+    pub(crate) async fn thread(&self, request: ThreadRequest) -> Result<ThreadResponse, AskError> {
         let root = place(request.root.as_ref())?;
         let after = request.after.as_ref().map(|at| place(Some(at))).transpose()?;
         if !(1..=THREAD_LIMIT).contains(&request.limit) {

@@ -33,7 +33,7 @@ const COUNTED: u32 = 10_000;
 impl Service {
     /// # Errors
     /// [`AskError::Invalid`] for too many pairs or what is no place, [`AskError::Unavailable`].
-    pub(super) async fn standings(&self, request: StandingsRequest) -> Result<StandingsResponse, AskError> {
+    pub(crate) async fn standings(&self, request: StandingsRequest) -> Result<StandingsResponse, AskError> {
         if let Some(awaited) = &request.awaited {
             self.stored(awaited).await?;
         }
@@ -60,7 +60,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::Invalid`] for a limit that is too high, [`AskError::Unavailable`].
-    pub(super) async fn members(&self, request: MembersRequest) -> Result<MembersResponse, AskError> {
+    pub(crate) async fn members(&self, request: MembersRequest) -> Result<MembersResponse, AskError> {
         let most = u32::try_from(MAX_LISTED - 1).unwrap_or(u32::MAX);
         let limit = usize::try_from(limit(request.limit, MEMBERS, most)?).unwrap_or(MAX_LISTED);
         // One more tells whether there are more.
@@ -83,7 +83,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::Invalid`] for too many marks or what is no place, [`AskError::Unavailable`].
-    pub(super) async fn mark_receipts(
+    pub(crate) async fn mark_receipts(
         &self,
         request: MarkReceiptsRequest,
     ) -> Result<MarkReceiptsResponse, AskError> {
@@ -120,7 +120,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::NotFound`], [`AskError::Invalid`], [`AskError::Unavailable`].
-    pub(super) async fn message_status(
+    pub(crate) async fn message_status(
         &self,
         request: MessageStatusRequest,
     ) -> Result<MessageStatusResponse, AskError> {
@@ -149,7 +149,7 @@ impl Service {
 
     /// # Errors
     /// [`AskError::Invalid`] for a cursor that is none, or a limit that is too high, [`AskError::Unavailable`].
-    pub(super) async fn conversations(
+    pub(crate) async fn conversations(
         &self,
         request: ConversationsRequest,
     ) -> Result<ConversationsResponse, AskError> {

@@ -10,7 +10,7 @@ use super::{Service, fault};
 impl Service {
     /// # Errors
     /// [`AskError::Invalid`] for more than 10,000 channels, [`AskError::Unavailable`].
-    pub(super) async fn heads(&self, request: HeadsRequest) -> Result<HeadsResponse, AskError> {
+    pub(crate) async fn heads(&self, request: HeadsRequest) -> Result<HeadsResponse, AskError> {
         let channels: Vec<&str> = request.channels.iter().map(String::as_str).collect();
         let (heads, reached) = match &request.of {
             Some(of) => {

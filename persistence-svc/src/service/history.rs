@@ -18,7 +18,7 @@ impl Service {
     ///
     /// # Errors
     /// [`AskError::Invalid`] for what is no channel, place or limit, [`AskError::Unavailable`].
-    pub(super) async fn history(&self, request: HistoryRequest) -> Result<HistoryResponse, AskError> {
+    pub(crate) async fn history(&self, request: HistoryRequest) -> Result<HistoryResponse, AskError> {
         if request.channel.is_empty() || request.channel.len() > CHANNEL_BYTES {
             return Err(AskError::Invalid(
                 "no channel, or one with too long a name".to_owned(),

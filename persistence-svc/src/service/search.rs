@@ -10,7 +10,7 @@ impl Service {
     /// # Errors
     /// [`AskError::Invalid`] says what is wrong with the question; [`AskError::NotAvailable`] where messages are not searched;
     /// [`AskError::Unavailable`].
-    pub(super) async fn search(&self, request: SearchRequest) -> Result<SearchResponse, AskError> {
+    pub(crate) async fn search(&self, request: SearchRequest) -> Result<SearchResponse, AskError> {
         let Some(searching) = &self.searching else {
             return Err(AskError::NotAvailable(
                 "messages are not searched here (persistence.search.enabled)".to_owned(),

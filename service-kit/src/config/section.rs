@@ -41,6 +41,11 @@ impl<'a> Section<'a> {
         Self { document, path }
     }
 
+    /// Where it is in the document, such as `gateway.tls`.
+    pub fn path_in_document(&self) -> &str {
+        &self.path
+    }
+
     /// Any text.
     pub fn text(&mut self, key: &'static str, default: &str, help: &str) -> String {
         let form = "text".to_owned();

@@ -1,5 +1,5 @@
 //! Keys that backends prove themselves with: from the configuration or, on a machine of one's own, made at the
-//! first start and kept in the data folder.
+//! first start and kept in the data folder. Whichever service is asked, a key is read, kept, given and compared alike.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -8,19 +8,22 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
+use axum::http::{HeaderMap, HeaderValue, header};
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// The key's file in the data folder.
-const FILE: &str = "api-key";
+use crate::config::Section;
 
-/// The name of a key that was made here.
-const MADE_HERE: &str = "api-key";
+/// Bytes below which a key can be found by trying.
+const SHORT_KEY: usize = 16;
+
+/// Keys with the names of their configuration keys.
+pub type NamedKeys = Vec<(&'static str, SecretString)>;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
-    #[error("cannot keep the server API's key in {}", file.display())]
+    #[error("cannot keep a key in {}", file.display())]
     File {
         /// The file.
         file: PathBuf,
@@ -36,10 +39,11 @@ pub enum KeyError {
 }
 
 /// The keys that are accepted.
-pub(super) struct Keys(Vec<(&'static str, Digest)>);
+pub struct Keys(Vec<(&'static str, Digest)>);
 
 impl Keys {
-    pub(super) fn new(keys: &[(&'static str, SecretString)]) -> Self {
+    /// Accepts these, by their names.
+    pub fn new(keys: &[(&'static str, SecretString)]) -> Self {
         let hashed = keys
             .iter()
             .map(|(name, key)| (*name, digest(&SHA256, key.expose_secret().as_bytes())));
@@ -47,7 +51,7 @@ impl Keys {
     }
 
     /// The name of the key that `given` is; `None`: of none. Takes the same time for every key that is wrong.
-    pub(super) fn name(&self, given: &[u8]) -> Option<&'static str> {
+    pub fn name(&self, given: &[u8]) -> Option<&'static str> {
         let given = digest(&SHA256, given);
         let mut found = None;
         for (name, key) in &self.0 {
@@ -58,12 +62,65 @@ impl Keys {
         }
         found
     }
+
+    /// The name of the key in `headers`: of `X-API-Key`, or of `Authorization: apikey KEY`. `None`: there is none that is accepted.
+    pub fn given(&self, headers: &HeaderMap) -> Option<&'static str> {
+        let own = headers.get("x-api-key").map(HeaderValue::as_bytes);
+        let key = own.or_else(|| authorization(headers.get(header::AUTHORIZATION)?.as_bytes()))?;
+        self.name(key)
+    }
 }
 
-/// The key that is kept in `folder`, and its file. It is made if there is none; of two processes that do so at once,
-/// one wins.
-pub(super) fn kept_in(folder: &Path) -> Result<((&'static str, SecretString), PathBuf), KeyError> {
-    let file = folder.join(FILE);
+/// The key in `apikey KEY`.
+fn authorization(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked("apikey ".len())?;
+    scheme.eq_ignore_ascii_case(b"apikey ").then(|| key.trim_ascii())
+}
+
+/// Reads `key`, which `help` describes, and `key_previous`. What is no good as a key is a fault of the configuration.
+pub fn read(section: &mut Section<'_>, help: &str) -> NamedKeys {
+    let key = section.secret("key", help);
+    let previous = section.secret(
+        "key_previous",
+        "The key before, which stays valid while it is changed.",
+    );
+    if key.is_none() && previous.is_some() {
+        section.fault("key_previous", "given without key", "set key, or remove it");
+    }
+    let named = [("key", key), ("key_previous", previous)];
+    let keys: NamedKeys = named
+        .into_iter()
+        .filter_map(|(name, key)| key.map(|key| (name, key)))
+        .collect();
+    for (name, key) in &keys {
+        let key = key.expose_secret();
+        if key.len() < SHORT_KEY {
+            section.fault(
+                name,
+                format!("fewer than {SHORT_KEY} bytes, which can be found by trying"),
+                "take 32 random bytes, such as of `openssl rand -hex 32`",
+            );
+        } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            section.fault(
+                name,
+                "has a character that is not printable ASCII, which no HTTP header carries",
+                "take letters and digits",
+            );
+        }
+    }
+    keys
+}
+
+/// The key that is kept in `folder`, in a file of this name that is also the key's, and the file's path. It is made if there is none; of two
+/// processes that do so at once, one wins.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn kept_in(
+    folder: &Path,
+    name: &'static str,
+) -> Result<((&'static str, SecretString), PathBuf), KeyError> {
+    let file = folder.join(name);
     let failed = |source| KeyError::File {
         file: file.clone(),
         source,
@@ -78,13 +135,13 @@ pub(super) fn kept_in(folder: &Path) -> Result<((&'static str, SecretString), Pa
     };
     let mode = fs::metadata(&file).map_err(failed)?.permissions().mode();
     if mode & 0o077 != 0 {
-        tracing::warn!(file = %file.display(), "others on this machine can read the server API's key: chmod 600");
+        tracing::warn!(file = %file.display(), "others on this machine can read the key: chmod 600");
     }
     let key = text.trim_end();
     if key.is_empty() {
         return Err(KeyError::Empty { file });
     }
-    Ok(((MADE_HERE, key.into()), file))
+    Ok(((name, key.into()), file))
 }
 
 /// Writes a new key, whole or not at all. One that is there already stays.
@@ -121,14 +178,14 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_is_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let ((name, first), file) = kept_in(folder.path()).unwrap();
-        assert_eq!(name, MADE_HERE);
+        let ((name, first), file) = kept_in(folder.path(), "api-key").unwrap();
+        assert_eq!(name, "api-key");
         assert_eq!(first.expose_secret().len(), 64);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let ((_, again), _) = kept_in(folder.path()).unwrap();
+        let ((_, again), _) = kept_in(folder.path(), "api-key").unwrap();
         assert_eq!(first.expose_secret(), again.expose_secret());
         make(&file).unwrap();
-        let ((_, again), _) = kept_in(folder.path()).unwrap();
+        let ((_, again), _) = kept_in(folder.path(), "api-key").unwrap();
         assert_eq!(first.expose_secret(), again.expose_secret(), "the first stays");
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
@@ -136,9 +193,12 @@ mod tests {
             "nothing is left over"
         );
         fs::write(&file, " \n").unwrap();
-        assert!(matches!(kept_in(folder.path()), Err(KeyError::Empty { .. })));
+        assert!(matches!(
+            kept_in(folder.path(), "api-key"),
+            Err(KeyError::Empty { .. })
+        ));
         let nowhere = folder.path().join("missing");
-        assert!(matches!(kept_in(&nowhere), Err(KeyError::File { .. })));
+        assert!(matches!(kept_in(&nowhere, "api-key"), Err(KeyError::File { .. })));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Connections of backends: HTTP/1.1 and HTTP/2 with prior knowledge, told apart by their first bytes.
+//! Connections of backends: HTTP/1.1 and HTTP/2, over TLS or with prior knowledge, told apart by their first bytes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,10 +9,13 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use switchboard_service_kit::tasks::{TaskKind, Tasks};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+
+use crate::tasks::{TaskKind, Tasks};
+use crate::tls::Tls;
 
 /// Until a request's head must be there, also the next one's of a connection that is kept.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -23,14 +26,35 @@ const PING: Duration = Duration::from_secs(30);
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 
-/// What a connection gets to end in when the gateway stops.
+/// Until a TLS handshake must be done.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a connection gets to end in at the stop.
 const STOP: Duration = Duration::from_secs(1);
 
 /// Between two tries to accept while the process is out of file descriptors or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `tasks` stop. Above `connections`, more wait in the kernel's queue.
-pub(super) async fn listen(listener: TcpListener, router: Router, connections: usize, tasks: Tasks) {
+/// What is served, and to whom.
+pub struct Listening {
+    /// Where.
+    pub listener: TcpListener,
+    /// What answers.
+    pub router: Router,
+    /// `None`: without TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// Connections, at most; more wait in the kernel's queue.
+    pub connections: usize,
+}
+
+/// Serves until `tasks` stop. Not to be dropped before.
+pub async fn listen(listening: Listening, tasks: Tasks) {
+    let Listening {
+        listener,
+        router,
+        tls,
+        connections,
+    } = listening;
     let places = Arc::new(Semaphore::new(connections));
     let stop = tasks.stop_token();
     let accepting = async {
@@ -41,10 +65,10 @@ pub(super) async fn listen(listener: TcpListener, router: Router, connections: u
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let router = router.clone();
-                    let of_this = tasks.clone();
+                    let (tls, of_this) = (tls.clone(), tasks.clone());
                     tasks.spawn("api-connection", TaskKind::Replaceable, async move {
                         let _place = place;
-                        serve(stream, router, &of_this).await;
+                        connection(stream, tls.as_deref(), router, &of_this).await;
                     });
                 }
                 Err(error) => {
@@ -57,8 +81,24 @@ pub(super) async fn listen(listener: TcpListener, router: Router, connections: u
     stop.run_until_cancelled(accepting).await;
 }
 
-async fn serve(stream: TcpStream, router: Router, tasks: &Tasks) {
+async fn connection(stream: TcpStream, tls: Option<&Tls>, router: Router, tasks: &Tasks) {
     stream.set_nodelay(true).ok();
+    let Some(tls) = tls else {
+        return serve(stream, router, tasks).await;
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream));
+    match tasks.stop_token().run_until_cancelled(handshake).await {
+        Some(Ok(Ok(stream))) => serve(stream, router, tasks).await,
+        Some(Ok(Err(error))) => tracing::debug!(%error, "TLS handshake of a backend failed"),
+        Some(Err(_)) => tracing::debug!("TLS handshake of a backend took too long"),
+        None => {}
+    }
+}
+
+async fn serve<S>(stream: S, router: Router, tasks: &Tasks)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = auto::Builder::new(Tracked(tasks.tracker()));
     builder
         .http1()
