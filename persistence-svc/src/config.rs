@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use switchboard_service_kit::config::{Document, Section};
 
+use crate::keeping::KeepingSettings;
 use crate::search::language::{LANGUAGES, Language};
 use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub question_timeout: Duration,
     /// How messages are searched; `None`: not at all.
     pub search: Option<SearchSettings>,
+    /// How long messages are kept.
+    pub keeping: KeepingSettings,
 }
 
 /// How messages are searched.
@@ -152,6 +155,7 @@ impl Config {
             "What one of them may take. Clients wait 4 s for an answer.",
         );
         let search = read_search(&mut document.section("persistence.search"));
+        let keeping = KeepingSettings::read(document);
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
         let postgres = read_postgres(
@@ -170,6 +174,7 @@ impl Config {
             questions: usize::try_from(questions).unwrap_or(usize::MAX),
             question_timeout,
             search,
+            keeping,
         }
     }
 }

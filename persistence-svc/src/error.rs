@@ -3,6 +3,7 @@
 use switchboard_bus::membership::MembershipError;
 
 use crate::config::OpenError;
+use crate::keeping::archive::ArchiveError;
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -13,4 +14,7 @@ pub enum StartError {
     /// The store's settings are wrong.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The archive's settings are wrong, or its folder cannot be made.
+    #[error("persistence service has no archive (section [persistence.archive])")]
+    Archive(#[from] ArchiveError),
 }

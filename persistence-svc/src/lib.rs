@@ -19,6 +19,7 @@ mod config;
 pub mod conformance;
 mod error;
 pub mod follow;
+pub mod keeping;
 mod metrics;
 mod run;
 pub mod search;

@@ -14,6 +14,9 @@ pub struct PersistenceMetrics {
     pub(crate) refused_questions: Counter,
     pub(crate) unanswered_questions: Counter,
     pub(crate) search: FollowerMetrics,
+    pub(crate) expired: Counter,
+    pub(crate) archive_files: Counter,
+    pub(crate) failed_sweeps: Counter,
 }
 
 /// Of one follower.
@@ -58,6 +61,21 @@ impl PersistenceMetrics {
                 "unanswered_questions",
                 "Questions that were answered with a fault",
                 counts.unanswered_questions.clone(),
+            );
+            registry.register(
+                "expired_messages",
+                "Messages that were removed because they were over",
+                counts.expired.clone(),
+            );
+            registry.register(
+                "archive_files",
+                "Files that were written to the archive",
+                counts.archive_files.clone(),
+            );
+            registry.register(
+                "failed_sweeps",
+                "Looks for messages that are over that failed and are made again",
+                counts.failed_sweeps.clone(),
             );
             registry.register(
                 "search_messages",
