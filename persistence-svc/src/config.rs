@@ -9,6 +9,7 @@ use switchboard_service_kit::api_key::{self, NamedKeys};
 use switchboard_service_kit::config::{Document, Section};
 use switchboard_service_kit::tls::{self, TlsConfig};
 
+use crate::keeping::KeepingSettings;
 use crate::search::language::{LANGUAGES, Language};
 use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub question_timeout: Duration,
     /// How messages are searched; `None`: not at all.
     pub search: Option<SearchSettings>,
+    /// How long messages are kept.
+    pub keeping: KeepingSettings,
     /// Who asks over gRPC, and where; `None`: nobody.
     pub grpc: Option<GrpcConfig>,
 }
@@ -173,6 +176,7 @@ impl Config {
         );
         let grpc = read_grpc(document);
         let search = read_search(&mut document.section("persistence.search"));
+        let keeping = KeepingSettings::read(document);
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
         let postgres = read_postgres(
@@ -192,6 +196,7 @@ impl Config {
             question_timeout,
             search,
             grpc,
+            keeping,
         }
     }
 }

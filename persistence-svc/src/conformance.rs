@@ -5,6 +5,7 @@
 mod changes;
 pub mod conversations;
 mod joining;
+mod keeping;
 pub mod search;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::store::{DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, S
 
 pub use changes::*;
 pub use joining::*;
+pub use keeping::*;
 
 /// A store to test.
 #[async_trait]
@@ -482,6 +484,11 @@ macro_rules! store_conformance {
             changes_of_what_is_elsewhere_are_harmless,
             inbox_entries_are_changed_with_their_messages,
             any_order_of_records_folds_to_the_same,
+            what_expires_is_remembered_as_removed,
+            channel_that_expired_whole_keeps_its_head,
+            what_is_held_stays,
+            what_is_erased_is_blank_whoever_writes_it,
+            who_is_erased_is_no_member,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

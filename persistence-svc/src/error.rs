@@ -4,6 +4,7 @@ use switchboard_bus::membership::MembershipError;
 
 use crate::config::OpenError;
 use crate::grpc::GrpcError;
+use crate::keeping::archive::ArchiveError;
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -17,4 +18,7 @@ pub enum StartError {
     /// It cannot be asked over gRPC.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
+    /// The archive's settings are wrong, or its folder cannot be made.
+    #[error("persistence service has no archive (section [persistence.archive])")]
+    Archive(#[from] ArchiveError),
 }

@@ -20,6 +20,7 @@ pub mod conformance;
 mod error;
 pub mod follow;
 mod grpc;
+pub mod keeping;
 mod metrics;
 mod run;
 pub mod search;

@@ -17,6 +17,9 @@ pub struct PersistenceMetrics {
     pub(crate) tls_reloads: Counter,
     pub(crate) failed_tls_reloads: Counter,
     pub(crate) search: FollowerMetrics,
+    pub(crate) expired: Counter,
+    pub(crate) archive_files: Counter,
+    pub(crate) failed_sweeps: Counter,
 }
 
 /// Of one follower.
@@ -76,6 +79,21 @@ impl PersistenceMetrics {
                 "grpc_failed_tls_reloads",
                 "New TLS certificates of the listener for gRPC that are no good",
                 counts.failed_tls_reloads.clone(),
+            );
+            registry.register(
+                "expired_messages",
+                "Messages that were removed because they were over",
+                counts.expired.clone(),
+            );
+            registry.register(
+                "archive_files",
+                "Files that were written to the archive",
+                counts.archive_files.clone(),
+            );
+            registry.register(
+                "failed_sweeps",
+                "Looks for messages that are over that failed and are made again",
+                counts.failed_sweeps.clone(),
             );
             registry.register(
                 "search_messages",

@@ -21,12 +21,13 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::follow::{Following, Writes};
 use crate::grpc::{self, GrpcRunning};
+use crate::keeping::{ArchiveSettings, KeepError, Keeper, Policy};
 use crate::metrics::PersistenceMetrics;
 use crate::search::analyser::Analyser;
 use crate::search::text::Fields;
 use crate::search::{Indexer, Searching};
 use crate::service::Service;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::writer::Writer;
 
 /// The service's name among the readers of the log (`router.readers`).
@@ -144,7 +145,15 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                     membership: membership.clone(),
                     metrics: metrics.search.clone(),
                 });
+            let archive = config.keeping.archive.as_ref().map(ArchiveSettings::open);
             let work = Work {
+                keeping: Sweeping {
+                    keeper: Keeper::new(Arc::clone(&store), archive.transpose()?),
+                    policy: config.keeping.policy.clone(),
+                    interval: config.keeping.interval,
+                    incarnation,
+                    metrics: metrics.clone(),
+                },
                 following,
                 store: Arc::clone(&store),
                 migrate: config.migrate,
@@ -177,10 +186,21 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     })
 }
 
+/// How messages are removed once they are over.
+#[derive(Clone)]
+struct Sweeping {
+    keeper: Keeper,
+    policy: Policy,
+    interval: Duration,
+    incarnation: Incarnation,
+    metrics: PersistenceMetrics,
+}
+
 #[derive(Clone)]
 struct Work {
     store: Arc<dyn Store>,
     following: Option<Following>,
+    keeping: Sweeping,
     migrate: bool,
     health: Component,
     stop: CancellationToken,
@@ -218,16 +238,57 @@ impl Work {
                 following.clone().run(self.stop.clone()).await;
             }
         };
-        tokio::join!(reading, following, self.maintain());
+        tokio::join!(reading, following, self.maintain(), self.sweep());
         self.store.close().await;
     }
 
-    async fn prepare(&self) -> Result<(), StoreError> {
+    async fn prepare(&self) -> Result<(), KeepError> {
         if self.migrate {
             self.store.migrate().await?;
         }
         self.store.check().await?;
-        self.store.maintain(now_us()).await
+        self.store.maintain(now_us()).await?;
+        // Before the first record is read into a store that is new.
+        self.keeping.keeper.recall().await
+    }
+
+    /// Removes what is over, in one process at a time where they see each other.
+    async fn sweep(&self) {
+        let Sweeping {
+            keeper,
+            policy,
+            interval,
+            incarnation,
+            metrics,
+        } = &self.keeping;
+        while self
+            .stop
+            .run_until_cancelled(tokio::time::sleep(*interval))
+            .await
+            .is_some()
+        {
+            if self.membership.of_role(Role::Persistence).first() != Some(incarnation) {
+                continue;
+            }
+            match self
+                .stop
+                .run_until_cancelled(keeper.sweep(policy, now_us()))
+                .await
+            {
+                Some(Ok(swept)) => {
+                    metrics.expired.inc_by(swept.expired);
+                    metrics.archive_files.inc_by(swept.files);
+                    if swept.expired > 0 {
+                        tracing::info!(messages = swept.expired, files = swept.files, "messages expired");
+                    }
+                }
+                Some(Err(error)) => {
+                    metrics.failed_sweeps.inc();
+                    tracing::warn!(%error, "what is over stays for now");
+                }
+                None => return,
+            }
+        }
     }
 
     async fn maintain(&self) {

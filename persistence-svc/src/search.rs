@@ -14,5 +14,6 @@ mod cursor;
 mod indexing;
 mod searching;
 
+pub(crate) use indexing::FOLLOWER;
 pub use indexing::Indexer;
 pub use searching::{Found, MAX_BYTES, MAX_PAGE, Question, STRETCH, SearchError, Searching, Shown};

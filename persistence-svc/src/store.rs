@@ -9,6 +9,7 @@ mod columns;
 pub mod conversations;
 pub mod follow;
 mod joining;
+pub mod keeping;
 mod migrations;
 mod postgres;
 mod progress;
@@ -26,6 +27,7 @@ pub use changes::{ChangeStore, Fold, MAX_FOLDS, MAX_REACTIONS, MAX_USERS, Reacti
 pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
+pub use keeping::KeepStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
@@ -43,9 +45,9 @@ pub trait LogStore: MessageStore + JoinStore {}
 impl<S: MessageStore + JoinStore> LogStore for S {}
 
 /// Everything that is asked of a store.
-pub trait Store: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore {}
+pub trait Store: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore {}
 
-impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore> Store for S {}
+impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore> Store for S {}
 
 /// A store of messages.
 ///

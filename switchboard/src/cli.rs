@@ -240,7 +240,7 @@ async fn serve(config: Config, token: Option<String>) -> anyhow::Result<ExitCode
     let mut interrupt = signal(SignalKind::interrupt())?;
     let insecure = config.gateway.insecure;
     let system = tokio::select! {
-        system = Box::pin(Switchboard::start(config)) => system?,
+        system = Switchboard::start(config) => system?,
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };

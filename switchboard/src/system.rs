@@ -80,12 +80,12 @@ impl Switchboard {
         let stores = config.services.contains(&Service::Persistence) && config.persistence.store.is_some();
         if stores || config.services.contains(&Service::Router) {
             let backends = config.bus.open("switchboard").await?;
-            return Self::start_on(config, &backends).await;
+            return Box::pin(Self::start_on(config, &backends)).await;
         }
         // Who owns no shard and stores nothing needs no right to the log.
         let bus = config.bus.open_bus("switchboard").await?;
         let shards = config.bus.shards;
-        Self::start_with(config, bus, None, shards).await
+        Box::pin(Self::start_with(config, bus, None, shards)).await
     }
 
     /// As [`Switchboard::start`], on backends that are open already: several systems in one process
@@ -95,7 +95,7 @@ impl Switchboard {
     /// As [`Switchboard::start`].
     pub async fn start_on(config: Config, backends: &Backends) -> Result<Self, StartError> {
         let Backends { bus, log, shards } = backends.clone();
-        Self::start_with(config, bus, Some(log), shards).await
+        Box::pin(Self::start_with(config, bus, Some(log), shards)).await
     }
 
     /// `log` is there where a router is to be started, or messages are to be stored.

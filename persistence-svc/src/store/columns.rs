@@ -49,7 +49,7 @@ macro_rules! columns {
 columns!(PgRow);
 columns!(SqliteRow);
 
-fn shard(number: i32) -> Result<ShardId, StoreError> {
+pub(super) fn shard(number: i32) -> Result<ShardId, StoreError> {
     u32::try_from(number)
         .ok()
         .and_then(ShardId::new)

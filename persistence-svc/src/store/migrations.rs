@@ -4,11 +4,11 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 macro_rules! migrations {
-    ($folder:literal: $($number:literal $name:literal,)*) => {
+    ($folder:literal: $($number:literal $name:literal in $file:literal,)*) => {
         [$((
             $number,
             $name,
-            include_str!(concat!("../../migrations/", $folder, "/000", $number, "_", $name, ".sql")),
+            include_str!(concat!("../../migrations/", $folder, "/", $file)),
         ),)*]
     };
 }
@@ -17,11 +17,12 @@ macro_rules! of_this_release {
     ($folder:literal) => {
         migrations! {
             $folder:
-            1 "messages",
-            2 "search",
-            3 "conversations",
-            4 "changes",
-            7 "hidden",
+            1 "messages" in "0001_messages.sql",
+            2 "search" in "0002_search.sql",
+            3 "conversations" in "0003_conversations.sql",
+            4 "changes" in "0004_changes.sql",
+            7 "hidden" in "0007_hidden.sql",
+            20 "keeping" in "0020_keeping.sql",
         }
     };
 }

@@ -4,6 +4,7 @@ mod changes;
 mod conversations;
 mod follow;
 mod joining;
+mod keeping;
 mod search;
 
 use std::collections::HashMap;
@@ -236,6 +237,7 @@ impl MessageStore for SqliteStore {
             return Ok(progress);
         }
         let holes = holes_of(&mut transaction, shard, log, i64::MAX).await?;
+        let written = &*keeping::forgetting(&mut transaction, written).await?;
         insert_rows(&mut transaction, written).await?;
         conversations::fold(&mut transaction, written).await?;
         fold(&mut *transaction, written, progress, &holes).await?;

@@ -17,7 +17,7 @@ use crate::store::search::{
 use crate::store::{Place, Step, StoreError, channel_hash, columns, log_number, number};
 
 /// Messages of one millisecond have so many row numbers.
-const SHIFT: u32 = 20;
+pub(super) const SHIFT: u32 = 20;
 
 /// Times beyond do not fit; no clock says such.
 const LAST_MS: u64 = 1 << 42;
@@ -74,7 +74,7 @@ fn expression(find: &Find<'_>) -> String {
     text
 }
 
-fn first_of(time_us: u64) -> i64 {
+pub(super) fn first_of(time_us: u64) -> i64 {
     number((time_us / 1000).min(LAST_MS) << SHIFT)
 }
 

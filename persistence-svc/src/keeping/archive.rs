@@ -1,0 +1,392 @@
+//! The archive: what expired, in files that outlive the store, and the acts that are applied again to whatever is read back.
+//!
+//! `messages/DAY/SHARD-….ndjson.gz` holds messages of one day and shard, a line of JSON each; `….json` beside it, the manifest, says
+//! what is in it, and is written last: a file without one is what a death left behind, and its rows are in the store still. Names
+//! follow from what is written, so the same again is the same file. `acts/…` are erasures and holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use futures_util::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use serde::{Deserialize, Serialize};
+use switchboard_proto::ids::{Offset, ShardId};
+
+use crate::store::Place;
+use crate::store::keeping::Kept;
+
+/// The version of all that is written here.
+const FORMAT: u32 = 1;
+
+/// Bytes that a file holds once it is unpacked, at most: one that says more is not the archive's.
+const MAX_UNPACKED: u64 = 1 << 30;
+
+/// Files and acts, wherever they are.
+#[derive(Clone)]
+pub struct Archive {
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// Why something was not archived, or not read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// Where the archive is.
+    #[error("archive cannot be used: {0}")]
+    Unavailable(#[from] object_store::Error),
+    /// A file is not what its manifest says, or is no file of the archive.
+    #[error("archive file {0} is damaged: {1}")]
+    Damaged(String, String),
+    /// A row or manifest could not be written as JSON, or not be packed.
+    #[error("archive file cannot be made: {0}")]
+    Made(String),
+}
+
+/// Something that was done to what is stored, and is done again to a store that is made anew.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Act {
+    /// A user was erased.
+    Erase {
+        /// Unix microseconds.
+        at_us: u64,
+        /// Who.
+        user: String,
+    },
+    /// A hold was placed.
+    Hold {
+        /// Unix microseconds.
+        at_us: u64,
+        /// `channel`, `namespace` or `user`.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A hold was lifted.
+    Lift {
+        /// Unix microseconds.
+        at_us: u64,
+        /// As of the hold.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Act {
+    fn at_us(&self) -> u64 {
+        match self {
+            Self::Erase { at_us, .. } | Self::Hold { at_us, .. } | Self::Lift { at_us, .. } => *at_us,
+        }
+    }
+}
+
+/// Where a message stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Unix microseconds.
+    pub time_us: u64,
+    /// The life of the log, as clients see it.
+    pub epoch: String,
+    /// The offset.
+    pub offset: u64,
+}
+
+impl At {
+    fn of(row: &Kept) -> Self {
+        Self {
+            time_us: row.time_us,
+            epoch: row.place.log.to_string(),
+            offset: row.place.offset.get(),
+        }
+    }
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the format.
+    pub format: u32,
+    /// The file's name, under `messages/`.
+    pub file: String,
+    /// Days since 1970.
+    pub day: u64,
+    /// The shard.
+    pub shard: u32,
+    /// When it was written, in Unix microseconds.
+    pub written_us: u64,
+    /// Messages.
+    pub rows: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Of the file's bytes, in hexadecimal.
+    pub sha256: String,
+    /// The first message, by time and place.
+    pub first: At,
+    /// The last.
+    pub last: At,
+    /// Of each channel the last message that went.
+    pub edges: BTreeMap<String, At>,
+}
+
+impl Manifest {
+    /// Up to where each channel expired with this file.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`].
+    pub fn edges(&self) -> Result<Vec<(String, Place)>, ArchiveError> {
+        let edges = self.edges.iter();
+        edges
+            .map(|(channel, at)| Ok((channel.clone(), self.place(&at.epoch, at.offset)?)))
+            .collect()
+    }
+
+    fn place(&self, epoch: &str, offset: u64) -> Result<Place, ArchiveError> {
+        Ok(Place {
+            log: epoch
+                .parse()
+                .map_err(|_| self.damaged(format!("{epoch:?} as an epoch")))?,
+            offset: Offset::from_u64(offset),
+        })
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> ArchiveError {
+        ArchiveError::Damaged(self.file.clone(), what.into())
+    }
+}
+
+/// A line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    time_us: u64,
+    shard: u32,
+    epoch: String,
+    offset: u64,
+    channel: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sender: Option<String>,
+    /// The encoded `Message`, in base64.
+    message: String,
+}
+
+impl Archive {
+    /// In `objects`, all names behind `prefix`.
+    pub fn new(objects: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { objects, prefix }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        Path::from(format!("{}/{name}", self.prefix))
+    }
+
+    async fn get(&self, path: &Path) -> Result<Bytes, ArchiveError> {
+        Ok(self.objects.get(path).await?.bytes().await?)
+    }
+
+    /// Names under a folder of the archive, sorted.
+    async fn names(&self, folder: &str) -> Result<Vec<Path>, ArchiveError> {
+        let folder = self.path(folder);
+        let listed = self.objects.list(Some(&folder));
+        let mut names: Vec<Path> = listed.map_ok(|object| object.location).try_collect().await?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Writes messages of one day and shard, and then their manifest.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn write(
+        &self,
+        day: u64,
+        shard: ShardId,
+        rows: &[&Kept],
+        now_us: u64,
+    ) -> Result<Manifest, ArchiveError> {
+        let made = |error: &dyn std::fmt::Display| ArchiveError::Made(error.to_string());
+        let mut rows = rows.to_vec();
+        rows.sort_unstable_by_key(|row| (row.time_us, row.place));
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Err(ArchiveError::Made("no rows".to_owned()));
+        };
+        let mut edges: BTreeMap<String, (Place, At)> = BTreeMap::new();
+        let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+        for row in &rows {
+            let line = Line {
+                time_us: row.time_us,
+                shard: u32::from(row.shard.get()),
+                epoch: row.place.log.to_string(),
+                offset: row.place.offset.get(),
+                channel: row.channel.clone(),
+                sender: row.sender.clone(),
+                message: BASE64_STANDARD.encode(&row.message),
+            };
+            let line = serde_json::to_string(&line).map_err(|error| made(&error))?;
+            writeln!(packer, "{line}").map_err(|error| made(&error))?;
+            let edge = edges
+                .entry(row.channel.clone())
+                .or_insert_with(|| (row.place, At::of(row)));
+            if row.place > edge.0 {
+                *edge = (row.place, At::of(row));
+            }
+        }
+        let packed = packer.finish().map_err(|error| made(&error))?;
+        let sha256 = hash(&packed);
+        let short = sha256.get(..16).unwrap_or(&sha256);
+        let name = format!("{day}/{:05}-{}-{short}", shard.get(), first.time_us);
+        let manifest = Manifest {
+            format: FORMAT,
+            file: format!("{name}.ndjson.gz"),
+            day,
+            shard: u32::from(shard.get()),
+            written_us: now_us,
+            rows: rows.len() as u64,
+            bytes: packed.len() as u64,
+            sha256,
+            first: At::of(first),
+            last: At::of(last),
+            edges: edges
+                .into_iter()
+                .map(|(channel, (_, at))| (channel, at))
+                .collect(),
+        };
+        let said = serde_json::to_vec_pretty(&manifest).map_err(|error| made(&error))?;
+        let file = self.path(&format!("messages/{}", manifest.file));
+        self.objects.put(&file, PutPayload::from(packed)).await?;
+        let path = self.path(&format!("messages/{name}.json"));
+        self.objects.put(&path, PutPayload::from(said)).await?;
+        Ok(manifest)
+    }
+
+    /// All manifests, by day and shard.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn manifests(&self) -> Result<Vec<Manifest>, ArchiveError> {
+        let mut manifests = Vec::new();
+        for path in self.names("messages").await? {
+            if path.extension() != Some("json") {
+                continue;
+            }
+            let said = self.get(&path).await?;
+            let manifest: Manifest = serde_json::from_slice(&said)
+                .map_err(|error| ArchiveError::Damaged(path.to_string(), error.to_string()))?;
+            if manifest.format != FORMAT {
+                return Err(manifest.damaged(format!("format {} is not this release's", manifest.format)));
+            }
+            manifests.push(manifest);
+        }
+        manifests.sort_by(|one, other| {
+            (one.day, one.shard, &one.file).cmp(&(other.day, other.shard, &other.file))
+        });
+        Ok(manifests)
+    }
+
+    /// The messages of a file, which is compared with its manifest.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`] where they differ.
+    pub async fn read(&self, manifest: &Manifest) -> Result<Vec<Kept>, ArchiveError> {
+        let packed = self
+            .get(&self.path(&format!("messages/{}", manifest.file)))
+            .await?;
+        if packed.len() as u64 != manifest.bytes || hash(&packed) != manifest.sha256 {
+            return Err(manifest.damaged("its bytes are not those that its manifest tells of"));
+        }
+        let damaged = |error: &dyn std::fmt::Display| manifest.damaged(error.to_string());
+        let mut text = String::new();
+        GzDecoder::new(packed.as_ref())
+            .take(MAX_UNPACKED)
+            .read_to_string(&mut text)
+            .map_err(|error| damaged(&error))?;
+        let rows = text
+            .lines()
+            .map(|line| {
+                let line: Line = serde_json::from_str(line).map_err(|error| damaged(&error))?;
+                Ok(Kept {
+                    time_us: line.time_us,
+                    shard: ShardId::new(line.shard).ok_or_else(|| damaged(&"a shard that is none"))?,
+                    place: manifest.place(&line.epoch, line.offset)?,
+                    channel: line.channel,
+                    sender: line.sender,
+                    message: BASE64_STANDARD
+                        .decode(&line.message)
+                        .map_err(|error| damaged(&error))?
+                        .into(),
+                })
+            })
+            .collect::<Result<Vec<Kept>, ArchiveError>>()?;
+        let ends = (rows.first().map(At::of), rows.last().map(At::of));
+        if rows.len() as u64 != manifest.rows
+            || ends != (Some(manifest.first.clone()), Some(manifest.last.clone()))
+        {
+            return Err(manifest.damaged("it has other messages than its manifest tells of"));
+        }
+        Ok(rows)
+    }
+
+    /// Files without a manifest: a death left them, and their rows are in the store still.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn unfinished(&self) -> Result<Vec<String>, ArchiveError> {
+        let names = self.names("messages").await?;
+        let is_there = |name: &str| names.iter().any(|path| path.as_ref() == name);
+        let files = names.iter().filter_map(|path| {
+            let stem = path.as_ref().strip_suffix(".ndjson.gz")?;
+            (!is_there(&format!("{stem}.json"))).then(|| path.to_string())
+        });
+        Ok(files.collect())
+    }
+
+    /// Writes an act down.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn record(&self, act: &Act) -> Result<(), ArchiveError> {
+        let said = serde_json::to_vec(act).map_err(|error| ArchiveError::Made(error.to_string()))?;
+        let sha256 = hash(&said);
+        let short = sha256.get(..16).unwrap_or(&sha256);
+        let path = self.path(&format!("acts/{:020}-{short}.json", act.at_us()));
+        self.objects.put(&path, PutPayload::from(said)).await?;
+        Ok(())
+    }
+
+    /// All acts, in the order of their times.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn acts(&self) -> Result<Vec<Act>, ArchiveError> {
+        let mut acts = Vec::new();
+        for path in self.names("acts").await? {
+            let said = self.get(&path).await?;
+            acts.push(
+                serde_json::from_slice(&said)
+                    .map_err(|error| ArchiveError::Damaged(path.to_string(), error.to_string()))?,
+            );
+        }
+        acts.sort_by_key(Act::at_us);
+        Ok(acts)
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in digest::digest(&digest::SHA256, bytes).as_ref() {
+        // Into a string it does not fail.
+        write!(text, "{byte:02x}").ok();
+    }
+    text
+}

@@ -1,0 +1,388 @@
+//! What is removed from the store and what is kept: expiry, legal holds, erasure.
+//!
+//! What expires is the beginning of a channel, and `hidden` remembers up to where, in the transaction that deletes the rows: so
+//! whoever comes back from before there is told that messages are gone, as with `history_remove`, and is never left with a hole. An
+//! erasure keeps each row at its place and takes out what was said. It stands in `erasures` before the first row is touched, and is
+//! applied to what is written later: a log that is read again, an archive that is read back.
+
+pub(super) mod sql;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Write as _};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prost::Message as _;
+use switchboard_bus::fold;
+use switchboard_proto::bus::change::What;
+use switchboard_proto::bus::{Change, Message};
+use switchboard_proto::ids::ShardId;
+
+use super::{Place, Row, StoreError, Written, log_number, number};
+
+/// Rows of one call, at most.
+pub const MAX_KEPT: usize = 10_000;
+
+/// Holds, at most: all of them are looked at with each removal.
+pub const MAX_HOLDS: usize = 10_000;
+
+/// What is removed, and what is kept from it.
+///
+/// # Contract
+/// * A row that is held is not deleted and not blanked, also where the hold is placed at the same time.
+/// * A channel remembers up to where its rows were deleted in the transaction that deletes them.
+/// * What an erasure covers is never stored unblanked once [`KeepStore::erase`] has returned, whoever writes it.
+///
+/// Every call may be made again, and changes nothing then. Calls are bounded in time as those of
+/// [`MessageStore`](super::MessageStore).
+#[async_trait]
+pub trait KeepStore: Send + Sync + 'static {
+    /// Channels of which something is or was stored, by name, behind `after`, `limit` at most (and [`MAX_KEPT`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn channels(&self, after: &str, limit: usize) -> Result<Vec<String>, StoreError>;
+
+    /// The oldest messages of a channel, as far as they are over, in order; `limit` at most (and [`MAX_KEPT`]). Messages of users
+    /// who are held are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn over(&self, channel: &str, over: Over, limit: usize) -> Result<Vec<Kept>, StoreError>;
+
+    /// Deletes rows, with what is derived from them, and remembers for each channel that they were the last of what is gone.
+    /// What is held stays. How many rows were deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMuch`].
+    async fn remove(&self, rows: &[Kept]) -> Result<u64, StoreError>;
+
+    /// Writes rows that were deleted back, erasures applied. Up to where their channels' messages are not shown does not change.
+    /// How many rows were not there.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMuch`].
+    async fn restore(&self, rows: &[Kept]) -> Result<u64, StoreError>;
+
+    /// All holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError>;
+
+    /// Places a hold; one of the same subject stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMuch`] where there are [`MAX_HOLDS`].
+    async fn hold(&self, hold: &Hold) -> Result<(), StoreError>;
+
+    /// Lifts a hold; `false`: there was none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn lift(&self, subject: &Subject) -> Result<bool, StoreError>;
+
+    /// All erasures, by user.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn erasures(&self) -> Result<Vec<Erasure>, StoreError>;
+
+    /// Records an erasure, and deletes the user's memberships, reactions, receipts and conversations. What the user said is blanked
+    /// by [`KeepStore::blank`], piece by piece. Reactions and memberships that are newer than the erasure go as well.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn erase(&self, erasure: &Erasure) -> Result<(), StoreError>;
+
+    /// The time of the oldest row, in Unix microseconds; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn oldest_us(&self) -> Result<Option<u64>, StoreError>;
+
+    /// What a user said in this span of time, its end excluded, in the order of rows' keys, behind the row `after`; `limit` at
+    /// most (and [`MAX_KEPT`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn said_by(
+        &self,
+        user: &str,
+        span: (u64, u64),
+        after: Option<&Kept>,
+        limit: usize,
+    ) -> Result<Vec<Kept>, StoreError>;
+
+    /// Takes out of these rows what was said, and who said it. What is held stays. The rows that are blank now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMuch`].
+    async fn blank(&self, rows: &[Kept]) -> Result<Vec<Kept>, StoreError>;
+}
+
+/// A row with its whole key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Unix microseconds, of its record.
+    pub time_us: u64,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its place.
+    pub place: Place,
+    /// Its channel.
+    pub channel: String,
+    /// The user who published it.
+    pub sender: Option<String>,
+    /// The encoded `Message`, as it is shown.
+    pub message: Bytes,
+}
+
+/// When a message is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Over {
+    /// Before this time, in Unix microseconds.
+    pub before_us: Option<u64>,
+    /// When so many newer ones are in its channel.
+    pub count: Option<u64>,
+}
+
+/// Whom or what a hold is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// All messages of a channel.
+    Channel(String),
+    /// All messages of the channels of a namespace.
+    Namespace(String),
+    /// All messages of a user.
+    User(String),
+}
+
+impl Subject {
+    /// Of a kind and a name.
+    pub fn new(kind: &str, name: &str) -> Option<Self> {
+        let name = name.to_owned();
+        match kind {
+            "channel" => Some(Self::Channel(name)),
+            "namespace" => Some(Self::Namespace(name)),
+            "user" => Some(Self::User(name)),
+            _ => None,
+        }
+    }
+
+    /// Its kind: `channel`, `namespace` or `user`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Channel(_) => "channel",
+            Self::Namespace(_) => "namespace",
+            Self::User(_) => "user",
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Channel(name) | Self::Namespace(name) | Self::User(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+/// A legal hold: what is about its subject is neither expired nor erased until it is lifted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Whom or what it is about.
+    pub subject: Subject,
+    /// Since when, in Unix microseconds.
+    pub since_us: u64,
+    /// Why, in the words of whoever placed it.
+    pub reason: String,
+}
+
+/// What a user said up to a time is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erasure {
+    /// Who.
+    pub user: String,
+    /// Up to when, in Unix microseconds, included.
+    pub until_us: u64,
+}
+
+/// All holds, to be asked.
+#[derive(Debug, Clone, Default)]
+pub struct Holds(HashSet<Subject>);
+
+impl Holds {
+    /// Of these.
+    pub fn new(holds: impl IntoIterator<Item = Hold>) -> Self {
+        Self(holds.into_iter().map(|hold| hold.subject).collect())
+    }
+
+    /// Whether all of a channel is held.
+    pub fn channel(&self, channel: &str) -> bool {
+        !self.0.is_empty()
+            && (self.0.contains(&Subject::Channel(channel.to_owned()))
+                || self
+                    .0
+                    .contains(&Subject::Namespace(namespace(channel).to_owned())))
+    }
+
+    /// Whether what a user said is held wherever it stands.
+    pub fn user(&self, user: &str) -> bool {
+        self.0.contains(&Subject::User(user.to_owned()))
+    }
+
+    /// Whether what somebody said in a channel is held.
+    pub fn message(&self, channel: &str, sender: Option<&str>) -> bool {
+        self.channel(channel) || sender.is_some_and(|user| self.user(user))
+    }
+}
+
+/// The namespace of a channel; empty: none.
+pub fn namespace(channel: &str) -> &str {
+    channel.split_once(':').map_or("", |(namespace, _)| namespace)
+}
+
+/// What is left of a message whose sender was erased: its place among the others, and what it does to others' messages.
+pub fn forgotten(encoded: &Bytes) -> Bytes {
+    let Ok(message) = Message::decode(encoded.clone()) else {
+        return Bytes::new();
+    };
+    let change = left(message.change.clone());
+    Message {
+        sender: None,
+        trace: Bytes::new(),
+        change,
+        ..fold::deleted(message)
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// Deletions of others' messages and memberships of others stay as they are. Edits and reactions are the user's own words.
+fn left(change: Option<Change>) -> Option<Change> {
+    change.filter(|change| matches!(change.what, Some(What::Delete(_) | What::Members(_))))
+}
+
+/// What is known of erasures when rows are to be written.
+pub(super) struct Forgetting<'a> {
+    pub(super) erasures: &'a HashMap<String, u64>,
+    pub(super) holds: &'a Holds,
+}
+
+impl Forgetting<'_> {
+    fn is_erased(&self, user: &str, time_us: u64) -> bool {
+        self.erasures.get(user).is_some_and(|until| time_us <= *until)
+    }
+
+    /// Blanks a row that an erasure covers.
+    pub(super) fn kept(&self, row: &Kept) -> Kept {
+        match row.sender.as_deref() {
+            Some(user)
+                if self.is_erased(user, row.time_us) && !self.holds.message(&row.channel, Some(user)) =>
+            {
+                Kept {
+                    sender: None,
+                    message: forgotten(&row.message),
+                    ..row.clone()
+                }
+            }
+            _ => row.clone(),
+        }
+    }
+
+    /// As [`Forgetting::kept`]; takes the user out of events about members, too.
+    fn row(&self, row: &mut Row) {
+        if self.holds.message(&row.channel, row.sender.as_deref()) {
+            return;
+        }
+        let time_us = row.time_us;
+        if let Some(user) = row.sender.as_deref()
+            && self.is_erased(user, time_us)
+        {
+            row.sender = None;
+            row.message = forgotten(&row.message);
+            row.change = left(row.change.take());
+        }
+        if let Some(What::Members(members)) = row.change.as_mut().and_then(|change| change.what.as_mut()) {
+            let before = members.added.len() + members.removed.len();
+            members
+                .added
+                .retain(|member| !self.is_erased(&member.user, time_us));
+            members.removed.retain(|user| !self.is_erased(user, time_us));
+            if members.added.len() + members.removed.len() < before
+                && let Ok(message) = Message::decode(row.message.clone())
+            {
+                // The payload tells clients the same.
+                let message = Message {
+                    change: row.change.clone(),
+                    ..fold::deleted(message)
+                };
+                row.message = message.encode_to_vec().into();
+            }
+        }
+    }
+
+    pub(super) fn written<'w>(&self, written: &'w Written) -> Cow<'w, Written> {
+        if self.erasures.is_empty() {
+            return Cow::Borrowed(written);
+        }
+        let mut written = written.clone();
+        for row in &mut written.rows {
+            self.row(row);
+        }
+        Cow::Owned(written)
+    }
+}
+
+/// Users of whom rows tell, as JSON: senders, and members of events.
+pub(super) fn users_of(written: &Written) -> Vec<&str> {
+    let mut users: HashSet<&str> = HashSet::new();
+    for row in &written.rows {
+        users.extend(row.sender.as_deref());
+        if let Some(What::Members(members)) = row.change.as_ref().and_then(|change| change.what.as_ref()) {
+            users.extend(members.added.iter().map(|member| member.user.as_str()));
+            users.extend(members.removed.iter().map(String::as_str));
+        }
+    }
+    users.into_iter().collect()
+}
+
+/// Keys of rows as rows of SQL.
+pub(super) fn keys(rows: &[&Kept]) -> String {
+    let mut keys = String::new();
+    for row in rows {
+        let comma = if keys.is_empty() { "" } else { ", " };
+        let (time, shard) = (number(row.time_us), i32::from(row.shard.get()));
+        let (log, offset) = (log_number(row.place.log), number(row.place.offset.get()));
+        // Into a string it does not fail.
+        write!(keys, "{comma}({time}, {shard}, {log}, {offset})").ok();
+    }
+    keys
+}
+
+/// Of each channel the last of these rows.
+pub(super) fn edges(rows: &[Kept]) -> BTreeMap<&str, Place> {
+    let mut edges: BTreeMap<&str, Place> = BTreeMap::new();
+    for row in rows {
+        let edge = edges.entry(&row.channel).or_insert(row.place);
+        *edge = row.place.max(*edge);
+    }
+    edges
+}
+
+pub(super) fn few(rows: &[Kept]) -> Result<(), StoreError> {
+    if rows.len() > MAX_KEPT {
+        return Err(StoreError::TooMuch {
+            asked: rows.len(),
+            most: MAX_KEPT,
+        });
+    }
+    Ok(())
+}

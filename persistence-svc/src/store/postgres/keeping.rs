@@ -1,0 +1,46 @@
+//! Expiry, holds and erasure in PostgreSQL.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+
+use super::super::columns::{self, Columns as _};
+use super::super::keeping::sql::keeping;
+use super::super::keeping::{
+    Erasure, Forgetting, Hold, Holds, KeepStore, Kept, MAX_HOLDS, MAX_KEPT, Over, Subject, edges, few,
+    forgotten, keys, users_of,
+};
+use super::super::{StoreError, Written, channel_hash, log_number, number, unsigned};
+use super::PostgresStore;
+
+impl PostgresStore {
+    async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+        Ok(self.pool.begin().await?)
+    }
+}
+
+keeping!(
+    sqlx::PgConnection,
+    PostgresStore,
+    sqlx::postgres::PgRow,
+    "user_name IN (SELECT json_array_elements_text($1::json))",
+    "LOCK TABLE holds IN SHARE MODE"
+);
+
+/// Takes rows out of the index of search: by their time, which is what its partitions are of.
+async fn unindex(connection: &mut sqlx::PgConnection, rows: &[&Kept]) -> Result<(), StoreError> {
+    let times = rows.iter().map(|row| number(row.time_us));
+    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
+        return Ok(());
+    };
+    let keys = keys(rows);
+    // Only numbers are in it.
+    let statement = format!(
+        r#"DELETE FROM search WHERE log_time >= {first} AND log_time <= {last}
+               AND (log_time, shard, log, "offset") IN (VALUES {keys})"#
+    );
+    sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
+    Ok(())
+}
