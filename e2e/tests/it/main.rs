@@ -23,6 +23,7 @@ mod load;
 mod log_life;
 mod memory;
 mod message_store;
+mod messages_api;
 mod nats_permissions;
 mod protocol;
 mod readers;

@@ -204,6 +204,12 @@ impl System {
         self.nodes.iter().filter_map(Switchboard::api_url).collect()
     }
 
+    /// Where `MessageService` is asked.
+    pub(crate) fn messages_address(&self) -> Result<String> {
+        let running = self.nodes.iter().find_map(Switchboard::messages);
+        Ok(running.context("no node is asked over gRPC")?.address.to_string())
+    }
+
     /// Where the demo page is.
     pub(crate) fn page_url(&self) -> Result<String> {
         self.nodes
