@@ -255,6 +255,7 @@ async fn main() {
         bus,
         log: Some(Arc::clone(&log)),
         shards,
+        data: None,
     };
     let _running = start(config, deps, context.clone()).await.unwrap();
     let store = PostgresStore::new(&settings(server.url())).unwrap();

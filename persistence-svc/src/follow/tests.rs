@@ -212,7 +212,9 @@ async fn shard_that_fails_holds_up_no_other() {
     for round in 0..3 {
         write(&store, round).await;
     }
-    let running = tokio::spawn(following.run(stop.clone()));
+    let tasks = TaskTracker::new();
+    tasks.spawn(following.run(stop.clone()));
+    tasks.close();
     switchboard_testkit::wait_until(Duration::from_secs(60), async || {
         let behind = store.behind("search").await.unwrap();
         behind.len() == 1 && behind.iter().all(|behind| behind.shard == stuck)
@@ -220,7 +222,7 @@ async fn shard_that_fails_holds_up_no_other() {
     .await
     .expect("all others are followed");
     stop.cancel();
-    running.await.unwrap();
+    tasks.wait().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
-
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
