@@ -1,5 +1,6 @@
 //! The operator's command line. What goes wrong is one line with what, where and what to do.
 
+mod keep;
 mod log;
 mod talk;
 
@@ -45,6 +46,21 @@ enum Command {
     Log {
         #[command(subcommand)]
         command: log::LogCommand,
+    },
+    /// List, verify or read back what expired from the message store.
+    Archive {
+        #[command(subcommand)]
+        command: keep::ArchiveCommand,
+    },
+    /// Delete what USER said, and what is known about USER, from the message store. Each message stays at its place, blank.
+    Erase {
+        /// The user's id.
+        user: String,
+    },
+    /// Keep messages from expiry and erasure.
+    Hold {
+        #[command(subcommand)]
+        command: keep::HoldCommand,
     },
     /// Report every fault of the configuration.
     CheckConfig,
@@ -108,6 +124,9 @@ pub fn main() -> ExitCode {
         }
         Command::Migrate => run(&config.clone(), migrate(config)),
         Command::Log { command } => run(&config.clone(), log::run(config, command)),
+        Command::Archive { command } => run(&config.clone(), keep::archive(config, command)),
+        Command::Erase { user } => run(&config.clone(), keep::erase(config, user)),
+        Command::Hold { command } => run(&config.clone(), keep::hold(config, command)),
         Command::CheckConfig => {
             for warning in config.gateway.warnings() {
                 eprintln!("switchboard: {warning}");

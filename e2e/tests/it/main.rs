@@ -19,6 +19,7 @@ mod faults;
 mod front_door;
 mod history;
 mod inboxes;
+mod keeping;
 mod load;
 mod log_life;
 mod memory;
