@@ -1,6 +1,6 @@
 //! Starts a router: joins the bus, follows who owns what, and runs the shards it should own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +120,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         actors: JoinSet::new(),
         shards: HashMap::new(),
         followings: HashMap::new(),
+        abandoned: HashSet::new(),
         readings: Arc::new(Semaphore::new(FOLLOWED)),
         owners: watch::Sender::new(Owners::new()),
         layout: layout.subscribe(),
@@ -216,6 +217,8 @@ struct Router {
     shards: HashMap<Id, (ShardId, Ending)>,
     /// Logs of shards that are to be owned here next.
     followings: HashMap<ShardId, Following>,
+    /// Shards whose actors end because another owner was heard of.
+    abandoned: HashSet<ShardId>,
     readings: Arc<Semaphore>,
     owners: watch::Sender<Owners>,
     layout: watch::Receiver<Arc<Layout>>,
@@ -385,6 +388,9 @@ impl Router {
             Decision::Abandon(shard) => {
                 tracing::warn!(%shard, "another router owns the shard under a higher epoch");
                 self.ending(shard, |ending| ending.stop.cancel());
+                if self.shards.values().any(|(running, _)| *running == shard) {
+                    self.abandoned.insert(shard);
+                }
             }
         }
     }
@@ -421,7 +427,9 @@ impl Router {
                 true
             }
         };
-        if failed {
+        // Heard of another owner's higher epoch before the log refused anything: lost as well.
+        let is_abandoned = self.abandoned.remove(&shard);
+        if failed || is_abandoned {
             self.metrics.ownerships_lost.inc();
         }
         self.ownerships.ended(shard, failed, self.begun.elapsed());

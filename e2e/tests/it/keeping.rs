@@ -1,5 +1,5 @@
-//! Retention and erasure as an operator runs them: what expired is in an archive, and an erased user's words do not come back from the
-//! log into a database that is made anew.
+//! Retention and erasure as an operator runs them: what expired is in an archive, and an erased user's words come back neither from
+//! the log, into a database that is made anew, nor from the archive.
 
 use anyhow::{Context as _, Result, ensure};
 use switchboard_testkit::{PostgresServer, wait_until};
@@ -43,7 +43,7 @@ fn is_of_bob(row: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn erased_words_do_not_come_back_from_the_log() -> Result<()> {
+async fn erased_words_come_back_neither_from_the_log_nor_from_the_archive() -> Result<()> {
     let database = PostgresServer::start().await?;
     let folder = tempfile::tempdir()?;
     let config = format!(
@@ -101,6 +101,13 @@ async fn erased_words_do_not_come_back_from_the_log() -> Result<()> {
     let anew = until(&database, "made anew", |rows| rows == found).await?;
     ensure!(!anew.iter().any(|row| row.contains("alice")), "{anew:?}");
 
+    // A hold keeps what is read back from being over at once.
+    run(&["hold", "add", "channel", "chat:1"]).await?;
+    run(&["archive", "restore"]).await?;
+    let back = rows(&database).await?;
+    ensure!(back.len() == 10, "{back:?}");
+    ensure!(back.iter().filter(|row| is_blank(row)).count() == 5, "{back:?}");
+    ensure!(back.iter().filter(|row| is_of_bob(row)).count() == 5, "{back:?}");
     ensure!(system.terminate().await?.success(), "it does not end well");
     Ok(())
 }

@@ -285,6 +285,27 @@ async fn hold_keeps_what_is_erased_and_expires_until_it_is_lifted() {
     keeper.erase("alice", now).await.unwrap();
     assert_eq!(keeper.sweep(&policy(3), now).await.unwrap(), Swept::default());
     assert_eq!(stored(&*store, "chat:1").await, before);
+    // One that comes after an erasure brings nothing back into a store that is made anew.
+    let late = place.store("late.db").await;
+    late.erase(&Erasure {
+        user: "alice".to_owned(),
+        until_us: now,
+    })
+    .await
+    .unwrap();
+    let after = Hold {
+        since_us: now + 1,
+        ..hold("channel", "chat:1")
+    };
+    late.hold(&after).await.unwrap();
+    late.write(&spoken(40)).await.unwrap();
+    let rows = stored(&*late, "chat:1").await;
+    assert!(
+        !rows.is_empty()
+            && rows
+                .iter()
+                .all(|(sequence, is_blank)| (sequence % 2 == 1) == *is_blank)
+    );
     // A store that is made anew knows of the holds.
     let anew = place.store("two.db").await;
     Keeper::new(Arc::clone(&anew), Some(archive.clone()))

@@ -214,28 +214,47 @@ pub struct Erasure {
     pub until_us: u64,
 }
 
-/// All holds, to be asked.
+/// All holds, to be asked: each by its subject, with when it was placed.
 #[derive(Debug, Clone, Default)]
-pub struct Holds(HashSet<Subject>);
+pub struct Holds(HashMap<Subject, u64>);
 
 impl Holds {
     /// Of these.
     pub fn new(holds: impl IntoIterator<Item = Hold>) -> Self {
-        Self(holds.into_iter().map(|hold| hold.subject).collect())
+        Self(
+            holds
+                .into_iter()
+                .map(|hold| (hold.subject, hold.since_us))
+                .collect(),
+        )
     }
 
     /// Whether all of a channel is held.
     pub fn channel(&self, channel: &str) -> bool {
-        !self.0.is_empty()
-            && (self.0.contains(&Subject::Channel(channel.to_owned()))
-                || self
-                    .0
-                    .contains(&Subject::Namespace(namespace(channel).to_owned())))
+        self.of_channel(channel).is_some()
+    }
+
+    /// Since when a channel is held.
+    fn of_channel(&self, channel: &str) -> Option<u64> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let since = |subject| self.0.get(&subject).copied();
+        let of_namespace = since(Subject::Namespace(namespace(channel).to_owned()));
+        let of_channel = since(Subject::Channel(channel.to_owned()));
+        of_namespace.into_iter().chain(of_channel).min()
     }
 
     /// Whether what a user said is held wherever it stands.
     pub fn user(&self, user: &str) -> bool {
-        self.0.contains(&Subject::User(user.to_owned()))
+        self.0.contains_key(&Subject::User(user.to_owned()))
+    }
+
+    /// Whether what somebody said in a channel was held already when something was erased. A later hold brings nothing back.
+    fn preceded(&self, erased_us: u64, channel: &str, sender: Option<&str>) -> bool {
+        let of_user = sender.and_then(|user| self.0.get(&Subject::User(user.to_owned())).copied());
+        let since = self.of_channel(channel).into_iter().chain(of_user).min();
+        since.is_some_and(|since| since <= erased_us)
     }
 
     /// Whether what somebody said in a channel is held.
@@ -277,34 +296,31 @@ pub(super) struct Forgetting<'a> {
 }
 
 impl Forgetting<'_> {
-    fn is_erased(&self, user: &str, time_us: u64) -> bool {
-        self.erasures.get(user).is_some_and(|until| time_us <= *until)
+    /// Whether the user is to be taken out of a message of this time and channel, that `sender` sent.
+    fn is_erased(&self, user: &str, time_us: u64, (channel, sender): (&str, Option<&str>)) -> bool {
+        let until = self.erasures.get(user);
+        until.is_some_and(|until| time_us <= *until && !self.holds.preceded(*until, channel, sender))
     }
 
     /// Blanks a row that an erasure covers.
     pub(super) fn kept(&self, row: &Kept) -> Kept {
         match row.sender.as_deref() {
-            Some(user)
-                if self.is_erased(user, row.time_us) && !self.holds.message(&row.channel, Some(user)) =>
-            {
-                Kept {
-                    sender: None,
-                    message: forgotten(&row.message),
-                    ..row.clone()
-                }
-            }
+            Some(user) if self.is_erased(user, row.time_us, (&row.channel, Some(user))) => Kept {
+                sender: None,
+                message: forgotten(&row.message),
+                ..row.clone()
+            },
             _ => row.clone(),
         }
     }
 
     /// As [`Forgetting::kept`]; takes the user out of events about members, too.
     fn row(&self, row: &mut Row) {
-        if self.holds.message(&row.channel, row.sender.as_deref()) {
-            return;
-        }
         let time_us = row.time_us;
+        let (channel, sender) = (row.channel.clone(), row.sender.clone());
+        let of = (channel.as_str(), sender.as_deref());
         if let Some(user) = row.sender.as_deref()
-            && self.is_erased(user, time_us)
+            && self.is_erased(user, time_us, of)
         {
             row.sender = None;
             row.message = forgotten(&row.message);
@@ -314,8 +330,8 @@ impl Forgetting<'_> {
             let before = members.added.len() + members.removed.len();
             members
                 .added
-                .retain(|member| !self.is_erased(&member.user, time_us));
-            members.removed.retain(|user| !self.is_erased(user, time_us));
+                .retain(|member| !self.is_erased(&member.user, time_us, of));
+            members.removed.retain(|user| !self.is_erased(user, time_us, of));
             if members.added.len() + members.removed.len() < before
                 && let Ok(message) = Message::decode(row.message.clone())
             {
