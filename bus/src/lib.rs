@@ -5,6 +5,7 @@
 //! a backend shows in a trait, and no other crate may see `async-nats`. What a message means is
 //! none of this crate's business; which of a log's [`records`] count is, and how the message store is asked ([`messages`]).
 
+pub mod answering;
 mod bus;
 pub mod config;
 #[cfg(feature = "conformance")]

@@ -1,7 +1,7 @@
-//! Asking the message store: a question to any replica of the persistence service, and its answer.
+//! Asking a service: a question to any replica of it, and its answer.
 //!
-//! It stands here because gateways, routers and operators' commands ask alike, and the persistence service is none of
-//! their dependencies. What is asked are the methods of [`switchboard_proto::messages`].
+//! It stands here because gateways, routers and operators' commands ask alike, and the services that answer are none of
+//! their dependencies. What is asked are the methods of [`switchboard_proto::questions`].
 
 use std::time::Duration;
 
@@ -9,13 +9,21 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_proto::bus::{Fault, FaultCode, Question, QuestionAnswer, question_answer};
 use switchboard_proto::format;
-use switchboard_proto::messages::Method;
+use switchboard_proto::questions::{Method, Service};
 
 use crate::bus::{Bus, RequestError};
 use crate::subject::{QueueGroup, Subject};
 
-/// Who answers: each question goes to one of them.
-pub const ANSWERERS: QueueGroup = QueueGroup("persistence");
+/// Who answers what is asked of the persistence service.
+pub const ANSWERERS: QueueGroup = place(Service::Messages).1;
+
+/// Where a service is asked, and the group of who answers: each question goes to one of them.
+pub const fn place(service: Service) -> (Subject, QueueGroup) {
+    match service {
+        Service::Messages => (Subject::Messages, QueueGroup("persistence")),
+        Service::Presence => (Subject::Presence, QueueGroup("presence")),
+    }
+}
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -32,7 +40,7 @@ pub enum AskError {
     /// It is not allowed.
     #[error("denied: {0}")]
     Denied(String),
-    /// Nothing is stored in this installation, or who answers does not know the method.
+    /// It is not part of this installation, or who answers does not know the method.
     #[error("not available: {0}")]
     NotAvailable(String),
     /// A fault of ours.
@@ -56,11 +64,14 @@ pub async fn ask<M: Method>(
         request: request.encode_to_vec().into(),
         within_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
     };
+    let (subject, answerers) = place(M::SERVICE);
     let answer = bus
-        .request(Subject::Messages, format::encode(&question), within)
+        .request(subject, format::encode(&question), within)
         .await
         .map_err(|error| match error {
-            RequestError::NoResponders => AskError::Unavailable("no persistence service answers".to_owned()),
+            RequestError::NoResponders => {
+                AskError::Unavailable(format!("no {answerers} service answers"))
+            },
             error @ (RequestError::TimedOut(_) | RequestError::Bus(_)) => {
                 AskError::Unavailable(error.to_string())
             }

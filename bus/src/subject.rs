@@ -121,6 +121,15 @@ pub enum Subject {
     },
     /// Questions about what is stored: to any replica of the persistence service.
     Messages,
+    /// What gateways tell the presence service, and questions about who is here: to any replica of it.
+    Presence,
+    /// From replicas of the presence service to whoever watches users: what changed.
+    PresenceChanges,
+    /// From the presence service to one gateway: who joined and left channels that it has subscribers of.
+    Joins {
+        /// The gateway's process.
+        gateway: Incarnation,
+    },
     /// Owners say that they own.
     OwnerBeat {
         /// The shard.
@@ -147,6 +156,9 @@ impl Subject {
             Self::Derive { shard, router } => format!("{prefix}.derive.{shard}.{router}"),
             Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
             Self::Messages => format!("{prefix}.messages"),
+            Self::Presence => format!("{prefix}.presence"),
+            Self::PresenceChanges => format!("{prefix}.watch"),
+            Self::Joins { gateway } => format!("{prefix}.joins.{gateway}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
             Self::MemberBeat => format!("{prefix}.member"),
             Self::Control => format!("{prefix}.control"),
@@ -212,6 +224,12 @@ mod tests {
         );
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
         assert_eq!(Subject::Messages.to_text(&prefix), "sb.messages");
+        assert_eq!(Subject::Presence.to_text(&prefix), "sb.presence");
+        assert_eq!(Subject::PresenceChanges.to_text(&prefix), "sb.watch");
+        assert_eq!(
+            Subject::Joins { gateway: life }.to_text(&prefix),
+            format!("sb.joins.{hex}")
+        );
         assert_eq!(Subject::Control.to_text(&prefix), "sb.control");
         assert_eq!(
             Subject::ControlAnswer { gateway: life }.to_text(&prefix),

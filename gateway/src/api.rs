@@ -192,8 +192,8 @@ calls! {
     UnsubscribeRequest -> UnsubscribeResult, Unsubscribe: |api, request, _| api.unsubscribe(request).await;
     DisconnectRequest -> DisconnectResult, Disconnect: |api, request, _| api.disconnect(request).await;
     RefreshRequest -> RefreshResult, Refresh: |api, request, _| api.refresh(request).await;
-    PresenceRequest -> PresenceResult, Presence: |api, request, _| api.presence(&request);
-    PresenceStatsRequest -> PresenceStatsResult, PresenceStats: |api, request, _| api.presence_stats(&request);
+    PresenceRequest -> PresenceResult, Presence: |api, request, _| api.presence(request).await;
+    PresenceStatsRequest -> PresenceStatsResult, PresenceStats: |api, request, _| api.presence_stats(request).await;
     HistoryRequest -> HistoryResult, History: |api, request, caller| {
         let result = api.history(request).await?;
         Ok(match caller.transport {

@@ -10,6 +10,7 @@ use crate::api::ApiConfig;
 use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
 use crate::conversations::ConversationsConfig;
+use crate::presence::PresenceConfig;
 use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
@@ -98,6 +99,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// `[gateway.conversations]`.
     pub conversations: ConversationsConfig,
+    /// `[gateway.presence]`.
+    pub presence: PresenceConfig,
 }
 
 impl Config {
@@ -393,6 +396,7 @@ impl Config {
             limits: LimitsConfig::read(document),
             api: ApiConfig::read(document),
             conversations: ConversationsConfig::read(document),
+            presence: PresenceConfig::read(document),
         }
     }
 

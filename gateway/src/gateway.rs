@@ -18,6 +18,7 @@ use crate::limited_log::LimitedLog;
 use crate::limits::users::Users;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
+use crate::presence::Presence;
 use crate::session::{Encoding, Limits, SessionHandle};
 use crate::sessions::Sessions;
 
@@ -32,6 +33,8 @@ pub(crate) struct Gateway {
     pub(crate) memberships: Arc<Memberships>,
     /// Up to where users have read.
     pub(crate) receipts: Receipts,
+    /// Who is here.
+    pub(crate) presence: Arc<Presence>,
     /// By which the other gateways know of sessions.
     pub(crate) announcer: Announcer,
     pub(crate) metrics: GatewayMetrics,
@@ -59,6 +62,7 @@ pub(crate) struct Conversations {
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) memberships: Arc<Memberships>,
     pub(crate) receipts: Receipts,
+    pub(crate) presence: Arc<Presence>,
 }
 
 impl Gateway {
@@ -70,6 +74,7 @@ impl Gateway {
             gateways,
             memberships,
             receipts,
+            presence,
         }: Conversations,
         announcer: Announcer,
         metrics: GatewayMetrics,
@@ -87,6 +92,7 @@ impl Gateway {
             gateways,
             memberships,
             receipts,
+            presence,
             announcer,
             metrics,
             stop,

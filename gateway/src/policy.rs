@@ -61,6 +61,7 @@ struct Options {
     control_characters: bool,
     durable: bool,
     members: Option<MembersRules>,
+    presence_rules: PresenceRules,
     changes: changes::Changes,
 }
 
@@ -73,6 +74,17 @@ struct Permission {
     subscriber: bool,
     /// Anonymous users too, where one of the above holds.
     anonymous: bool,
+}
+
+/// Who is seen in a namespace's channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PresenceRules {
+    /// It is known who is there.
+    pub(crate) presence: bool,
+    /// Who joins and leaves is told to those who ask for it.
+    pub(crate) join_leave: bool,
+    /// And to those who do not ask.
+    pub(crate) force_push_join_leave: bool,
 }
 
 /// What publications in a namespace may be.
@@ -276,6 +288,12 @@ impl Policy {
     /// Whether publications in the channel are stored.
     pub(crate) fn is_durable(&self, channel: &ChannelName) -> bool {
         self.options(channel).is_none_or(|options| options.durable)
+    }
+
+    /// Who is seen in the channel.
+    pub(crate) fn presence_rules(&self, channel: &ChannelName) -> PresenceRules {
+        let options = self.options(channel);
+        options.map(|options| options.presence_rules).unwrap_or_default()
     }
 
     /// The settings of the channel's namespace; `None`: it does not exist.

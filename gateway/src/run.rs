@@ -33,6 +33,7 @@ use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
 use crate::policy::reload;
+use crate::presence::{self, Presence, PresenceMetrics, Reporting};
 use crate::{listener, upgrade};
 use switchboard_service_kit::tls::Tls;
 
@@ -100,6 +101,10 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         .bus
         .subscribe(Pattern::Exactly(answers), CONTROL_QUEUE)
         .await?;
+    let joins = Subject::Joins { gateway: incarnation };
+    let joins = deps.bus.subscribe(Pattern::Exactly(joins), CONTROL_QUEUE).await?;
+    let changes = Pattern::Exactly(Subject::PresenceChanges);
+    let changes = deps.bus.subscribe(changes, CONTROL_QUEUE).await?;
     let membership = Membership::join(
         Arc::clone(&deps.bus),
         Role::Gateway,
@@ -192,6 +197,27 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         membership.clone(),
         answer_timeout,
     );
+    let presence = Presence::new(config.presence.clone(), PresenceMetrics::register(&context.metrics));
+    let reporting = Reporting::new(Arc::clone(&presence), Arc::clone(&deps.bus), incarnation);
+    link_context.tasks.spawn(
+        "presence-reports",
+        TaskKind::Essential,
+        reporting.run(link_context.tasks.stop_token()),
+    );
+    let hearing = {
+        let (presence, bus) = (Arc::clone(&presence), Arc::clone(&deps.bus));
+        let stop = link_context.tasks.stop_token();
+        async move {
+            let both = async {
+                tokio::join!(
+                    presence::pass_on(Arc::clone(&presence), joins),
+                    presence::keep_true(Arc::clone(&presence), bus, changes)
+                )
+            };
+            stop.run_until_cancelled(both).await;
+        }
+    };
+    link_context.tasks.spawn("presence", TaskKind::Essential, hearing);
     let gateway = Gateway::new(
         config,
         tokens,
@@ -200,6 +226,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
             gateways: Arc::clone(&gateways),
             memberships,
             receipts,
+            presence,
         },
         announcer,
         metrics,

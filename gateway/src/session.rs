@@ -15,6 +15,7 @@ mod identity;
 mod lease;
 mod outgoing;
 mod pace;
+mod presence;
 mod questions;
 mod rpc;
 mod send_message;
@@ -44,6 +45,7 @@ use self::encoding::Frame;
 use self::identity::Admitted;
 use self::lease::Leases;
 use self::outgoing::{Outgoing, Way};
+use self::presence::Present;
 use self::questions::Questions;
 pub(crate) use self::rpc::told;
 pub(crate) use self::shared_reply::SharedReply;
@@ -73,6 +75,7 @@ pub(crate) struct SessionHandle {
     /// The policy was replaced since the session's task last looked at what it holds.
     is_policy_new: AtomicBool,
     by_server: ByServer,
+    present: Present,
 }
 
 /// What a session's handle keeps to.
@@ -105,6 +108,7 @@ impl SessionHandle {
             warnings: Warnings::default(),
             is_policy_new: AtomicBool::new(false),
             by_server: ByServer::default(),
+            present: Present::new(),
         })
     }
 
@@ -255,7 +259,8 @@ impl SessionHandle {
             };
             self.queue(&reply, payload, Way::answer_in(channel.as_str()));
         };
-        match self.subscriptions.subscribed(channel, id) {
+        let by = self.subscriptions.subscribed(channel, id);
+        let is_taken_up = match by {
             Some(By::Client { or_error: true, .. }) if result.was_recovering && !result.recovered => {
                 self.not_subscribed(channel, id, ErrorCode::UnrecoverablePosition);
                 false
@@ -288,7 +293,11 @@ impl SessionHandle {
                 answer(result);
                 false
             }
+        };
+        if let Some(by) = by.filter(|_| is_taken_up) {
+            self.joined(channel, by);
         }
+        is_taken_up
     }
 
     /// Subscribe command `id` failed, and the client is answered.
@@ -315,6 +324,7 @@ impl SessionHandle {
     /// A running subscription ended from our side: the client subscribes again, or connects again for
     /// one of the server's.
     pub(crate) fn lost(&self, channel: &ChannelName) {
+        self.left(channel.as_str());
         match self.subscriptions.lost(channel) {
             Some(By::Client { .. }) => {
                 self.leases.forget(channel.as_str());

@@ -1,15 +1,28 @@
-//! The presence service.
+//! The presence service: who is here.
 //!
-//! **Its duty is not built yet.** Today it joins the bus, so that other processes see it, reports
-//! its health and leaves in order; it neither reads nor stores nor answers anything.
+//! Gateways report their sessions, and who is in which channel, under a lease; the service keeps that in Redis (in memory on
+//! one machine), derives from it what each user's status is, and tells what changed to whoever watches. Nothing of it is
+//! in the log: a store that lost everything is filled again by the gateways.
 //!
-//! What it will be: who is here. Sessions, devices, status, last seen, auto-away and typing, fed by
-//! the session events of gateways, kept in Redis (in memory on one machine), and told to those who
-//! watch.
+//! | module | what |
+//! | --- | --- |
+//! | [`user`] | what a user is: the state machine, without I/O |
+//! | [`store`] | where it is kept: compare and set, leases; `conformance` tests it on both backends |
+//! | [`service`] | reports and questions |
+//! | `tending` | what time does: leases, grace, auto-away |
+//! | `telling` | what others are told |
 
 mod config;
+#[cfg(test)]
+mod conformance;
 mod error;
+mod metrics;
 mod run;
+pub mod service;
+pub mod store;
+mod telling;
+mod tending;
+pub mod user;
 
 pub use config::Config;
 pub use error::StartError;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use switchboard_bus::config::BusConfig;
 use switchboard_presence_svc::{Config, Deps, start};
+use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
     name: "switchboard-presence-svc",
     version: env!("CARGO_PKG_VERSION"),
-    about: "will know who is there; today it only joins the bus",
+    about: "knows who is here, and tells",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8004),
     other_sections: &[
         "channels",
@@ -18,7 +19,6 @@ const PROGRAM: Program = Program {
         "namespaces",
         "notify",
         "persistence",
-        "registry",
         "router",
         "switchboard",
     ],
@@ -27,10 +27,20 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document)),
-        |(bus, config), context| async move {
+        |document| {
+            (
+                BusConfig::read_shared(document),
+                Config::read(document),
+                RegistryConfig::read(document),
+            )
+        },
+        |(bus, config, registry), context| async move {
             let bus = bus.open_bus(PROGRAM.name).await?;
-            let running = start(config, Deps { bus: bus.clone() }, context).await?;
+            let deps = Deps {
+                bus: bus.clone(),
+                registry,
+            };
+            let running = start(config, deps, context).await?;
             Ok::<_, StartFailure>((running, bus))
         },
     )

@@ -1,25 +1,37 @@
-//! Start: joins the bus, is seen there, and says how it is doing.
+//! Start: opens the store, joins the bus, and takes reports and questions.
 
 use std::sync::Arc;
 
 use switchboard_bus::Bus;
+use switchboard_bus::answering::{Answering, AnsweringMetrics};
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::Incarnation;
+use switchboard_proto::questions;
+use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
+use switchboard_service_kit::tasks::TaskKind;
+use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::metrics::PresenceMetrics;
+use crate::service::Service;
+use crate::store::{MemoryStore, PresenceStore, RedisStore};
+use crate::telling::Telling;
+use crate::tending::Tending;
 
 /// What the service needs of the outside.
 #[derive(Clone)]
 pub struct Deps {
     /// The bus.
     pub bus: Arc<dyn Bus>,
+    /// Where who is here is kept: with the registry of sessions.
+    pub registry: RegistryConfig,
 }
 
-/// A service that runs until its context's tasks are stopped. It listens on no address.
+/// A service that runs until its context's tasks are stopped.
 #[derive(Debug, Clone)]
 pub struct Running {
     /// This life of the service.
@@ -28,16 +40,34 @@ pub struct Running {
     pub membership: Membership,
 }
 
-/// Joins the bus as [`Role::Presence`] and reports ready. The stop of `context.tasks` makes it leave
-/// with a last beat that says so.
+/// Joins the bus as [`Role::Presence`] and answers. A store that cannot be used is no error: the service is not ready until it can.
+/// The stop of `context.tasks` makes it leave with a last beat that says so.
 ///
 /// # Errors
-/// [`StartError`] where the bus cannot be used.
-pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
+/// [`StartError`] where the bus cannot be used, or a setting is wrong.
+pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
     let health = context.health.component("presence");
+    health.not_ready("the presence store was not reached yet");
+    let store: Arc<dyn PresenceStore> = match deps.registry.open_link()? {
+        None => Arc::new(MemoryStore::default()),
+        Some((link, prefix)) => Arc::new(RedisStore::new(link, &prefix)),
+    };
     let incarnation = Incarnation::random();
+    let metrics = PresenceMetrics::register(&context.metrics);
+    let (telling, told) = Telling::new(
+        Arc::clone(&deps.bus),
+        Arc::clone(&store),
+        incarnation,
+        metrics.clone(),
+    );
+    let service = Arc::new(Service {
+        store,
+        settings: config.settings,
+        telling,
+        metrics: metrics.clone(),
+    });
     let membership = Membership::join(
-        deps.bus,
+        Arc::clone(&deps.bus),
         Role::Presence,
         incarnation,
         MembershipSettings::default(),
@@ -46,11 +76,44 @@ pub async fn start(_config: Config, deps: Deps, context: Context) -> Result<Runn
     )
     .await
     .map_err(StartError::Join)?;
-    let members = membership.clone();
+    let (members, counts) = (membership.clone(), metrics.clone());
     summary::spawn(&context.tasks, "presence", summary::INTERVAL, move || {
-        vec![("members", members.members().len() as u64)]
+        vec![
+            ("members", members.members().len() as u64),
+            ("reports", counts.reports.get()),
+            ("transitions", counts.transitions.get()),
+        ]
     });
-    health.ready();
+    let stop = context.tasks.stop_token();
+    context
+        .tasks
+        .spawn("telling", TaskKind::Essential, told.run(stop.clone()));
+    let tending = Tending {
+        service: Arc::clone(&service),
+        membership: membership.clone(),
+        me: incarnation,
+        every: config.look_interval,
+        health,
+    };
+    context
+        .tasks
+        .spawn("tending", TaskKind::Essential, tending.run(stop.clone()));
+    let answering = Answering {
+        bus: deps.bus,
+        service: questions::Service::Presence,
+        answers: service,
+        metrics: AnsweringMetrics::register("presence", &context.metrics),
+        places: Arc::new(Semaphore::new(config.questions)),
+        limit: config.question_timeout,
+    };
+    context.tasks.supervise("questions", move || {
+        let (answering, stop) = (answering.clone(), stop.clone());
+        async move {
+            if let Err(error) = answering.run(stop).await {
+                tracing::warn!(%error, "questions cannot be taken yet");
+            }
+        }
+    });
     tracing::info!(%incarnation, "presence service has joined the bus");
     Ok(Running {
         incarnation,

@@ -13,6 +13,8 @@
 //! | [`api`] | the server API's messages, and with the feature `grpc` its service |
 //! | [`bus`] | messages, log records, link frames, member beats |
 //! | [`messages`] | what the persistence service is asked and answers, with the feature `grpc` its service |
+//! | [`presence`] | what the presence service is told, asked and answers, with the feature `grpc` its service |
+//! | [`questions`] | what a service that is asked over the bus can be asked |
 //! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
 //! | [`ids`] | typed ids: shards, offsets, epochs, incarnations |
@@ -27,7 +29,9 @@ pub mod ids;
 pub mod json;
 pub mod layout;
 pub mod messages;
+pub mod presence;
 pub mod protobuf;
+pub mod questions;
 pub mod tags;
 pub mod time;
 

@@ -1,6 +1,9 @@
 //! What the persistence service is asked: the messages of its service (generated), and each method as a type, for who asks over the
 //! bus.
 
+pub use crate::questions::Method;
+use crate::questions::{Service, methods};
+
 /// The messages themselves (generated).
 #[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
 mod generated {
@@ -13,34 +16,8 @@ pub use generated::*;
 pub const SERVICE: &str = "switchboard.messages.MessageService";
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/switchboard.messages.descriptors");
 
-/// A method of `MessageService`.
-pub trait Method {
-    /// As the service spells it.
-    const NAME: &'static str;
-    /// What is asked.
-    type Request: prost::Message + Default;
-    /// What is answered.
-    type Response: prost::Message + Default;
-}
-
-macro_rules! methods {
-    ($($(#[$about:meta])* $name:ident: $request:ty => $response:ty,)*) => {
-        /// Each method as a type.
-        pub mod method {
-            $($(#[$about])*
-            #[derive(Debug, Clone, Copy)]
-            pub struct $name;)*
-        }
-
-        $(impl Method for method::$name {
-            const NAME: &'static str = stringify!($name);
-            type Request = $request;
-            type Response = $response;
-        })*
-    };
-}
-
 methods! {
+    Service::Messages;
     /// The newest stored message of each of these channels.
     Heads: HeadsRequest => HeadsResponse,
     /// A channel's stored messages, over all lives of its log.

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use switchboard_service_kit::config::{Document, Section};
 
 use crate::memory::MemoryRegistry;
-use crate::redis::{self, RedisConfig, RedisRegistry};
+use crate::redis::{self, Link, RedisConfig, RedisRegistry};
 use crate::registry::Registry;
 
 /// The section `[registry]` with its backend's own section.
@@ -120,7 +120,7 @@ impl RegistryConfig {
     pub fn open(&self) -> Result<OpenRegistry, OpenError> {
         let registry: Arc<dyn Registry> = match &self.backend {
             Backend::Memory => Arc::new(MemoryRegistry::new(self.kept_per_user)),
-            Backend::Redis(settings) => Arc::new(self.open_redis(settings)?),
+            Backend::Redis(settings) => Arc::new(RedisRegistry::new(&self.redis(settings)?)?),
         };
         Ok(OpenRegistry {
             registry,
@@ -128,7 +128,21 @@ impl RegistryConfig {
         })
     }
 
-    fn open_redis(&self, settings: &RedisSettings) -> Result<RedisRegistry, OpenError> {
+    /// The link to Redis and what all keys begin with, for who keeps something else there; `None`: it is all in this process.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and where.
+    pub fn open_link(&self) -> Result<Option<(Link, String)>, OpenError> {
+        match &self.backend {
+            Backend::Memory => Ok(None),
+            Backend::Redis(settings) => {
+                let config = self.redis(settings)?;
+                Ok(Some((Link::open(&config)?, config.prefix)))
+            }
+        }
+    }
+
+    fn redis(&self, settings: &RedisSettings) -> Result<RedisConfig, OpenError> {
         let ca = match &settings.ca_file {
             None => None,
             Some(path) => Some(std::fs::read(path).map_err(|source| OpenError::CaFile {
@@ -136,7 +150,7 @@ impl RegistryConfig {
                 source,
             })?),
         };
-        let config = RedisConfig {
+        Ok(RedisConfig {
             urls: settings.urls.clone(),
             cluster: settings.cluster,
             username: settings.username.clone(),
@@ -145,8 +159,7 @@ impl RegistryConfig {
             timeout: settings.timeout,
             prefix: settings.prefix.clone(),
             kept_per_user: self.kept_per_user,
-        };
-        Ok(RedisRegistry::new(&config)?)
+        })
     }
 }
 

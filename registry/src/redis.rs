@@ -1,4 +1,4 @@
-//! The registry in Redis, alone or as a cluster.
+//! The registry in Redis, alone or as a cluster, and the link to it, which the presence store uses too.
 //!
 //! A user's sessions lie with the user, so that they are counted in one place; whether they still hold is said by
 //! their gateway's lease, which lies elsewhere. So a gateway's end needs no more than that its lease expires, and
@@ -30,8 +30,9 @@ use switchboard_proto::ids::Incarnation;
 use switchboard_proto::registry::{RegisteredSession, StoredSubscription};
 use uuid::Uuid;
 
-use self::circuit::Caller;
-use self::connection::{Endpoint, Link};
+pub use self::circuit::Caller;
+use self::connection::Endpoint;
+pub use self::connection::{Connection, Link};
 use self::keys::Keys;
 use self::scripts::Scripts;
 use crate::registry::{
@@ -94,56 +95,8 @@ impl RedisRegistry {
     /// # Errors
     /// [`OpenError`], where it never could.
     pub fn new(config: &RedisConfig) -> Result<Self, OpenError> {
-        let mut settings = RedisConnectionInfo::default();
-        if let Some(username) = &config.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &config.password {
-            settings = settings.set_password(password.expose_secret());
-        }
-        let servers = config
-            .urls
-            .iter()
-            .map(|url| {
-                let info = url.as_str().into_connection_info()?;
-                let database = info.redis_settings().db();
-                Ok(info.set_redis_settings(settings.clone().set_db(database)))
-            })
-            .collect::<Result<Vec<ConnectionInfo>, RedisError>>()?;
-        let certificates = TlsCertificates {
-            client_tls: None,
-            root_cert: config.ca.clone(),
-        };
-        let is_tls = config.urls.iter().any(|url| url.starts_with("rediss:"));
-        if is_tls {
-            // The client takes the process's provider of cryptography, and panics where none was chosen and features
-            // leave more than one. Whoever chose before stays in force.
-            rustls::crypto::aws_lc_rs::default_provider()
-                .install_default()
-                .ok();
-        }
-        let endpoint = match servers.first() {
-            None => return Err(OpenError::NoServer),
-            Some(_) if config.cluster => {
-                let wait = u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX);
-                let mut builder = ClusterClient::builder(servers)
-                    .retries(3)
-                    .max_retry_wait(wait)
-                    .min_retry_wait(10)
-                    .connection_timeout(config.timeout)
-                    .response_timeout(config.timeout);
-                if is_tls {
-                    builder = builder.certs(certificates);
-                }
-                Endpoint::Cluster(Box::new(builder.build()?))
-            }
-            Some(server) => Endpoint::One(Box::new(match is_tls {
-                true => Client::build_with_tls(server.clone(), certificates)?,
-                false => Client::open(server.clone())?,
-            })),
-        };
         Ok(Self {
-            link: Link::new(endpoint, config.timeout),
+            link: Link::open(config)?,
             keys: Keys::new(&config.prefix),
             scripts: Scripts::new(),
             kept_per_user: config.kept_per_user,
@@ -264,6 +217,64 @@ impl RedisRegistry {
             script.arg(client).arg(value.as_ref());
         }
         self.run(Caller::Waiting, &script).await
+    }
+}
+
+impl Link {
+    /// A link that connects when it is first used.
+    ///
+    /// # Errors
+    /// [`OpenError`], where it never could.
+    pub fn open(config: &RedisConfig) -> Result<Self, OpenError> {
+        let mut settings = RedisConnectionInfo::default();
+        if let Some(username) = &config.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &config.password {
+            settings = settings.set_password(password.expose_secret());
+        }
+        let servers = config
+            .urls
+            .iter()
+            .map(|url| {
+                let info = url.as_str().into_connection_info()?;
+                let database = info.redis_settings().db();
+                Ok(info.set_redis_settings(settings.clone().set_db(database)))
+            })
+            .collect::<Result<Vec<ConnectionInfo>, RedisError>>()?;
+        let certificates = TlsCertificates {
+            client_tls: None,
+            root_cert: config.ca.clone(),
+        };
+        let is_tls = config.urls.iter().any(|url| url.starts_with("rediss:"));
+        if is_tls {
+            // The client takes the process's provider of cryptography, and panics where none was chosen and features
+            // leave more than one. Whoever chose before stays in force.
+            rustls::crypto::aws_lc_rs::default_provider()
+                .install_default()
+                .ok();
+        }
+        let endpoint = match servers.first() {
+            None => return Err(OpenError::NoServer),
+            Some(_) if config.cluster => {
+                let wait = u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX);
+                let mut builder = ClusterClient::builder(servers)
+                    .retries(3)
+                    .max_retry_wait(wait)
+                    .min_retry_wait(10)
+                    .connection_timeout(config.timeout)
+                    .response_timeout(config.timeout);
+                if is_tls {
+                    builder = builder.certs(certificates);
+                }
+                Endpoint::Cluster(Box::new(builder.build()?))
+            }
+            Some(server) => Endpoint::One(Box::new(match is_tls {
+                true => Client::build_with_tls(server.clone(), certificates)?,
+                false => Client::open(server.clone())?,
+            })),
+        };
+        Ok(Self::new(endpoint, config.timeout))
     }
 }
 

@@ -173,7 +173,10 @@ impl Switchboard {
             self.messages = started.await?.grpc;
         }
         if runs(Service::Presence) {
-            let deps = switchboard_presence_svc::Deps { bus: Arc::clone(bus) };
+            let deps = switchboard_presence_svc::Deps {
+                bus: Arc::clone(bus),
+                registry: config.registry.clone(),
+            };
             switchboard_presence_svc::start(config.presence, deps, self.service()).await?;
         }
         if runs(Service::Notify) {

@@ -14,6 +14,9 @@ const API: &str = "centrifugal/centrifugo/api/api.proto";
 /// What the persistence service answers; imports the files beside it.
 const MESSAGES: &str = "switchboard/messages/service.proto";
 
+/// What the presence service answers; imports the files beside it.
+const PRESENCE: &str = "switchboard/presence/service.proto";
+
 const FILES: &[&str] = &[
     "switchboard/client/client.proto",
     "switchboard/bus/message.proto",
@@ -27,6 +30,7 @@ const FILES: &[&str] = &[
     "switchboard/bus/question.proto",
     "switchboard/registry/registry.proto",
     MESSAGES,
+    PRESENCE,
     API,
 ];
 
@@ -68,6 +72,7 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
     api(&mut config, &descriptors)?;
     describe(&descriptors, API, into)?;
     describe(&descriptors, MESSAGES, into)?;
+    describe(&descriptors, PRESENCE, into)?;
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)

@@ -131,6 +131,9 @@ fn wildcard(subject: Subject) -> Option<Pattern> {
         | Subject::Messages
         | Subject::MemberBeat
         | Subject::Control
+        | Subject::Presence
+        | Subject::PresenceChanges
+        | Subject::Joins { .. }
         | Subject::ControlAnswer { .. } => None,
     }
 }

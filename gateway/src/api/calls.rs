@@ -401,17 +401,45 @@ impl Api {
         }
     }
 
-    pub(super) fn presence(&self, request: &PresenceRequest) -> Result<PresenceResult, Failure> {
-        self.channel(&request.channel)?;
-        unavailable("there is no presence yet")
+    pub(super) async fn presence(&self, request: PresenceRequest) -> Result<PresenceResult, Failure> {
+        let members = self.members(&request.channel).await?;
+        if members.too_many {
+            return Err(Failure::because(
+                ErrorCode::LimitExceeded,
+                "more connections are there than presence.channel_members: only presence_stats tells of them",
+            ));
+        }
+        let info = |member: ChannelMember| {
+            let info = presence::info(member);
+            let info = ClientInfo {
+                user: info.user,
+                client: info.client,
+                conn_info: info.conn_info,
+                chan_info: info.chan_info,
+            };
+            (info.client.clone(), info)
+        };
+        Ok(PresenceResult {
+            presence: members.members.into_iter().map(info).collect(),
+        })
     }
 
-    pub(super) fn presence_stats(
+    pub(super) async fn presence_stats(
         &self,
-        request: &PresenceStatsRequest,
+        request: PresenceStatsRequest,
     ) -> Result<PresenceStatsResult, Failure> {
-        self.channel(&request.channel)?;
-        unavailable("there is no presence yet")
+        let members = self.members(&request.channel).await?;
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(PresenceStatsResult {
+            num_clients: count(members.clients),
+            num_users: count(members.users),
+        })
+    }
+
+    async fn members(&self, channel: &str) -> Result<ChannelMembersResponse, Failure> {
+        let channel = self.channel(channel)?;
+        let members = self.gateway.channel_members(&channel, Instant::now()).await;
+        members.map_err(Failure::from)
     }
 
     pub(super) async fn channels(&self, request: ChannelsRequest) -> Result<ChannelsResult, Failure> {

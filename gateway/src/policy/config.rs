@@ -144,6 +144,19 @@ impl Options {
              is there, and may be lost.",
         );
         let members = MembersRules::read(section, durable);
+        let presence_rules = PresenceRules {
+            presence: section.boolean("presence", false, "It is known who is in a channel, and can be asked for."),
+            join_leave: section.boolean(
+                "join_leave",
+                false,
+                "Who joins and leaves a channel is told to subscribers who ask for it and may ask who is there.",
+            ),
+            force_push_join_leave: section.boolean(
+                "force_push_join_leave",
+                false,
+                "It is told to all subscribers, whether they ask for it or not.",
+            ),
+        };
         let name_length = section.integer(
             "channel_length",
             bounds.name_length,
@@ -204,6 +217,7 @@ impl Options {
             control_characters,
             durable,
             members,
+            presence_rules,
             changes,
         }
     }

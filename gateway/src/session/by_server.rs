@@ -150,7 +150,8 @@ impl SessionHandle {
         payload: PayloadKind,
         waits: oneshot::Sender<Outcome>,
     ) -> bool {
-        let Some(By::Backend { is_durable }) = self.subscriptions.subscribed(channel, id) else {
+        let by = self.subscriptions.subscribed(channel, id);
+        let Some(by @ By::Backend { is_durable }) = by else {
             // Unsubscribed meanwhile, or gone: there is nothing more to do.
             waits.send(Ok(())).ok();
             return false;
@@ -197,6 +198,7 @@ impl SessionHandle {
             );
         }
         waits.send(Ok(())).ok();
+        self.joined(channel, by);
         true
     }
 
@@ -211,6 +213,7 @@ impl SessionHandle {
             return false;
         };
         self.leases.forget(channel.as_str());
+        self.left(channel.as_str());
         let push = Push {
             channel: channel.as_str().to_owned(),
             unsubscribe: Some(UnsubscribeCode::Server.into()),

@@ -84,6 +84,8 @@ pub(super) struct Commands {
     _user_slot: Option<UserSlot>,
     /// By which others find the session.
     _registration: Option<Registration>,
+    /// Who is here.
+    _here: Option<Here>,
     /// By which other gateways find it.
     _registered: Option<switchboard_registry::Registration>,
     /// `connect` was answered with an error: the client closes, and nothing it sends counts any more.
@@ -101,6 +103,7 @@ impl Commands {
             pace: Pace::new(&gateway.config.limits, now),
             _user_slot: None,
             _registration: None,
+            _here: None,
             _registered: None,
             gateway,
             session,
@@ -151,7 +154,10 @@ impl Commands {
         }
         let method = method(&command);
         self.gateway.metrics.command(method);
-        self.active |= method != Method::Pong;
+        if method != Method::Pong {
+            self.active = true;
+            self.session.note_activity(self.arrived);
+        }
         if !self.connected && method != Method::Connect {
             return Err(violation("command before connect"));
         }
@@ -182,9 +188,13 @@ impl Commands {
                     .await
             }
             Method::History => self.history(id, command.history.unwrap_or_default()).await,
-            Method::Presence | Method::PresenceStats => {
-                self.refuse(id, ErrorCode::NotAvailable, "command is not available");
-                Ok(())
+            Method::Presence => {
+                let channel = command.presence.unwrap_or_default().channel;
+                self.presence(id, &channel, Listing::Members).await
+            }
+            Method::PresenceStats => {
+                let channel = command.presence_stats.unwrap_or_default().channel;
+                self.presence(id, &channel, Listing::Counts).await
             }
             Method::Send => Err(Violation {
                 code: DisconnectCode::NotAvailable,
@@ -260,6 +270,7 @@ impl Commands {
         // Others find it from here on, and what they queue comes behind the reply.
         self.session.outgoing.hold();
         self._registration = Some(self.gateway.sessions.enter(&self.session));
+        self._here = Some(self.session.enter(&self.gateway, &request));
         let (subs, payload) = match self.server_side(id, &request, kept).await? {
             Ok(subs) => subs,
             Err(code) => {
@@ -338,6 +349,7 @@ impl Commands {
             let by = By::Client {
                 or_error: request.flag & FLAG_ERROR_IF_LOST != 0,
                 is_durable,
+                hears_joins: request.join_leave && self.may_hear_joins(&channel),
             };
             let may_recover = is_durable && lease.as_ref().is_none_or(|lease| lease.promise.recoverable);
             match self.session.subscriptions.begin(&channel, id, by) {
@@ -386,6 +398,7 @@ impl Commands {
             return false;
         };
         self.session.leases.forget(channel.as_str());
+        self.session.left(channel.as_str());
         room.unsubscribe(&self.session, Some(then.clone()), channel);
         true
     }

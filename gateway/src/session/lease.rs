@@ -228,7 +228,6 @@ impl Leases {
     }
 
     /// What the token of a subscription says differently from the channel's configuration.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for presence, which asks for it"))]
     pub(super) fn overrides(&self, channel: &ChannelName) -> Overrides {
         let inner = self.0.lock();
         inner

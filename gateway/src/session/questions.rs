@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::SessionHandle;
+use super::presence::{Listing, list};
 use super::rpc::{Asking, Call};
 use crate::gateway::Gateway;
 use crate::links::HistoryQuery;
@@ -44,6 +45,8 @@ pub(super) enum Wanted {
         channel: ChannelName,
         query: HistoryQuery,
     },
+    /// Who is in the channel.
+    Presence { channel: ChannelName, listing: Listing },
     Rpc(Call),
 }
 
@@ -109,7 +112,7 @@ async fn answer(gateway: Arc<Gateway>, session: Arc<SessionHandle>, question: Qu
         }
         let places = match wanted {
             Wanted::History { .. } => &gateway.questions,
-            Wanted::Rpc(_) => &gateway.rpcs,
+            Wanted::Presence { .. } | Wanted::Rpc(_) => &gateway.rpcs,
         };
         // Closed never.
         let _place = places.acquire().await;
@@ -145,6 +148,10 @@ async fn answered(
                 ..Reply::default()
             };
             Ok((reply, payload))
+        }
+        Wanted::Presence { channel, listing } => {
+            let reply = list(gateway, &channel, listing, arrived).await?;
+            Ok((reply, PayloadKind::Json))
         }
         Wanted::Rpc(call) => {
             let asking = Asking {

@@ -9,6 +9,7 @@ mod history;
 mod inbox;
 mod listed;
 mod members;
+mod presence;
 mod rights;
 mod search;
 mod status;
@@ -21,7 +22,7 @@ use futures_util::future::BoxFuture;
 use switchboard_bus::messages::AskError;
 use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
-use switchboard_proto::messages::Method;
+use switchboard_proto::questions::Method;
 use tokio::time::Instant;
 
 use super::SessionHandle;
@@ -78,11 +79,17 @@ const METHODS: &[(&str, Handler)] = methods! {
     "message.edit" => changes::edit,
     "message.react" => changes::react,
     "message.status" => status::status,
+    "presence.device" => presence::device,
+    "presence.get" => presence::get,
+    "presence.me" => presence::me,
+    "presence.set" => presence::set,
+    "presence.unwatch" => presence::unwatch,
+    "presence.watch" => presence::watch,
     "thread.list" => threads::list,
 };
 
 impl Asking {
-    /// Asks the message store, within the time that the call has left.
+    /// Asks a service, within the time that the call has left.
     ///
     /// # Errors
     /// As the client is told them.
@@ -91,7 +98,7 @@ impl Asking {
         let within = due.saturating_duration_since(Instant::now());
         let asked = switchboard_bus::messages::ask::<M>(self.gateway.links.bus(), request, within).await;
         asked.map_err(|error| {
-            tracing::debug!(client = %self.session.client(), method = M::NAME, %error, "store did not answer");
+            tracing::debug!(client = %self.session.client(), method = M::NAME, %error, "service did not answer");
             told(error)
         })
     }

@@ -33,7 +33,12 @@ struct Subscription {
 pub(super) enum By {
     /// The client. `or_error`: it wants error 112 rather than a subscription that could not recover.
     /// `is_durable`: what is published there is stored, so that there is a position to go on from.
-    Client { or_error: bool, is_durable: bool },
+    /// `hears_joins`: it asked to be told who joins and leaves, and may be.
+    Client {
+        or_error: bool,
+        is_durable: bool,
+        hears_joins: bool,
+    },
     /// The server: it comes with the connect reply, and the connection ends with it. `is_durable` as above.
     Server { is_durable: bool },
     /// A backend, while the connection lasts, through the server API; otherwise as the server's.
@@ -166,6 +171,7 @@ mod tests {
     const CLIENT: By = By::Client {
         or_error: false,
         is_durable: true,
+        hears_joins: false,
     };
 
     fn room(name: &str) -> ChannelName {

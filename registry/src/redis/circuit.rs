@@ -18,7 +18,7 @@ const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caller {
+pub enum Caller {
     /// Nobody waits for it: it may find out whether the store is back.
     Background,
     /// A client waits.

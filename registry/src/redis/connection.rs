@@ -28,16 +28,19 @@ pub(super) enum Endpoint {
 
 /// An open connection; clones share it.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub struct Connection(Inner);
+
+#[derive(Clone)]
+enum Inner {
     One(ConnectionManager),
     Cluster(ClusterConnection),
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One(one) => one.req_packed_command(cmd),
-            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+        match &mut self.0 {
+            Inner::One(one) => one.req_packed_command(cmd),
+            Inner::Cluster(cluster) => cluster.req_packed_command(cmd),
         }
     }
 
@@ -47,16 +50,16 @@ impl ConnectionLike for Connection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(one) => one.req_packed_commands(cmd, offset, count),
-            Self::Cluster(cluster) => cluster.req_packed_commands(cmd, offset, count),
+        match &mut self.0 {
+            Inner::One(one) => one.req_packed_commands(cmd, offset, count),
+            Inner::Cluster(cluster) => cluster.req_packed_commands(cmd, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
-        match self {
-            Self::One(one) => one.get_db(),
-            Self::Cluster(cluster) => cluster.get_db(),
+        match &self.0 {
+            Inner::One(one) => one.get_db(),
+            Inner::Cluster(cluster) => cluster.get_db(),
         }
     }
 }
@@ -72,15 +75,15 @@ impl Endpoint {
                     .set_connection_timeout(Some(timeout))
                     .set_response_timeout(Some(timeout))
                     .set_pipeline_buffer_size(PIPELINE);
-                Ok(Connection::One(client.get_connection_manager_lazy(config)?))
+                Ok(Connection(Inner::One(client.get_connection_manager_lazy(config)?)))
             }
-            Self::Cluster(client) => Ok(Connection::Cluster(client.get_async_connection().await?)),
+            Self::Cluster(client) => Ok(Connection(Inner::Cluster(client.get_async_connection().await?))),
         }
     }
 }
 
-/// See the module.
-pub(super) struct Link {
+/// The link to Redis: see the module.
+pub struct Link {
     endpoint: Endpoint,
     timeout: Duration,
     connection: Mutex<Arc<OnceCell<Connection>>>,
@@ -101,7 +104,7 @@ impl Link {
     ///
     /// # Errors
     /// [`RegistryError::Unavailable`]: the call failed, took too long, or was not made.
-    pub(super) async fn call<T, F>(
+    pub async fn call<T, F>(
         &self,
         caller: Caller,
         call: impl FnOnce(Connection) -> F,

@@ -1,0 +1,318 @@
+//! What there is to report: every session, who of them is in which channel, and which of it the presence service does not know yet.
+//! No I/O.
+//!
+//! A report is made of what is there when it is made, so that whatever happened twice since the last one is told once, and
+//! a report that failed is simply made again.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use switchboard_proto::channel::ChannelName;
+use switchboard_proto::presence::{
+    ChannelMember, Device, ReportRequest, ReportedChannel, ReportedSession, ReportedUser,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Joining;
+use crate::session::SessionHandle;
+
+/// Sessions and members of one report, at most.
+const REPORT: usize = 2_000;
+
+/// See the module. Holds no more than the sessions and their subscriptions are; of those that ended what was not reported yet, up to
+/// [`MAX_UNREPORTED`].
+#[derive(Default)]
+pub(super) struct Table {
+    sessions: HashMap<Uuid, Session>,
+    channels: HashMap<ChannelName, HashMap<Uuid, Local>>,
+    touched: HashMap<Box<str>, HashSet<Uuid>>,
+    touched_channels: HashMap<ChannelName, HashSet<Uuid>>,
+    /// Entries of both.
+    unreported: usize,
+}
+
+/// What is not reported, beyond which it is forgotten: then everything is reported anew.
+const MAX_UNREPORTED: usize = 200_000;
+
+struct Session {
+    handle: Arc<SessionHandle>,
+    device: Option<Box<Device>>,
+    since: Instant,
+    /// The activity that was reported.
+    reported: Instant,
+    channels: BTreeSet<ChannelName>,
+}
+
+struct Local {
+    joining: Joining,
+    member: ChannelMember,
+}
+
+/// What is to be reported, and how it is made again.
+pub(super) struct Taken {
+    users: Vec<(Box<str>, Vec<Uuid>)>,
+    channels: Vec<(ChannelName, Vec<Uuid>)>,
+}
+
+impl Table {
+    pub(super) fn enter(&mut self, handle: &Arc<SessionHandle>, device: Device) {
+        let now = Instant::now();
+        let session = Session {
+            handle: Arc::clone(handle),
+            device: (device != Device::default()).then(|| Box::new(device)),
+            since: now,
+            reported: now,
+            channels: BTreeSet::new(),
+        };
+        self.sessions.insert(handle.client(), session);
+        self.touch(handle.user(), handle.client());
+    }
+
+    pub(super) fn set_device(&mut self, client: Uuid, device: Device) -> bool {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return false;
+        };
+        session.device = Some(Box::new(device));
+        let handle = Arc::clone(&session.handle);
+        self.touch(handle.user(), client);
+        true
+    }
+
+    pub(super) fn leave(&mut self, client: Uuid) {
+        let Some(session) = self.sessions.remove(&client) else {
+            return;
+        };
+        for channel in &session.channels {
+            self.forget(client, channel);
+        }
+        self.touch(session.handle.user(), client);
+        // A crowd's memory is not kept after it.
+        if self.sessions.capacity() > 1024 && self.sessions.len() < self.sessions.capacity() / 8 {
+            self.sessions.shrink_to(self.sessions.len() * 2);
+        }
+    }
+
+    /// `true`: there is something to report.
+    pub(super) fn joined(
+        &mut self,
+        client: Uuid,
+        channel: &ChannelName,
+        joining: Joining,
+        mut member: ChannelMember,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return false;
+        };
+        session.channels.insert(channel.clone());
+        session.handle.user().clone_into(&mut member.user);
+        let locals = self.channels.entry(channel.clone()).or_default();
+        locals.insert(client, Local { joining, member });
+        if joining.is_seen {
+            self.touch_channel(channel, client);
+        }
+        joining.is_seen
+    }
+
+    /// `true`: there is something to report.
+    pub(super) fn left(&mut self, client: Uuid, channel: &str) -> bool {
+        let session = self.sessions.get_mut(&client);
+        let Some(channel) = session.and_then(|session| session.channels.take(channel)) else {
+            return false;
+        };
+        self.forget(client, &channel)
+    }
+
+    fn forget(&mut self, client: Uuid, channel: &ChannelName) -> bool {
+        let Some(locals) = self.channels.get_mut(channel) else {
+            return false;
+        };
+        let was_seen = locals.remove(&client).is_some_and(|local| local.joining.is_seen);
+        if locals.is_empty() {
+            self.channels.remove(channel);
+        }
+        if was_seen {
+            self.touch_channel(channel, client);
+        }
+        was_seen
+    }
+
+    fn touch(&mut self, user: &str, client: Uuid) {
+        // Anonymous sessions are nobody's.
+        if user.is_empty() {
+            return;
+        }
+        let is_new = match self.touched.get_mut(user) {
+            Some(clients) => clients.insert(client),
+            None => {
+                self.touched.insert(user.into(), HashSet::from([client]));
+                true
+            }
+        };
+        self.unreported += usize::from(is_new);
+    }
+
+    fn touch_channel(&mut self, channel: &ChannelName, client: Uuid) {
+        let clients = self.touched_channels.entry(channel.clone()).or_default();
+        self.unreported += usize::from(clients.insert(client));
+    }
+
+    /// Touches the sessions that were active since, those whose activity was reported `interval` ago.
+    pub(super) fn touch_active(&mut self, interval: Duration) {
+        let active: Vec<Arc<SessionHandle>> = (self.sessions.values())
+            .filter(|session| session.handle.last_active() >= session.reported + interval)
+            .map(|session| Arc::clone(&session.handle))
+            .collect();
+        for session in active {
+            self.touch(session.user(), session.client());
+        }
+    }
+
+    /// Everything that is there is to be reported, and nothing else.
+    pub(super) fn touch_all(&mut self) {
+        self.forget_unreported();
+        let sessions: Vec<Arc<SessionHandle>> = (self.sessions.values())
+            .map(|session| Arc::clone(&session.handle))
+            .collect();
+        for session in sessions {
+            self.touch(session.user(), session.client());
+        }
+        let members: Vec<(ChannelName, Uuid)> = (self.channels.iter())
+            .flat_map(|(channel, locals)| {
+                let seen = locals.iter().filter(|(_, local)| local.joining.is_seen);
+                seen.map(|(client, _)| (channel.clone(), *client))
+            })
+            .collect();
+        for (channel, client) in members {
+            self.touch_channel(&channel, client);
+        }
+    }
+
+    fn forget_unreported(&mut self) {
+        self.touched = HashMap::new();
+        self.touched_channels = HashMap::new();
+        self.unreported = 0;
+    }
+
+    /// So much is not reported that it is quicker to begin anew. What ended is forgotten then.
+    pub(super) fn gives_up(&mut self) -> bool {
+        let gives_up = self.unreported > MAX_UNREPORTED;
+        if gives_up {
+            self.forget_unreported();
+        }
+        gives_up
+    }
+
+    /// Whether there is something to report.
+    pub(super) fn has_more(&self) -> bool {
+        self.unreported > 0
+    }
+
+    /// Fills a report with some of what is not reported, up to `bytes`.
+    pub(super) fn take(&mut self, report: &mut ReportRequest, bytes: usize) -> Taken {
+        let mut taken = Taken {
+            users: Vec::new(),
+            channels: Vec::new(),
+        };
+        let (mut entries, mut size) = (0, 0);
+        let now = Instant::now();
+        while let Some(user) = self.touched.keys().next().cloned()
+            && entries < REPORT
+            && size < bytes
+        {
+            let clients: Vec<Uuid> = self.touched.remove(&user).into_iter().flatten().collect();
+            self.unreported -= clients.len();
+            entries += clients.len();
+            let mut reported = ReportedUser {
+                user: String::from(&*user),
+                ..ReportedUser::default()
+            };
+            for client in &clients {
+                match self.sessions.get_mut(client) {
+                    Some(session) => reported.sessions.push(session.reported(*client, now)),
+                    None => reported.ended.push(id(*client)),
+                }
+            }
+            size += reported.encoded_len();
+            report.users.push(reported);
+            taken.users.push((user, clients));
+        }
+        while let Some(channel) = self.touched_channels.keys().next().cloned()
+            && entries < REPORT
+            && size < bytes
+        {
+            let mut clients: Vec<Uuid> = (self.touched_channels.remove(&channel).into_iter())
+                .flatten()
+                .collect();
+            // A channel may have more members than a report takes.
+            for left in clients.drain(clients.len().min(REPORT)..) {
+                self.touched_channels.entry(channel.clone()).or_default().insert(left);
+            }
+            self.unreported -= clients.len();
+            entries += clients.len();
+            let mut reported = ReportedChannel {
+                channel: channel.as_str().to_owned(),
+                ..ReportedChannel::default()
+            };
+            let locals = self.channels.get(&channel);
+            for client in &clients {
+                match locals.and_then(|locals| locals.get(client)) {
+                    Some(local) if local.joining.is_seen => reported.joined.push(local.member.clone()),
+                    _ => reported.left.push(id(*client)),
+                }
+            }
+            size += reported.encoded_len();
+            report.channels.push(reported);
+            taken.channels.push((channel, clients));
+        }
+        taken
+    }
+
+    /// What was taken was not reported, or it is not known.
+    pub(super) fn failed(&mut self, taken: &Taken) {
+        for (user, clients) in &taken.users {
+            for client in clients {
+                self.touch(user, *client);
+            }
+        }
+        for (channel, clients) in &taken.channels {
+            for client in clients {
+                self.touch_channel(channel, *client);
+            }
+        }
+    }
+
+    /// Sessions of this gateway that are told of joins and leaves in a channel.
+    pub(super) fn told_of(&self, channel: &str) -> Vec<Arc<SessionHandle>> {
+        let locals = self.channels.get(channel).into_iter().flatten();
+        locals
+            .filter(|(_, local)| local.joining.is_told)
+            .filter_map(|(client, _)| self.sessions.get(client))
+            .map(|session| Arc::clone(&session.handle))
+            .collect()
+    }
+}
+
+impl Session {
+    fn reported(&mut self, client: Uuid, now: Instant) -> ReportedSession {
+        let active = self.handle.last_active().max(self.since);
+        self.reported = active;
+        ReportedSession {
+            client: id(client),
+            since_ago_ms: millis(now.saturating_duration_since(self.since)),
+            active_ago_ms: millis(now.saturating_duration_since(active)),
+            device: self.device.as_deref().cloned(),
+        }
+    }
+}
+
+fn id(client: Uuid) -> Bytes {
+    Bytes::copy_from_slice(client.as_bytes())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

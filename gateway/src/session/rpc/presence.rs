@@ -1,0 +1,230 @@
+//! `presence.get`, `presence.watch`, `presence.unwatch`, `presence.set`, `presence.me`, `presence.device`.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use switchboard_proto::client::Error;
+use switchboard_proto::codes::ErrorCode;
+use switchboard_proto::messages::{SharedRequest, method as messages};
+use switchboard_proto::presence::{
+    Device, GetUserRequest, GetUsersRequest, SetUserRequest, Status, Visibility, method,
+};
+
+use super::{Asking, bad, told};
+use crate::presence::{WatchError, glance, told as seen};
+use crate::session::presence::DEVICE_TEXT;
+
+/// Users of one call, at most.
+const MAX_USERS: usize = 500;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Users {
+    users: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Set {
+    #[serde(default)]
+    status: Option<String>,
+    #[serde(default)]
+    text: Option<String>,
+    /// Milliseconds.
+    #[serde(default)]
+    text_lasts: u64,
+    #[serde(default)]
+    visibility: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfDevice {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    platform: String,
+    #[serde(default)]
+    app_version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What is seen of some users now.
+pub(super) async fn get(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let users = users(&asking, &data, "presence.get wants {users}")?;
+    let viewer = asking.session.user().to_owned();
+    let shared = shared(&asking, &users).await?;
+    let found = asking.ask::<method::GetUsers>(&GetUsersRequest { users }).await?;
+    let users: Vec<_> = (found.users.iter())
+        .map(|presence| seen(&glance(presence, &viewer, shared.contains(&presence.user))))
+        .collect();
+    Ok(json!({ "users": users }).to_string().into())
+}
+
+/// The same, and from now on every change of it.
+pub(super) async fn watch(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let users = users(&asking, &data, "presence.watch wants {users}")?;
+    let shared = shared(&asking, &users).await?;
+    let gateway = &asking.gateway;
+    let watched = (gateway.presence)
+        .watch(gateway.links.bus(), &asking.session, &users, &shared)
+        .await;
+    let users: Vec<_> = match watched {
+        Ok(watched) => watched.iter().map(seen).collect(),
+        Err(WatchError::Refused(code)) => return Err(code.into()),
+        Err(WatchError::NotAnswered(error)) => return Err(told(error)),
+    };
+    Ok(json!({ "users": users }).to_string().into())
+}
+
+/// No more changes of these.
+pub(super) async fn unwatch(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let users = users(&asking, &data, "presence.unwatch wants {users}")?;
+    asking.gateway.presence.unwatch(asking.session.client(), &users);
+    Ok(Bytes::from_static(b"{}"))
+}
+
+/// What the caller chose, with all of her connections and devices.
+pub(super) async fn me(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let Nothing {} = asking.parse(&data, "presence.me wants {}")?;
+    let user = of_the_caller(&asking)?;
+    let found = asking.ask::<method::GetUser>(&GetUserRequest { user }).await?;
+    let device = |device: Option<&Device>| {
+        let device = device.cloned().unwrap_or_default();
+        json!({
+            "type": device.r#type,
+            "name": device.name,
+            "platform": device.platform,
+            "app_version": device.app_version,
+        })
+    };
+    let connections: Vec<_> = (found.sessions.iter())
+        .map(|session| {
+            json!({
+                "client": uuid::Uuid::from_slice(&session.client).unwrap_or_default(),
+                "since": session.since_ms,
+                "active": session.active_ms,
+                "device": device(session.device.as_ref()),
+            })
+        })
+        .collect();
+    let devices: Vec<_> = (found.devices.iter())
+        .map(|known| json!({"device": device(known.device.as_ref()), "first": known.first_ms, "last": known.last_ms}))
+        .collect();
+    let presence = found.presence.clone().unwrap_or_default();
+    let answer = json!({
+        "presence": seen(&glance(&presence, &presence.user, true)),
+        "chosen": match found.chosen() {
+            Status::Unspecified => None,
+            chosen => Some(chosen.word()),
+        },
+        "text_until": found.text_until_ms,
+        "visibility": presence.visibility().word(),
+        "connections": connections,
+        "devices": devices,
+    });
+    Ok(answer.to_string().into())
+}
+
+/// Changes what the caller chose.
+pub(super) async fn set(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let wanted = "presence.set wants {status?, text?, text_lasts?, visibility?}";
+    let Set {
+        status,
+        text,
+        text_lasts,
+        visibility,
+    } = asking.parse(&data, wanted)?;
+    let user = of_the_caller(&asking)?;
+    let status = match status {
+        Some(word) => match Status::from_word(&word) {
+            Some(status) if status != Status::Offline => Some(status.into()),
+            _ => return Err(bad("status is one of online, away, busy and invisible")),
+        },
+        None => None,
+    };
+    let visibility = match visibility {
+        Some(word) => match Visibility::from_word(&word) {
+            Some(visibility) => Some(visibility.into()),
+            None => return Err(bad("visibility is one of everybody, shared and nobody")),
+        },
+        None => None,
+    };
+    let request = SetUserRequest {
+        user,
+        status,
+        text,
+        text_lasts_ms: text_lasts,
+        visibility,
+    };
+    let found = asking.ask::<method::SetUser>(&request).await?;
+    let presence = found.presence.unwrap_or_default();
+    let answer = json!({ "presence": seen(&glance(&presence, &presence.user, true)) });
+    Ok(answer.to_string().into())
+}
+
+/// Says what the connection runs on.
+pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
+    let OfDevice {
+        r#type,
+        name,
+        platform,
+        app_version,
+    } = asking.parse(&data, "presence.device wants {type?, name?, platform?, app_version?}")?;
+    of_the_caller(&asking)?;
+    for text in [&r#type, &name, &platform, &app_version] {
+        if text.len() > DEVICE_TEXT || text.chars().any(char::is_control) {
+            return Err(bad("what is said of a device is 64 bytes each at most, without control characters"));
+        }
+    }
+    let device = Device {
+        r#type,
+        name,
+        platform,
+        app_version,
+    };
+    asking.gateway.presence.set_device(asking.session.client(), device);
+    Ok(Bytes::from_static(b"{}"))
+}
+
+/// The users of a call. Anonymous callers watch nobody: nobody would know whom to show what.
+fn users(asking: &Asking, data: &[u8], wanted: &'static str) -> Result<Vec<String>, Error> {
+    let Users { mut users } = asking.parse(data, wanted)?;
+    of_the_caller(asking)?;
+    if users.is_empty() || users.len() > MAX_USERS {
+        return Err(bad("users are 1 to 500"));
+    }
+    if users.iter().any(|user| user.is_empty() || user.len() > 255) {
+        return Err(bad("a user's id has 1 to 255 bytes"));
+    }
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
+}
+
+fn of_the_caller(asking: &Asking) -> Result<String, Error> {
+    match asking.session.user() {
+        "" => Err(ErrorCode::PermissionDenied.into()),
+        user => Ok(user.to_owned()),
+    }
+}
+
+/// Those of the users who are in a channel with the caller. Where nothing is stored, nobody is known to be.
+async fn shared(asking: &Asking, users: &[String]) -> Result<HashSet<String>, Error> {
+    let request = SharedRequest {
+        user: asking.session.user().to_owned(),
+        others: users.to_vec(),
+    };
+    match asking.ask::<messages::Shared>(&request).await {
+        Ok(answer) => Ok(answer.others.into_iter().collect()),
+        Err(error) if error.code == ErrorCode::NotAvailable.code() => Ok(HashSet::new()),
+        Err(error) => Err(error),
+    }
+}

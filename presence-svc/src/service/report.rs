@@ -1,0 +1,233 @@
+//! What gateways report: sessions, and who is in channels.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use switchboard_bus::messages::AskError;
+use switchboard_proto::ids::Incarnation;
+use switchboard_proto::presence::{
+    ChannelMember, ReportRequest, ReportResponse, ReportedChannel, ReportedSession, ReportedUser,
+};
+use switchboard_proto::{channel, format};
+
+use super::{MAX_DEVICE_TEXT, MAX_USER, Service, fault};
+use crate::store::{MAX_BATCH, Member, Moves, Partition, Saved, Stamp, StoreError, Versioned, Write};
+use crate::user::{Lease, User};
+
+/// Channels whose joins and leaves are written at the same time.
+const AT_ONCE: usize = 64;
+
+/// Entries of one report, at most: users, sessions, channels and connections in them.
+const MAX_REPORTED: usize = 20_000;
+
+/// Bytes of a connection's id.
+const CLIENT: usize = 16;
+
+/// Users whose writes lost to others are tried again so often; then the report fails, and is repeated.
+const ROUNDS: usize = 10;
+
+impl Service {
+    /// Takes a gateway's report.
+    ///
+    /// # Errors
+    /// [`AskError`]: some of it may be applied. The gateway repeats it.
+    pub async fn report(&self, request: ReportRequest) -> Result<ReportResponse, AskError> {
+        check(&request)?;
+        let gateway = Incarnation::try_from(request.gateway.as_ref())
+            .map_err(|error| AskError::Invalid(format!("gateway: {error}")))?;
+        let stamp = Stamp {
+            lease: Lease {
+                gateway,
+                number: request.lease,
+            },
+            report: request.number,
+        };
+        let answer = self.apply_report(stamp, &request).await;
+        let held = answer.map_err(|error| fault(&error))?;
+        self.metrics.reports.inc();
+        if request.begins {
+            self.metrics.resyncs.inc();
+        }
+        Ok(ReportResponse { held })
+    }
+
+    async fn apply_report(&self, stamp: Stamp, request: &ReportRequest) -> Result<bool, StoreError> {
+        if request.ends {
+            let releases = Partition::all().map(|partition| self.store.release(partition, stamp));
+            futures_util::future::try_join_all(releases).await?;
+            return Ok(true);
+        }
+        let holds = Partition::all()
+            .map(|partition| self.store.hold(partition, stamp, request.begins, self.settings.lease));
+        let held = futures_util::future::try_join_all(holds).await?;
+        if held.contains(&false) {
+            return Ok(false);
+        }
+        let mut users: BTreeMap<Partition, BTreeMap<&str, &ReportedUser>> = BTreeMap::new();
+        for user in &request.users {
+            let partition = users.entry(Partition::of(&user.user)).or_default();
+            partition.insert(&user.user, user);
+        }
+        let users = users.into_iter().map(|(partition, reports)| async move {
+            let names: Vec<(&str, Vec<Lease>)> = reports.keys().map(|name| (*name, Vec::new())).collect();
+            let change = |name: &str, user: &mut User, now_ms| {
+                if let Some(report) = reports.get(name) {
+                    user.report(stamp.lease, report, now_ms, &self.settings.rules);
+                }
+            };
+            self.change(partition, Some(stamp), names, &change).await
+        });
+        let held = futures_util::future::try_join_all(users).await?;
+        if held.contains(&false) {
+            return Ok(false);
+        }
+        let moves: Vec<Moves> = request.channels.iter().map(moves).collect();
+        stream::iter(moves)
+            .map(|moves| async move {
+                let moved = self.store.moves(stamp, &moves).await?;
+                let is_held = moved.is_some();
+                if let Some(moved) = moved {
+                    self.telling.moved(moved, self.settings.told_to);
+                }
+                Ok(is_held)
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_fold(true, async |all, held| Ok(all && held))
+            .await
+    }
+
+    /// Changes users of a partition and settles them, and tells what is new. With each user, leases that she was noted under and that
+    /// are over. `false`: `stamp` does not hold any more.
+    pub(crate) async fn change(
+        &self,
+        partition: Partition,
+        stamp: Option<Stamp>,
+        users: Vec<(&str, Vec<Lease>)>,
+        change: &(dyn Fn(&str, &mut User, u64) + Sync),
+    ) -> Result<bool, StoreError> {
+        let mut open = users;
+        for _ in 0..ROUNDS {
+            let mut lost = Vec::new();
+            for batch in open.chunks(MAX_BATCH) {
+                let names: Vec<&str> = batch.iter().map(|(name, _)| *name).collect();
+                let loaded = self.store.load(partition, &names).await?;
+                let mut writes = Vec::with_capacity(batch.len());
+                for ((name, over), stored) in batch.iter().zip(&loaded.users) {
+                    let mut user = self.read(name, stored.as_ref());
+                    let before = user.leases();
+                    change(name, &mut user, loaded.now_ms);
+                    let news = user.settle(name, &loaded.leases, loaded.now_ms, &self.settings.rules);
+                    let at = user.leases();
+                    let not_at = before.into_iter().chain(over.iter().copied());
+                    let is_forgotten = user.is_forgotten(loaded.now_ms, &self.settings.rules);
+                    writes.push(Write {
+                        user: (*name).to_owned(),
+                        expected: stored.as_ref().map(|stored| stored.version),
+                        due_ms: match is_forgotten {
+                            true => None,
+                            false => user.due_ms(loaded.now_ms, &self.settings.rules),
+                        },
+                        value: (!is_forgotten).then(|| user.encode()),
+                        not_at: not_at.filter(|lease| !at.contains(lease)).collect(),
+                        at,
+                        news: news.as_ref().map(format::encode),
+                    });
+                }
+                let done = match self.store.save(partition, stamp, &writes).await? {
+                    Saved::NotHeld => return Ok(false),
+                    Saved::Done(done) => done,
+                };
+                for ((entry, write), done) in batch.iter().zip(writes).zip(done) {
+                    if !done {
+                        lost.push(entry.clone());
+                    } else if let Some(news) = write.news {
+                        self.metrics.transitions.inc();
+                        self.telling.news(partition, news);
+                    }
+                }
+            }
+            if lost.is_empty() {
+                return Ok(true);
+            }
+            open = lost;
+        }
+        Err(StoreError::Unavailable(
+            "others change the same users all the time".to_owned(),
+        ))
+    }
+
+    /// A user as she is stored. One that cannot be read is begun anew: gateways report who is here again, and a newer release's
+    /// value is not overwritten without a word.
+    fn read(&self, name: &str, stored: Option<&Versioned>) -> User {
+        let Some(stored) = stored else { return User::default() };
+        User::decode(stored.value.clone()).unwrap_or_else(|error| {
+            self.metrics.unreadable.inc();
+            tracing::error!(user = name, %error, "what is stored of a user cannot be read, and is begun anew");
+            User::default()
+        })
+    }
+}
+
+fn moves(channel: &ReportedChannel) -> Moves {
+    Moves {
+        channel: channel.channel.clone(),
+        joined: (channel.joined.iter())
+            .map(|member| Member {
+                client: member.client.clone(),
+                user: member.user.clone(),
+                value: format::encode(member),
+            })
+            .collect(),
+        left: channel.left.clone(),
+    }
+}
+
+/// Gateways send what this release's gateways send: the rest is somebody else's, or a fault.
+fn check(request: &ReportRequest) -> Result<(), AskError> {
+    let invalid = |words: String| Err(AskError::Invalid(words));
+    if request.lease == 0 || request.lease > i64::MAX.cast_unsigned() || request.number > i64::MAX.cast_unsigned() {
+        return invalid("leases are counted from 1".to_owned());
+    }
+    let users = request.users.iter().map(|user| 1 + user.sessions.len() + user.ended.len());
+    let channels = (request.channels.iter()).map(|channel| 1 + channel.joined.len() + channel.left.len());
+    let entries: usize = users.chain(channels).sum();
+    if entries > MAX_REPORTED {
+        return invalid(format!("{entries} entries in one report, {MAX_REPORTED} are allowed"));
+    }
+    let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
+    for user in &request.users {
+        if user.user.is_empty() || user.user.len() > MAX_USER {
+            return invalid(format!("a user's id has 1 to {MAX_USER} bytes"));
+        }
+        match seen.entry(&user.user) {
+            Entry::Occupied(_) => return invalid("a user stands twice in a report".to_owned()),
+            Entry::Vacant(entry) => entry.insert(()),
+        };
+        let ids = user.sessions.iter().map(|session| &session.client).chain(&user.ended);
+        if ids.into_iter().any(|id| id.len() != CLIENT) {
+            return invalid(format!("a connection's id has {CLIENT} bytes"));
+        }
+        if !user.sessions.iter().all(is_fit) {
+            return invalid(format!("a device's texts have {MAX_DEVICE_TEXT} bytes at most"));
+        }
+    }
+    for channel in &request.channels {
+        if channel.channel.is_empty() || channel.channel.len() > channel::MAX_CHANNEL_LENGTH {
+            return invalid("a channel's name is empty or too long".to_owned());
+        }
+        let joined = |member: &ChannelMember| member.client.len() == CLIENT && member.user.len() <= MAX_USER;
+        if !channel.joined.iter().all(joined) || channel.left.iter().any(|id| id.len() != CLIENT) {
+            return invalid(format!("a connection's id has {CLIENT} bytes, a user's {MAX_USER} at most"));
+        }
+    }
+    Ok(())
+}
+
+fn is_fit(session: &ReportedSession) -> bool {
+    session.device.as_ref().is_none_or(|device| {
+        [&device.r#type, &device.name, &device.platform, &device.app_version]
+            .iter()
+            .all(|text| text.len() <= MAX_DEVICE_TEXT)
+    })
+}

@@ -1,0 +1,95 @@
+//! Does what time does: ends leases of gateways that are gone, lets users become away, offline and forgotten, and tells what a
+//! replica that died left untold.
+//!
+//! Replicas share the partitions by rendezvous hashing. Two that tend one do no harm: the store compares before it sets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchboard_bus::membership::{Membership, owners};
+use switchboard_proto::bus::Role;
+use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_service_kit::health::Component;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Service;
+use crate::store::{PARTITIONS, Partition, StoreError};
+
+/// See the module.
+pub(crate) struct Tending {
+    pub(crate) service: Arc<Service>,
+    pub(crate) membership: Membership,
+    pub(crate) me: Incarnation,
+    /// Between two looks at a partition.
+    pub(crate) every: Duration,
+    pub(crate) health: Component,
+}
+
+impl Tending {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut failing = false;
+        let mut again = tokio::time::interval(self.every);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(again.tick()).await.is_some() {
+            let looked = futures_util::future::join_all(self.mine().into_iter().map(|partition| self.look(partition)));
+            let failed = looked.await.into_iter().find_map(Result::err);
+            match (failed, failing) {
+                (Some(error), false) => {
+                    tracing::warn!(%error, "the presence store cannot be used (registry.redis): nobody's status changes");
+                    self.health.not_ready("the presence store cannot be used");
+                    failing = true;
+                }
+                (None, was_failing) => {
+                    if was_failing {
+                        tracing::info!("the presence store can be used again");
+                    }
+                    self.health.ready();
+                    failing = false;
+                }
+                (Some(_), true) => {}
+            }
+        }
+    }
+
+    /// The partitions that are this replica's.
+    fn mine(&self) -> Vec<Partition> {
+        let replicas = self.membership.of_role(Role::Presence);
+        let Some(count) = ShardCount::new(PARTITIONS.into()) else {
+            return Vec::new();
+        };
+        let owners = owners(count, &replicas);
+        // Nobody is seen where the bus is cut: then it is everybody's.
+        let is_mine = |owner: Option<&Option<Incarnation>>| !matches!(owner, Some(Some(owner)) if *owner != self.me);
+        Partition::all()
+            .enumerate()
+            .filter(|(at, _)| is_mine(owners.get(*at)))
+            .map(|(_, partition)| partition)
+            .collect()
+    }
+
+    async fn look(&self, partition: Partition) -> Result<(), StoreError> {
+        loop {
+            let look = self.service.store.look(partition).await?;
+            for news in look.untold {
+                self.service.telling.news(partition, news);
+            }
+            self.service.metrics.expiries.inc_by(look.users.iter().map(|(_, over)| over.len() as u64).sum());
+            let users = look.users.iter().map(|(user, over)| (user.as_str(), over.clone()));
+            self.service
+                .change(partition, None, users.collect(), &|_, _, _| {})
+                .await?;
+            for (channel, lease) in look.channels {
+                loop {
+                    let (moved, more) = self.service.store.clear(&channel, lease).await?;
+                    self.service.telling.moved(moved, self.service.settings.told_to);
+                    if !more {
+                        break;
+                    }
+                }
+            }
+            if !look.more {
+                return Ok(());
+            }
+        }
+    }
+}
