@@ -69,9 +69,7 @@ pub async fn ask<M: Method>(
         .request(subject, format::encode(&question), within)
         .await
         .map_err(|error| match error {
-            RequestError::NoResponders => {
-                AskError::Unavailable(format!("no {answerers} service answers"))
-            },
+            RequestError::NoResponders => AskError::Unavailable(format!("no {answerers} service answers")),
             error @ (RequestError::TimedOut(_) | RequestError::Bus(_)) => {
                 AskError::Unavailable(error.to_string())
             }

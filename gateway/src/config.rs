@@ -10,10 +10,10 @@ use crate::api::ApiConfig;
 use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
 use crate::conversations::ConversationsConfig;
-use crate::presence::PresenceConfig;
 use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
+use crate::presence::PresenceConfig;
 use switchboard_service_kit::tls::{self, TlsConfig};
 
 const KIB: u64 = 1024;

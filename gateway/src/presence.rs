@@ -32,11 +32,11 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::table::Table;
-pub(crate) use self::watches::Watched;
+pub(crate) use self::watches::{WatchError, glance, told};
 use self::watching::Watching;
 use crate::session::SessionHandle;
 
-pub(crate) use self::joins::pass_on;
+pub(crate) use self::joins::{info, pass_on};
 pub(crate) use self::reporting::Reporting;
 pub(crate) use self::watches::keep_true;
 

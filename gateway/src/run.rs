@@ -197,7 +197,10 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         membership.clone(),
         answer_timeout,
     );
-    let presence = Presence::new(config.presence.clone(), PresenceMetrics::register(&context.metrics));
+    let presence = Presence::new(
+        config.presence.clone(),
+        PresenceMetrics::register(&context.metrics),
+    );
     let reporting = Reporting::new(Arc::clone(&presence), Arc::clone(&deps.bus), incarnation);
     link_context.tasks.spawn(
         "presence-reports",

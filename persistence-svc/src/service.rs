@@ -28,6 +28,7 @@ macro_rules! each_method {
             Thread => thread,
             History => history,
             Standings => standings,
+            Shared => shared,
             Members => members,
             MarkReceipts => mark_receipts,
             MessageStatus => message_status,

@@ -8,7 +8,8 @@ use switchboard_registry::redis::{Link, RedisConfig};
 use switchboard_testkit::{RedisCluster, RedisServer};
 
 use crate::store::{
-    Member, MemoryStore, Moves, PARTITIONS, Partition, PresenceStore, REPORTED_ANEW, RedisStore, Saved, Stamp, Write,
+    Member, MemoryStore, Moves, PARTITIONS, Partition, PresenceStore, REPORTED_ANEW, RedisStore, Saved,
+    Stamp, Write,
 };
 use crate::user::Lease;
 
@@ -101,25 +102,51 @@ async fn until<T, F: Future<Output = Option<T>>>(mut find: impl FnMut() -> F) ->
 async fn leases_hold_as_long_as_they_are_renewed(store: &dyn PresenceStore) {
     let at = Partition::of("leases");
     let (first, second) = (lease(1, 1), lease(1, 2));
-    assert!(!store.hold(at, stamp(first, 1), false, LONG).await.unwrap(), "never begun");
+    assert!(
+        !store.hold(at, stamp(first, 1), false, LONG).await.unwrap(),
+        "never begun"
+    );
     begun(store, at, first, LONG).await;
     assert!(store.hold(at, stamp(first, 2), false, LONG).await.unwrap());
-    assert!(!store.hold(at, stamp(first, 1), false, LONG).await.unwrap(), "a late report");
-    assert!(!store.hold(at, stamp(second, 3), false, LONG).await.unwrap(), "not begun");
+    assert!(
+        !store.hold(at, stamp(first, 1), false, LONG).await.unwrap(),
+        "a late report"
+    );
+    assert!(
+        !store.hold(at, stamp(second, 3), false, LONG).await.unwrap(),
+        "not begun"
+    );
     assert!(store.hold(at, stamp(second, 3), true, LONG).await.unwrap());
-    assert!(!store.hold(at, stamp(first, 9), true, LONG).await.unwrap(), "never backwards");
+    assert!(
+        !store.hold(at, stamp(first, 9), true, LONG).await.unwrap(),
+        "never backwards"
+    );
     let loaded = store.load(at, &[]).await.unwrap();
     assert_eq!(loaded.leases.get(&second.gateway), Some(&2));
 
     store.release(at, stamp(first, 9)).await.unwrap();
-    assert!(store.hold(at, stamp(second, 4), false, LONG).await.unwrap(), "another's end");
+    assert!(
+        store.hold(at, stamp(second, 4), false, LONG).await.unwrap(),
+        "another's end"
+    );
     store.release(at, stamp(second, 4)).await.unwrap();
     assert!(!store.hold(at, stamp(second, 5), false, LONG).await.unwrap());
 
     begun(store, at, lease(1, 3), Duration::from_millis(50)).await;
     until(async || store.load(at, &[]).await.unwrap().leases.is_empty().then_some(())).await;
-    assert!(!store.hold(at, stamp(lease(1, 3), 2), false, LONG).await.unwrap(), "over");
-    assert!(store.load(Partition::of("other"), &[]).await.unwrap().leases.is_empty(), "each partition by itself");
+    assert!(
+        !store.hold(at, stamp(lease(1, 3), 2), false, LONG).await.unwrap(),
+        "over"
+    );
+    assert!(
+        store
+            .load(Partition::of("other"), &[])
+            .await
+            .unwrap()
+            .leases
+            .is_empty(),
+        "each partition by itself"
+    );
 }
 
 async fn users_are_compared_and_set(store: &dyn PresenceStore) {
@@ -129,7 +156,11 @@ async fn users_are_compared_and_set(store: &dyn PresenceStore) {
     let both = vec![write("alice", None, "a:1"), write("bob", None, "b1")];
     assert_eq!(saved(both).await, Saved::Done(vec![true, true]));
     let both = vec![write("alice", None, "lost"), write("bob", Some(1), "b2")];
-    assert_eq!(saved(both).await, Saved::Done(vec![false, true]), "each by itself");
+    assert_eq!(
+        saved(both).await,
+        Saved::Done(vec![false, true]),
+        "each by itself"
+    );
     let loaded = store.load(at, &["nobody", "bob", "alice"]).await.unwrap().users;
     let [None, Some(bob), Some(alice)] = &loaded[..] else {
         panic!("{loaded:?}")
@@ -149,7 +180,10 @@ async fn nothing_is_written_under_a_lease_that_is_over(store: &dyn PresenceStore
     let lease = lease(1, 1);
     let save = |report| async move {
         let write = write("alice", None, "a");
-        store.save(at, Some(stamp(lease, report)), &[write]).await.unwrap()
+        store
+            .save(at, Some(stamp(lease, report)), &[write])
+            .await
+            .unwrap()
     };
     assert_eq!(save(1).await, Saved::NotHeld);
     begun(store, at, lease, LONG).await;
@@ -233,17 +267,28 @@ async fn a_gateway_that_begins_anew_has_time_to_report(store: &dyn PresenceStore
     begun(store, at, new, LONG).await;
     assert!(store.look(at).await.unwrap().channels.is_empty(), "not at once");
     let (moved, _) = store.clear("room", old).await.unwrap();
-    assert_eq!((moved.left.len(), moved.clients), (0, 2), "nor by who asks for it");
+    assert_eq!(
+        (moved.left.len(), moved.clients),
+        (0, 2),
+        "nor by who asks for it"
+    );
     let anew = joins("room", &[member(1, "alice")]);
     let moved = store.moves(stamp(new, 1), &anew).await.unwrap().unwrap();
     assert!(moved.joined.is_empty(), "she was there all the time");
     let there = store.in_channel("room", 10).await.unwrap();
-    assert_eq!((there.clients, there.users), (1, 1), "who is not reported yet is not seen");
+    assert_eq!(
+        (there.clients, there.users),
+        (1, 1),
+        "who is not reported yet is not seen"
+    );
     let over = until(async || store.look(at).await.unwrap().channels.pop()).await;
     assert_eq!(over, ("room".to_owned(), old));
     let (moved, more) = store.clear("room", old).await.unwrap();
     assert_eq!(moved.left, [member(2, "bob").value]);
-    assert_eq!((moved.clients, moved.gateways, more), (1, vec![new.gateway], false));
+    assert_eq!(
+        (moved.clients, moved.gateways, more),
+        (1, vec![new.gateway], false)
+    );
     const { assert!(REPORTED_ANEW.as_secs() < 20) }
 }
 
@@ -257,9 +302,13 @@ async fn news_are_kept_until_they_are_told(store: &dyn PresenceStore) {
         .save(at, None, &[news("alice", "one"), news("bob", "two")])
         .await
         .unwrap();
-    assert!(store.look(at).await.unwrap().untold.is_empty(), "who wrote it tells it");
+    assert!(
+        store.look(at).await.unwrap().untold.is_empty(),
+        "who wrote it tells it"
+    );
     store.told(at, &[bytes("one")]).await.unwrap();
-    let untold = until(async || Some(store.look(at).await.unwrap().untold).filter(|untold| !untold.is_empty())).await;
+    let untold =
+        until(async || Some(store.look(at).await.unwrap().untold).filter(|untold| !untold.is_empty())).await;
     assert_eq!(untold, [bytes("two")]);
     store.told(at, &[bytes("two")]).await.unwrap();
     assert!(store.look(at).await.unwrap().untold.is_empty());
@@ -279,7 +328,10 @@ async fn channels_know_who_is_in_them(store: &dyn PresenceStore) {
     assert!(again.joined.is_empty(), "told once");
     let more = joins("room", &[member(2, "alice"), member(3, ""), member(4, "")]);
     let more = moved(stamp(other, 1), more).await;
-    assert_eq!((more.before, more.clients, more.users, more.joined.len()), (1, 4, 2, 3));
+    assert_eq!(
+        (more.before, more.clients, more.users, more.joined.len()),
+        (1, 4, 2, 3)
+    );
     assert_eq!(more.gateways, [one.gateway, other.gateway]);
 
     let there = store.in_channel("room", 4).await.unwrap();
@@ -291,7 +343,11 @@ async fn channels_know_who_is_in_them(store: &dyn PresenceStore) {
     assert_eq!(values, expected);
     assert_eq!((there.clients, there.users), (4, 2));
     let large = store.in_channel("room", 3).await.unwrap();
-    assert_eq!((large.members.len(), large.clients, large.users), (0, 4, 2), "only counts");
+    assert_eq!(
+        (large.members.len(), large.clients, large.users),
+        (0, 4, 2),
+        "only counts"
+    );
 
     let leave = |n| Moves {
         channel: "room".to_owned(),
@@ -307,7 +363,10 @@ async fn channels_know_who_is_in_them(store: &dyn PresenceStore) {
     let gone = store.in_channel("room", 10).await.unwrap();
     assert_eq!((gone.clients, gone.users), (0, 0), "all in one step");
     let (last, more) = store.clear("room", other).await.unwrap();
-    assert_eq!((last.before, last.clients, last.left.len(), more), (3, 0, 3, false));
+    assert_eq!(
+        (last.before, last.clients, last.left.len(), more),
+        (3, 0, 3, false)
+    );
     assert_eq!(store.in_channel("room", 10).await.unwrap().clients, 0);
 }
 
@@ -352,7 +411,8 @@ async fn a_cluster_of_redis_does_the_same() {
 
 #[test]
 fn every_name_has_a_partition() {
-    let partitions: std::collections::BTreeSet<Partition> = (0..1000).map(|n| Partition::of(&format!("u{n}"))).collect();
+    let partitions: std::collections::BTreeSet<Partition> =
+        (0..1000).map(|n| Partition::of(&format!("u{n}"))).collect();
     assert_eq!(partitions.len(), usize::from(PARTITIONS));
     assert!(Partition::all().eq(partitions));
 }

@@ -54,19 +54,26 @@ pub struct Service {
 impl Answers for Service {
     async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
         match name {
-            method::Report::NAME => encoded::<method::Report>(self.report(decoded::<method::Report>(request)?).await),
+            method::Report::NAME => {
+                encoded::<method::Report>(self.report(decoded::<method::Report>(request)?).await)
+            }
             method::GetUsers::NAME => {
                 encoded::<method::GetUsers>(self.get_users(decoded::<method::GetUsers>(request)?).await)
             }
-            method::GetUser::NAME => encoded::<method::GetUser>(self.get_user(decoded::<method::GetUser>(request)?).await),
-            method::SetUser::NAME => encoded::<method::SetUser>(self.set_user(decoded::<method::SetUser>(request)?).await),
+            method::GetUser::NAME => {
+                encoded::<method::GetUser>(self.get_user(decoded::<method::GetUser>(request)?).await)
+            }
+            method::SetUser::NAME => {
+                encoded::<method::SetUser>(self.set_user(decoded::<method::SetUser>(request)?).await)
+            }
             method::ChannelMembers::NAME => encoded::<method::ChannelMembers>(
                 self.channel_members(decoded::<method::ChannelMembers>(request)?)
                     .await,
             ),
-            method::ChannelCounts::NAME => {
-                encoded::<method::ChannelCounts>(self.channel_counts(decoded::<method::ChannelCounts>(request)?).await)
-            }
+            method::ChannelCounts::NAME => encoded::<method::ChannelCounts>(
+                self.channel_counts(decoded::<method::ChannelCounts>(request)?)
+                    .await,
+            ),
             _ => Err(AskError::NotAvailable(
                 "this release of the presence service does not know the method".to_owned(),
             )),
@@ -100,7 +107,9 @@ fn fault(error: &StoreError) -> AskError {
 fn check_user(user: &str) -> Result<(), AskError> {
     match user.len() {
         1..=MAX_USER => Ok(()),
-        _ => Err(AskError::Invalid(format!("a user's id has 1 to {MAX_USER} bytes"))),
+        _ => Err(AskError::Invalid(format!(
+            "a user's id has 1 to {MAX_USER} bytes"
+        ))),
     }
 }
 

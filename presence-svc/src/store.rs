@@ -196,7 +196,13 @@ pub trait PresenceStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn hold(&self, partition: Partition, stamp: Stamp, begins: bool, lasts: Duration) -> Result<bool, StoreError>;
+    async fn hold(
+        &self,
+        partition: Partition,
+        stamp: Stamp,
+        begins: bool,
+        lasts: Duration,
+    ) -> Result<bool, StoreError>;
 
     /// Ends a lease, if it is in force.
     ///
@@ -214,7 +220,12 @@ pub trait PresenceStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn save(&self, partition: Partition, stamp: Option<Stamp>, writes: &[Write]) -> Result<Saved, StoreError>;
+    async fn save(
+        &self,
+        partition: Partition,
+        stamp: Option<Stamp>,
+        writes: &[Write],
+    ) -> Result<Saved, StoreError>;
 
     /// What is to be done in a partition, [`MAX_BATCH`] of each kind at most. Ends leases that were not renewed. Where a gateway has begun
     /// another lease, what it wrote under the last one is left alone for [`REPORTED_ANEW`]: by then it has reported it again.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use switchboard_bus::{Bus, Subject};
 use switchboard_proto::format;
 use switchboard_proto::ids::Incarnation;
-use switchboard_proto::presence::{ChannelChange, ChannelChanges, Changes, Occupancy};
+use switchboard_proto::presence::{Changes, ChannelChange, ChannelChanges, Occupancy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +100,9 @@ impl Telling {
         let left = moved.left.iter().map(|member| (member, false));
         let joined = moved.joined.iter().map(|member| (member, true));
         for (member, joined) in left.chain(joined) {
-            let Ok(member) = format::decode(member.clone()) else { continue };
+            let Ok(member) = format::decode(member.clone()) else {
+                continue;
+            };
             let change = ChannelChange {
                 channel: moved.channel.clone(),
                 member: Some(member),
@@ -160,14 +162,20 @@ impl Told {
                     changes.users.extend(format::decode(news.clone()).ok());
                     told.entry(partition).or_default().push(news);
                 }
-                Item::Channel(gateway, change) => of_gateways.entry(gateway).or_default().changes.push(change),
+                Item::Channel(gateway, change) => {
+                    of_gateways.entry(gateway).or_default().changes.push(change)
+                }
                 Item::Occupancy(occupancy) => changes.channels.push(occupancy),
             }
         }
         for (gateway, changes) in of_gateways {
-            self.publish(Subject::Joins { gateway }, format::encode(&changes)).await;
+            self.publish(Subject::Joins { gateway }, format::encode(&changes))
+                .await;
         }
-        if !self.publish(Subject::PresenceChanges, format::encode(&changes)).await {
+        if !self
+            .publish(Subject::PresenceChanges, format::encode(&changes))
+            .await
+        {
             return;
         }
         for (partition, news) in told {

@@ -31,7 +31,8 @@ impl Tending {
         let mut again = tokio::time::interval(self.every);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(again.tick()).await.is_some() {
-            let looked = futures_util::future::join_all(self.mine().into_iter().map(|partition| self.look(partition)));
+            let looked =
+                futures_util::future::join_all(self.mine().into_iter().map(|partition| self.look(partition)));
             let failed = looked.await.into_iter().find_map(Result::err);
             match (failed, failing) {
                 (Some(error), false) => {
@@ -59,7 +60,8 @@ impl Tending {
         };
         let owners = owners(count, &replicas);
         // Nobody is seen where the bus is cut: then it is everybody's.
-        let is_mine = |owner: Option<&Option<Incarnation>>| !matches!(owner, Some(Some(owner)) if *owner != self.me);
+        let is_mine =
+            |owner: Option<&Option<Incarnation>>| !matches!(owner, Some(Some(owner)) if *owner != self.me);
         Partition::all()
             .enumerate()
             .filter(|(at, _)| is_mine(owners.get(*at)))
@@ -73,8 +75,14 @@ impl Tending {
             for news in look.untold {
                 self.service.telling.news(partition, news);
             }
-            self.service.metrics.expiries.inc_by(look.users.iter().map(|(_, over)| over.len() as u64).sum());
-            let users = look.users.iter().map(|(user, over)| (user.as_str(), over.clone()));
+            self.service
+                .metrics
+                .expiries
+                .inc_by(look.users.iter().map(|(_, over)| over.len() as u64).sum());
+            let users = look
+                .users
+                .iter()
+                .map(|(user, over)| (user.as_str(), over.clone()));
             self.service
                 .change(partition, None, users.collect(), &|_, _, _| {})
                 .await?;

@@ -80,7 +80,9 @@ impl User {
     pub fn report(&mut self, from: Lease, report: &ReportedUser, now_ms: u64, rules: &Rules) {
         self.kept.touched_ms = now_ms;
         for ended in &report.ended {
-            let at = |session: &KeptSession| session.client == *ended && session.gateway == from.gateway.as_bytes()[..];
+            let at = |session: &KeptSession| {
+                session.client == *ended && session.gateway == from.gateway.as_bytes()[..]
+            };
             for session in self.kept.sessions.extract_if(.., |session| at(session)) {
                 self.kept.active_ms = self.kept.active_ms.max(session.active_ms);
             }
@@ -116,7 +118,11 @@ impl User {
         if let Some(text) = &request.text {
             self.kept.text.clone_from(text);
             let lasts = request.text_lasts_ms;
-            self.kept.text_until_ms = if lasts == 0 || text.is_empty() { 0 } else { now_ms + lasts };
+            self.kept.text_until_ms = if lasts == 0 || text.is_empty() {
+                0
+            } else {
+                now_ms + lasts
+            };
         }
         if request.visibility.is_some() {
             self.kept.visibility = request.visibility().into();
@@ -146,7 +152,11 @@ impl User {
         let told = self.kept.told.clone().unwrap_or_default();
         let status = self.status(now_ms, rules);
         let is_offline = status == Status::Offline;
-        let text = if is_offline { String::new() } else { self.kept.text.clone() };
+        let text = if is_offline {
+            String::new()
+        } else {
+            self.kept.text.clone()
+        };
         let visibility = self.visibility(rules);
         let is_known = self.kept.told.is_some();
         let same = told.status() == status && told.text == text && told.visibility() == visibility;
@@ -264,7 +274,11 @@ impl User {
         let Some(device) = device.filter(|device| **device != Device::default()) else {
             return;
         };
-        let known = self.kept.devices.iter().position(|known| known.device.as_ref() == Some(device));
+        let known = self
+            .kept
+            .devices
+            .iter()
+            .position(|known| known.device.as_ref() == Some(device));
         let first_ms = match known {
             Some(at) => self.kept.devices.remove(at).first_ms,
             None => since_ms,

@@ -24,6 +24,8 @@ methods! {
     History: HistoryRequest => HistoryResponse,
     /// What users are in channels, and how many members these have.
     Standings: StandingsRequest => StandingsResponse,
+    /// Who is in a channel with a user.
+    Shared: SharedRequest => SharedResponse,
     /// The members of a channel.
     Members: MembersRequest => MembersResponse,
     /// Moves forward up to where users were given and have read channels.

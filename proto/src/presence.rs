@@ -36,9 +36,15 @@ methods! {
 impl Status {
     /// As clients spell it; `None` for [`Status::Unspecified`] and what no client may say.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Online, Self::Away, Self::Busy, Self::Invisible, Self::Offline]
-            .into_iter()
-            .find(|status| status.word() == word)
+        [
+            Self::Online,
+            Self::Away,
+            Self::Busy,
+            Self::Invisible,
+            Self::Offline,
+        ]
+        .into_iter()
+        .find(|status| status.word() == word)
     }
 
     /// As clients read it.

@@ -26,6 +26,7 @@ mod memory;
 mod message_store;
 mod messages_api;
 mod nats_permissions;
+mod presence;
 mod protocol;
 mod readers;
 mod recovery;

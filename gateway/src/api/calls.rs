@@ -21,6 +21,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::StreamPosition;
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
 use switchboard_proto::json;
+use switchboard_proto::presence::{ChannelMember, ChannelMembersResponse};
 use switchboard_proto::time::now_us;
 use switchboard_registry::{KeepError, LONGEST_KEPT, SubscriptionOptions, SubscriptionOverrides};
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use super::Api;
 use super::control::Answered;
 use super::failure::Failure;
 use crate::links::HistoryQuery;
+use crate::presence;
 
 /// Bytes of a user's name, at most: more than a channel's name can hold is nobody's.
 const MAX_USER: usize = 1024;

@@ -7,7 +7,7 @@ use regex::RegexBuilder;
 use switchboard_service_kit::config::{Document, Section};
 
 use super::changes::Changes;
-use super::{DataFormat, MembersRules, Options, Permission, Policy};
+use super::{DataFormat, MembersRules, Options, Permission, Policy, PresenceRules};
 
 /// The longest time that may be configured for changes.
 const CHANGED_WITHIN: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

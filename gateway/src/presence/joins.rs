@@ -16,7 +16,10 @@ use crate::session::SharedReply;
 pub(crate) async fn pass_on(presence: Arc<Presence>, mut joins: Subscription) {
     while let Some(message) = joins.next().await {
         match format::decode::<ChannelChanges>(message.payload) {
-            Ok(changes) => changes.changes.into_iter().for_each(|change| presence.tell(change)),
+            Ok(changes) => changes
+                .changes
+                .into_iter()
+                .for_each(|change| presence.tell(change)),
             Err(error) => tracing::warn!(%error, "joins and leaves cannot be read"),
         }
     }

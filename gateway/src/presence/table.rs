@@ -249,7 +249,10 @@ impl Table {
                 .collect();
             // A channel may have more members than a report takes.
             for left in clients.drain(clients.len().min(REPORT)..) {
-                self.touched_channels.entry(channel.clone()).or_default().insert(left);
+                self.touched_channels
+                    .entry(channel.clone())
+                    .or_default()
+                    .insert(left);
             }
             self.unreported -= clients.len();
             entries += clients.len();

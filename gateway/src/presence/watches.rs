@@ -46,8 +46,12 @@ impl Presence {
         // First, so that no change falls between.
         {
             let mut watching = self.watching.lock();
-            watching.watch(session, users, shared).map_err(WatchError::Refused)?;
-            self.metrics.watched.set(i64::try_from(watching.count()).unwrap_or(i64::MAX));
+            watching
+                .watch(session, users, shared)
+                .map_err(WatchError::Refused)?;
+            self.metrics
+                .watched
+                .set(i64::try_from(watching.count()).unwrap_or(i64::MAX));
         }
         match self.learn(bus, users, Some(client)).await {
             Ok(()) => Ok(self.watching.lock().seen_by(client, users)),
@@ -62,13 +66,17 @@ impl Presence {
     pub(crate) fn unwatch(&self, client: Uuid, users: &[String]) {
         let mut watching = self.watching.lock();
         watching.unwatch(client, users);
-        self.metrics.watched.set(i64::try_from(watching.count()).unwrap_or(i64::MAX));
+        self.metrics
+            .watched
+            .set(i64::try_from(watching.count()).unwrap_or(i64::MAX));
     }
 
     /// Asks for users and tells who watches what is new.
     async fn learn(&self, bus: &dyn Bus, users: &[String], snapshot: Option<Uuid>) -> Result<(), AskError> {
         for users in users.chunks(ASKED) {
-            let request = GetUsersRequest { users: users.to_vec() };
+            let request = GetUsersRequest {
+                users: users.to_vec(),
+            };
             let answer = ask::<method::GetUsers>(bus, &request, PATIENCE).await?;
             self.hear(answer.users, snapshot);
         }

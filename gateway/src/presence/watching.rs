@@ -93,7 +93,11 @@ impl Watching {
     ) -> Result<(), ErrorCode> {
         let client = session.client();
         let of_one = self.by_client.get(&client).map_or(0, HashSet::len);
-        let is_watched = |user: &&String| self.by_client.get(&client).is_some_and(|known| known.contains(*user));
+        let is_watched = |user: &&String| {
+            self.by_client
+                .get(&client)
+                .is_some_and(|known| known.contains(*user))
+        };
         let new: HashSet<&String> = users.iter().filter(|user| !is_watched(user)).collect();
         let new_users = new.iter().filter(|user| !self.users.contains_key(**user)).count();
         if of_one + new.len() > self.most_of_one || self.users.len() + new_users > self.most {
@@ -133,7 +137,9 @@ impl Watching {
     }
 
     fn forget(&mut self, client: Uuid, user: &str) {
-        let Some(watched) = self.users.get_mut(user) else { return };
+        let Some(watched) = self.users.get_mut(user) else {
+            return;
+        };
         watched.by.remove(&client);
         if watched.by.is_empty() {
             self.users.remove(user);
@@ -151,7 +157,11 @@ impl Watching {
     }
 
     /// A presence became known: who has to be told what. Who asked (`snapshot`) is answered with it and not told besides.
-    pub(super) fn learn(&mut self, presence: Presence, snapshot: Option<Uuid>) -> Vec<(Arc<SessionHandle>, Seen)> {
+    pub(super) fn learn(
+        &mut self,
+        presence: Presence,
+        snapshot: Option<Uuid>,
+    ) -> Vec<(Arc<SessionHandle>, Seen)> {
         let Some(watched) = self.users.get_mut(&presence.user) else {
             return Vec::new();
         };

@@ -90,7 +90,12 @@ impl SessionHandle {
             is_told: is_told || is_forced,
         };
         let sender = self.sender(channel);
-        presence.joined(self.client, channel, joining, [sender.conn_info, sender.chan_info]);
+        presence.joined(
+            self.client,
+            channel,
+            joining,
+            [sender.conn_info, sender.chan_info],
+        );
         // It may have been given up meanwhile, by another task.
         if !self.subscriptions.holds(channel) {
             self.left(channel.as_str());
@@ -162,4 +167,3 @@ pub(super) async fn list(
         }
     }
 }
-

@@ -46,7 +46,10 @@ pub(super) enum Wanted {
         query: HistoryQuery,
     },
     /// Who is in the channel.
-    Presence { channel: ChannelName, listing: Listing },
+    Presence {
+        channel: ChannelName,
+        listing: Listing,
+    },
     Rpc(Call),
 }
 

@@ -93,7 +93,7 @@ impl Asking {
     ///
     /// # Errors
     /// As the client is told them.
-    pub(super) async fn store<M: Method>(&self, request: &M::Request) -> Result<M::Response, Error> {
+    pub(super) async fn ask<M: Method>(&self, request: &M::Request) -> Result<M::Response, Error> {
         let due = self.arrived + self.gateway.config.answer_timeout;
         let within = due.saturating_duration_since(Instant::now());
         let asked = switchboard_bus::messages::ask::<M>(self.gateway.links.bus(), request, within).await;

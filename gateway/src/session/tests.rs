@@ -18,6 +18,7 @@ fn client(or_error: bool) -> By {
     By::Client {
         or_error,
         is_durable: true,
+        hears_joins: false,
     }
 }
 

@@ -170,6 +170,34 @@ pub async fn events_make_members(fixture: &impl StoreFixture) {
     );
 }
 
+/// Who is in a channel with whom, by its members or by its name.
+pub async fn users_share_channels(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let written = records(
+        0,
+        vec![
+            event(
+                "room:1",
+                added(&[("alice", MEMBER), ("bob", MEMBER), ("carol", MEMBER)]),
+            ),
+            event("room:2", added(&[("dave", MEMBER)])),
+            said("dm:#alice,erin", "erin", "hello"),
+            event("room:1", removed(&["carol"])),
+        ],
+    );
+    store.write(&written).await.unwrap();
+    let others = ["erin", "dave", "carol", "bob", "bob", "nobody"];
+    assert_eq!(store.shared("alice", &others).await.unwrap(), ["bob", "erin"]);
+    assert_eq!(store.shared("erin", &["bob", "alice"]).await.unwrap(), ["alice"]);
+    assert!(store.shared("carol", &others).await.unwrap().is_empty());
+    assert!(store.shared("alice", &[]).await.unwrap().is_empty());
+    let many = vec!["bob"; 1_001];
+    assert!(matches!(
+        store.shared("alice", &many).await,
+        Err(StoreError::TooMuch { .. })
+    ));
+}
+
 /// What is read again, or late, brings nobody back and sends nobody away.
 pub async fn newest_event_of_each_user_counts(fixture: &impl StoreFixture) {
     let store = opened(fixture).await;
@@ -565,6 +593,7 @@ macro_rules! conversations_conformance {
         $crate::conversations_conformance!(
             $fixture:
             events_make_members,
+            users_share_channels,
             newest_event_of_each_user_counts,
             hidden_messages_are_no_conversation,
             channel_is_claimed_by_the_first,

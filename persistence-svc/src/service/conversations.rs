@@ -59,6 +59,16 @@ impl Service {
     }
 
     /// # Errors
+    /// [`AskError::Invalid`] for too many others, [`AskError::Unavailable`].
+    pub(crate) async fn shared(&self, request: SharedRequest) -> Result<SharedResponse, AskError> {
+        let others: Vec<&str> = request.others.iter().map(String::as_str).collect();
+        let shared = self.store.shared(&request.user, &others).await;
+        Ok(SharedResponse {
+            others: shared.map_err(|error| fault(&error))?,
+        })
+    }
+
+    /// # Errors
     /// [`AskError::Invalid`] for a limit that is too high, [`AskError::Unavailable`].
     pub(crate) async fn members(&self, request: MembersRequest) -> Result<MembersResponse, AskError> {
         let most = u32::try_from(MAX_LISTED - 1).unwrap_or(u32::MAX);

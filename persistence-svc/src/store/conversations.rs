@@ -15,6 +15,9 @@ use switchboard_proto::ids::Offset;
 use super::columns::{self, Columns};
 use super::{Place, StoreError, Stored, Written, log_number, number, unsigned};
 
+/// Channels of a user that are looked at for others in them, at most.
+pub const MAX_SHARED: usize = 1_000;
+
 /// Pairs of one question about standings, and marks of one write, at most.
 pub const MAX_PAIRS: usize = 1000;
 
@@ -50,6 +53,14 @@ pub trait ConversationStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`]; [`StoreError::TooMuch`] for more pairs.
     async fn standings(&self, pairs: &[(&str, &str)]) -> Result<Vec<Standing>, StoreError>;
+
+    /// Those of the others, [`MAX_PAIRS`] at most, who are a member of a channel that the user is a member of, or are named with the
+    /// user by a channel in which something was said; by name. Of the user's channels of either kind the first [`MAX_SHARED`] by name
+    /// are looked at.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::TooMuch`] for more others.
+    async fn shared(&self, user: &str, others: &[&str]) -> Result<Vec<String>, StoreError>;
 
     /// Members of a channel by name, behind `after`, `limit` at most (and [`MAX_LISTED`]).
     ///

@@ -6,8 +6,9 @@ use switchboard_bus::messages::{AskError, ask};
 use switchboard_bus::{Pattern, Subject, SubjectPrefix, Subscription};
 use switchboard_proto::format;
 use switchboard_proto::presence::{
-    Changes, ChannelChanges, ChannelCountsRequest, ChannelMember, ChannelMembersRequest, GetUserRequest, GetUsersRequest,
-    Presence, ReportRequest, ReportedChannel, ReportedSession, ReportedUser, SetUserRequest, Status, method,
+    Changes, ChannelChanges, ChannelCountsRequest, ChannelMember, ChannelMembersRequest, GetUserRequest,
+    GetUsersRequest, Presence, ReportRequest, ReportedChannel, ReportedSession, ReportedUser, SetUserRequest,
+    Status, method,
 };
 use switchboard_service_kit::config::Document;
 
@@ -53,11 +54,16 @@ async fn service(bus: &Arc<dyn Bus>, config: &str) -> (Context, Running) {
         let request = GetUsersRequest {
             users: vec!["anybody".to_owned()],
         };
-        while ask::<method::GetUsers>(bus.as_ref(), &request, DEADLINE).await.is_err() {
+        while ask::<method::GetUsers>(bus.as_ref(), &request, DEADLINE)
+            .await
+            .is_err()
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, answers).await.expect("answers in time");
+    tokio::time::timeout(DEADLINE, answers)
+        .await
+        .expect("answers in time");
     (context, running)
 }
 
@@ -108,7 +114,10 @@ impl Gateway {
 }
 
 async fn tell(bus: &Arc<dyn Bus>, report: &ReportRequest) -> bool {
-    ask::<method::Report>(bus.as_ref(), report, DEADLINE).await.unwrap().held
+    ask::<method::Report>(bus.as_ref(), report, DEADLINE)
+        .await
+        .unwrap()
+        .held
 }
 
 fn id(client: u8) -> Bytes {
@@ -183,7 +192,9 @@ async fn joins_is_ready_and_leaves_at_the_stop() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, ready).await.expect("ready in time");
+    tokio::time::timeout(DEADLINE, ready)
+        .await
+        .expect("ready in time");
     one.changes.try_next();
     one.stop().await;
     until(&mut second.membership, &[second.incarnation]).await;
@@ -195,10 +206,18 @@ async fn connecting_and_leaving_is_told_once_each() {
     let mut node = node("presence.grace = '200ms'").await;
     let mut gateway = Gateway::new();
     gateway.begin(&node.bus).await;
-    assert!(gateway.users(&node.bus, vec![here("alice", 1), here("bob", 2)]).await);
+    assert!(
+        gateway
+            .users(&node.bus, vec![here("alice", 1), here("bob", 2)])
+            .await
+    );
     let online = node.hears("alice").await;
     assert_eq!(online.status(), Status::Online);
-    assert!(gateway.users(&node.bus, vec![here("alice", 3), gone("alice2", 9)]).await);
+    assert!(
+        gateway
+            .users(&node.bus, vec![here("alice", 3), gone("alice2", 9)])
+            .await
+    );
     assert!(gateway.users(&node.bus, vec![gone("alice", 1)]).await);
     assert!(gateway.users(&node.bus, vec![gone("alice", 3)]).await);
     let offline = node.hears("alice").await;
@@ -215,7 +234,10 @@ async fn the_sessions_of_a_dead_gateway_are_gone() {
     let (mut dead, mut alive) = (Gateway::new(), Gateway::new());
     dead.begin(&node.bus).await;
     alive.begin(&node.bus).await;
-    assert!(dead.users(&node.bus, vec![here("alice", 1), here("bob", 2)]).await);
+    assert!(
+        dead.users(&node.bus, vec![here("alice", 1), here("bob", 2)])
+            .await
+    );
     assert!(alive.users(&node.bus, vec![here("bob", 3)]).await);
     let room = |client, user: &str| ReportedChannel {
         channel: "room".to_owned(),
@@ -227,7 +249,9 @@ async fn the_sessions_of_a_dead_gateway_are_gone() {
         left: Vec::new(),
     };
     let gateway = alive.me;
-    let joins = node.bus.subscribe(Pattern::Exactly(Subject::Joins { gateway }), 64);
+    let joins = node
+        .bus
+        .subscribe(Pattern::Exactly(Subject::Joins { gateway }), 64);
     let mut joins = joins.await.unwrap();
     assert!(dead.channel(&node.bus, room(1, "alice")).await);
     assert!(alive.channel(&node.bus, room(3, "bob")).await);
@@ -254,11 +278,17 @@ async fn the_sessions_of_a_dead_gateway_are_gone() {
     };
     assert_eq!(heard.status(), Status::Offline);
     assert!(alive.users(&node.bus, Vec::new()).await);
-    assert_eq!(node.seen("bob").await.status(), Status::Online, "she is connected elsewhere");
+    assert_eq!(
+        node.seen("bob").await.status(),
+        Status::Online,
+        "she is connected elsewhere"
+    );
     let members = ChannelMembersRequest {
         channel: "room".to_owned(),
     };
-    let there = ask::<method::ChannelMembers>(node.bus.as_ref(), &members, DEADLINE).await.unwrap();
+    let there = ask::<method::ChannelMembers>(node.bus.as_ref(), &members, DEADLINE)
+        .await
+        .unwrap();
     let users: Vec<&str> = there.members.iter().map(|member| member.user.as_str()).collect();
     assert_eq!(users, ["bob"]);
     // Who stayed hears that she left.
@@ -273,7 +303,10 @@ async fn the_sessions_of_a_dead_gateway_are_gone() {
     };
     let left = tokio::time::timeout(DEADLINE, hears).await.expect("in time");
     assert_eq!((left.member.unwrap().user.as_str(), left.clients), ("alice", 1));
-    assert!(!dead.users(&node.bus, vec![here("alice", 1)]).await, "it has to begin anew");
+    assert!(
+        !dead.users(&node.bus, vec![here("alice", 1)]).await,
+        "it has to begin anew"
+    );
     node.stop().await;
 }
 
@@ -303,14 +336,18 @@ async fn users_choose_and_are_seen_so() {
         text: Some("writing".to_owned()),
         ..SetUserRequest::default()
     };
-    let answer = ask::<method::SetUser>(node.bus.as_ref(), &set, DEADLINE).await.unwrap();
+    let answer = ask::<method::SetUser>(node.bus.as_ref(), &set, DEADLINE)
+        .await
+        .unwrap();
     let told = node.hears("alice").await;
     assert_eq!((told.status(), told.text.as_str()), (Status::Busy, "writing"));
     assert_eq!(answer.presence.unwrap().version, told.version);
     let request = GetUserRequest {
         user: "alice".to_owned(),
     };
-    let all = ask::<method::GetUser>(node.bus.as_ref(), &request, DEADLINE).await.unwrap();
+    let all = ask::<method::GetUser>(node.bus.as_ref(), &request, DEADLINE)
+        .await
+        .unwrap();
     assert_eq!((all.chosen(), all.sessions.len()), (Status::Busy, 1));
     node.stop().await;
 }
@@ -318,7 +355,8 @@ async fn users_choose_and_are_seen_so() {
 #[tokio::test]
 async fn what_makes_no_sense_is_refused() {
     let node = node("").await;
-    let invalid = |answer: Result<(), AskError>| assert!(matches!(answer, Err(AskError::Invalid(_))), "{answer:?}");
+    let invalid =
+        |answer: Result<(), AskError>| assert!(matches!(answer, Err(AskError::Invalid(_))), "{answer:?}");
     let bus = node.bus.as_ref();
     let set = |change: fn(&mut SetUserRequest)| {
         let mut request = SetUserRequest {
@@ -340,13 +378,23 @@ async fn what_makes_no_sense_is_refused() {
         users: vec!["alice".to_owned(); count],
     };
     invalid(ask::<method::GetUsers>(bus, &users(0), DEADLINE).await.map(drop));
-    invalid(ask::<method::GetUsers>(bus, &users(1_001), DEADLINE).await.map(drop));
-    let all = ask::<method::GetUsers>(bus, &users(1_000), DEADLINE).await.unwrap();
+    invalid(
+        ask::<method::GetUsers>(bus, &users(1_001), DEADLINE)
+            .await
+            .map(drop),
+    );
+    let all = ask::<method::GetUsers>(bus, &users(1_000), DEADLINE)
+        .await
+        .unwrap();
     assert_eq!(all.users.len(), 1_000);
     let counts = ChannelCountsRequest {
         channels: vec!["x".repeat(256)],
     };
-    invalid(ask::<method::ChannelCounts>(bus, &counts, DEADLINE).await.map(drop));
+    invalid(
+        ask::<method::ChannelCounts>(bus, &counts, DEADLINE)
+            .await
+            .map(drop),
+    );
     let mut gateway = Gateway::new();
     gateway.begin(&node.bus).await;
     let long = "x".repeat(65);

@@ -18,9 +18,15 @@ impl Service {
     ///
     /// # Errors
     /// [`AskError`].
-    pub async fn channel_members(&self, request: ChannelMembersRequest) -> Result<ChannelMembersResponse, AskError> {
+    pub async fn channel_members(
+        &self,
+        request: ChannelMembersRequest,
+    ) -> Result<ChannelMembersResponse, AskError> {
         check_channel(&request.channel)?;
-        let found = self.store.in_channel(&request.channel, self.settings.channel_members).await;
+        let found = self
+            .store
+            .in_channel(&request.channel, self.settings.channel_members)
+            .await;
         let found = found.map_err(|error| fault(&error))?;
         // One that a newer release wrote is counted, and not shown.
         let members: Vec<_> = (found.members.into_iter())
@@ -38,14 +44,20 @@ impl Service {
     ///
     /// # Errors
     /// [`AskError`].
-    pub async fn channel_counts(&self, request: ChannelCountsRequest) -> Result<ChannelCountsResponse, AskError> {
+    pub async fn channel_counts(
+        &self,
+        request: ChannelCountsRequest,
+    ) -> Result<ChannelCountsResponse, AskError> {
         check_count("channels", request.channels.len())?;
         for channel in &request.channels {
             check_channel(channel)?;
         }
         let counts = stream::iter(request.channels)
             .map(|channel| async move {
-                let found = self.store.in_channel(&channel, self.settings.channel_members).await?;
+                let found = self
+                    .store
+                    .in_channel(&channel, self.settings.channel_members)
+                    .await?;
                 Ok(ChannelCount {
                     clients: found.clients,
                     users: found.users,
@@ -63,6 +75,8 @@ impl Service {
 fn check_channel(channel: &str) -> Result<(), AskError> {
     match channel.len() {
         1..=MAX_CHANNEL_LENGTH => Ok(()),
-        _ => Err(AskError::Invalid("a channel's name is empty or too long".to_owned())),
+        _ => Err(AskError::Invalid(
+            "a channel's name is empty or too long".to_owned(),
+        )),
     }
 }

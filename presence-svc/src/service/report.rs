@@ -58,8 +58,10 @@ impl Service {
             futures_util::future::try_join_all(releases).await?;
             return Ok(true);
         }
-        let holds = Partition::all()
-            .map(|partition| self.store.hold(partition, stamp, request.begins, self.settings.lease));
+        let holds = Partition::all().map(|partition| {
+            self.store
+                .hold(partition, stamp, request.begins, self.settings.lease)
+        });
         let held = futures_util::future::try_join_all(holds).await?;
         if held.contains(&false) {
             return Ok(false);
@@ -160,7 +162,9 @@ impl Service {
     /// A user as she is stored. One that cannot be read is begun anew: gateways report who is here again, and a newer release's
     /// value is not overwritten without a word.
     fn read(&self, name: &str, stored: Option<&Versioned>) -> User {
-        let Some(stored) = stored else { return User::default() };
+        let Some(stored) = stored else {
+            return User::default();
+        };
         User::decode(stored.value.clone()).unwrap_or_else(|error| {
             self.metrics.unreadable.inc();
             tracing::error!(user = name, %error, "what is stored of a user cannot be read, and is begun anew");
@@ -186,14 +190,22 @@ fn moves(channel: &ReportedChannel) -> Moves {
 /// Gateways send what this release's gateways send: the rest is somebody else's, or a fault.
 fn check(request: &ReportRequest) -> Result<(), AskError> {
     let invalid = |words: String| Err(AskError::Invalid(words));
-    if request.lease == 0 || request.lease > i64::MAX.cast_unsigned() || request.number > i64::MAX.cast_unsigned() {
+    if request.lease == 0
+        || request.lease > i64::MAX.cast_unsigned()
+        || request.number > i64::MAX.cast_unsigned()
+    {
         return invalid("leases are counted from 1".to_owned());
     }
-    let users = request.users.iter().map(|user| 1 + user.sessions.len() + user.ended.len());
+    let users = request
+        .users
+        .iter()
+        .map(|user| 1 + user.sessions.len() + user.ended.len());
     let channels = (request.channels.iter()).map(|channel| 1 + channel.joined.len() + channel.left.len());
     let entries: usize = users.chain(channels).sum();
     if entries > MAX_REPORTED {
-        return invalid(format!("{entries} entries in one report, {MAX_REPORTED} are allowed"));
+        return invalid(format!(
+            "{entries} entries in one report, {MAX_REPORTED} are allowed"
+        ));
     }
     let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
     for user in &request.users {
@@ -204,7 +216,11 @@ fn check(request: &ReportRequest) -> Result<(), AskError> {
             Entry::Occupied(_) => return invalid("a user stands twice in a report".to_owned()),
             Entry::Vacant(entry) => entry.insert(()),
         };
-        let ids = user.sessions.iter().map(|session| &session.client).chain(&user.ended);
+        let ids = user
+            .sessions
+            .iter()
+            .map(|session| &session.client)
+            .chain(&user.ended);
         if ids.into_iter().any(|id| id.len() != CLIENT) {
             return invalid(format!("a connection's id has {CLIENT} bytes"));
         }
@@ -218,7 +234,9 @@ fn check(request: &ReportRequest) -> Result<(), AskError> {
         }
         let joined = |member: &ChannelMember| member.client.len() == CLIENT && member.user.len() <= MAX_USER;
         if !channel.joined.iter().all(joined) || channel.left.iter().any(|id| id.len() != CLIENT) {
-            return invalid(format!("a connection's id has {CLIENT} bytes, a user's {MAX_USER} at most"));
+            return invalid(format!(
+                "a connection's id has {CLIENT} bytes, a user's {MAX_USER} at most"
+            ));
         }
     }
     Ok(())
@@ -226,8 +244,13 @@ fn check(request: &ReportRequest) -> Result<(), AskError> {
 
 fn is_fit(session: &ReportedSession) -> bool {
     session.device.as_ref().is_none_or(|device| {
-        [&device.r#type, &device.name, &device.platform, &device.app_version]
-            .iter()
-            .all(|text| text.len() <= MAX_DEVICE_TEXT)
+        [
+            &device.r#type,
+            &device.name,
+            &device.platform,
+            &device.app_version,
+        ]
+        .iter()
+        .all(|text| text.len() <= MAX_DEVICE_TEXT)
     })
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use switchboard_bus::messages::AskError;
 use switchboard_proto::presence::{
-    GetUserRequest, GetUserResponse, GetUsersRequest, GetUsersResponse, Presence, SetUserRequest, SetUserResponse,
-    Status, Visibility,
+    GetUserRequest, GetUserResponse, GetUsersRequest, GetUsersResponse, Presence, SetUserRequest,
+    SetUserResponse, Status, Visibility,
 };
 
 use super::{Service, check_count, check_user, fault};
@@ -33,15 +33,25 @@ impl Service {
             let mut found = Vec::with_capacity(users.len());
             for batch in users.chunks(MAX_BATCH) {
                 let loaded = self.store.load(partition, batch).await?;
-                found.extend(batch.iter().enumerate().map(|(at, user)| (*user, self.seen(user, at, &loaded))));
+                found.extend(
+                    batch
+                        .iter()
+                        .enumerate()
+                        .map(|(at, user)| (*user, self.seen(user, at, &loaded))),
+                );
             }
             Ok(found)
         });
         let found = futures_util::future::try_join_all(found).await;
         let found = found.map_err(|error: StoreError| fault(&error))?;
         let found: BTreeMap<&str, Presence> = found.into_iter().flatten().collect();
-        let users = request.users.iter().filter_map(|user| found.get(user.as_str()).cloned());
-        Ok(GetUsersResponse { users: users.collect() })
+        let users = request
+            .users
+            .iter()
+            .filter_map(|user| found.get(user.as_str()).cloned());
+        Ok(GetUsersResponse {
+            users: users.collect(),
+        })
     }
 
     /// All that is known of one user. Sessions whose lease is over are not among them.
@@ -88,7 +98,9 @@ impl Service {
 
     fn user(&self, at: usize, loaded: &Loaded) -> Result<User, StoreError> {
         match loaded.users.get(at).and_then(Option::as_ref) {
-            Some(stored) => User::decode(stored.value.clone()).map_err(|error| StoreError::Damaged(error.to_string())),
+            Some(stored) => {
+                User::decode(stored.value.clone()).map_err(|error| StoreError::Damaged(error.to_string()))
+            }
             None => Ok(User::default()),
         }
     }
@@ -113,7 +125,9 @@ fn check(request: &SetUserRequest) -> Result<(), AskError> {
     if let Some(text) = &request.text
         && (text.chars().count() > MAX_TEXT || text.chars().any(char::is_control))
     {
-        return invalid(format!("a status text has {MAX_TEXT} characters at most, and no control characters"));
+        return invalid(format!(
+            "a status text has {MAX_TEXT} characters at most, and no control characters"
+        ));
     }
     if Duration::from_millis(request.text_lasts_ms) > LONGEST_TEXT {
         return invalid("a status text lasts a year at most".to_owned());

@@ -10,8 +10,8 @@ use switchboard_proto::ids::Incarnation;
 use tokio::time::Instant;
 
 use super::{
-    InChannel, Loaded, Look, MAX_BATCH, Moved, Moves, PARTITIONS, Partition, PresenceStore, REPORTED_ANEW, Saved, Stamp,
-    StoreError, UNTOLD_AFTER, Versioned, Write,
+    InChannel, Loaded, Look, MAX_BATCH, Moved, Moves, PARTITIONS, Partition, PresenceStore, REPORTED_ANEW,
+    Saved, Stamp, StoreError, UNTOLD_AFTER, Versioned, Write,
 };
 use crate::user::Lease;
 
@@ -74,7 +74,11 @@ impl MemoryStore {
     }
 
     /// A partition's world, and the time. Leases that are over are gone from it.
-    fn with<T>(&self, partition: Partition, work: impl FnOnce(&mut World, u64) -> T) -> Result<T, StoreError> {
+    fn with<T>(
+        &self,
+        partition: Partition,
+        work: impl FnOnce(&mut World, u64) -> T,
+    ) -> Result<T, StoreError> {
         let world = self.worlds.get(usize::from(partition.number()));
         let mut world = world
             .ok_or_else(|| StoreError::Damaged(format!("no partition {}", partition.number())))?
@@ -107,7 +111,8 @@ impl World {
             Some(value) => {
                 let version = write.expected.map_or(1, |version| version + 1);
                 let value = value.clone();
-                self.users.insert(write.user.clone(), Versioned { version, value });
+                self.users
+                    .insert(write.user.clone(), Versioned { version, value });
             }
             None => drop(self.users.remove(&write.user)),
         }
@@ -131,8 +136,12 @@ impl World {
     }
 
     fn take_out(&mut self, name: &str, client: &Bytes, moved: &mut Moved) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
-        let Some(member) = channel.members.remove(client) else { return };
+        let Some(channel) = self.channels.get_mut(name) else {
+            return;
+        };
+        let Some(member) = channel.members.remove(client) else {
+            return;
+        };
         let is_last_at = forget_one(&mut channel.leases, &member.lease);
         forget_one(&mut channel.users, &member.user);
         if channel.members.is_empty() {
@@ -169,7 +178,9 @@ impl World {
 
     /// Fills in what is counted. `moved.before` is counted before.
     fn count(&self, moved: &mut Moved) {
-        let Some(channel) = self.channels.get(&moved.channel) else { return };
+        let Some(channel) = self.channels.get(&moved.channel) else {
+            return;
+        };
         moved.clients = channel.members.len() as u64;
         moved.users = channel.users.len() as u64;
         moved.gateways = channel.leases.keys().map(|lease| lease.gateway).collect();
@@ -180,7 +191,10 @@ impl World {
     fn moved(&self, channel: &str) -> Moved {
         Moved {
             channel: channel.to_owned(),
-            before: self.channels.get(channel).map_or(0, |channel| channel.members.len() as u64),
+            before: self
+                .channels
+                .get(channel)
+                .map_or(0, |channel| channel.members.len() as u64),
             ..Moved::default()
         }
     }
@@ -188,7 +202,9 @@ impl World {
 
 /// Counts one less; `true`: none is left.
 fn forget_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) -> bool {
-    let Some(count) = counts.get_mut(key) else { return true };
+    let Some(count) = counts.get_mut(key) else {
+        return true;
+    };
     *count -= 1;
     let is_none = *count == 0;
     if is_none {
@@ -199,7 +215,13 @@ fn forget_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) ->
 
 #[async_trait]
 impl PresenceStore for MemoryStore {
-    async fn hold(&self, partition: Partition, stamp: Stamp, begins: bool, lasts: Duration) -> Result<bool, StoreError> {
+    async fn hold(
+        &self,
+        partition: Partition,
+        stamp: Stamp,
+        begins: bool,
+        lasts: Duration,
+    ) -> Result<bool, StoreError> {
         self.with(partition, |world, now_ms| {
             let Lease { gateway, number } = stamp.lease;
             let known = world.leases.get(&gateway);
@@ -240,7 +262,12 @@ impl PresenceStore for MemoryStore {
         })
     }
 
-    async fn save(&self, partition: Partition, stamp: Option<Stamp>, writes: &[Write]) -> Result<Saved, StoreError> {
+    async fn save(
+        &self,
+        partition: Partition,
+        stamp: Option<Stamp>,
+        writes: &[Write],
+    ) -> Result<Saved, StoreError> {
         self.with(partition, |world, now_ms| {
             if stamp.is_some_and(|stamp| !world.is_held(stamp)) {
                 return Saved::NotHeld;
@@ -263,10 +290,15 @@ impl PresenceStore for MemoryStore {
             let channels: Vec<_> = (world.channels_at.iter().filter(over).take(MAX_BATCH))
                 .map(|(lease, channel)| (channel.clone(), *lease))
                 .collect();
-            let untold = world.untold.iter().filter(|(_, at)| **at + super::millis(UNTOLD_AFTER) <= now_ms);
+            let untold = world
+                .untold
+                .iter()
+                .filter(|(_, at)| **at + super::millis(UNTOLD_AFTER) <= now_ms);
             let untold: Vec<_> = untold.take(MAX_BATCH).map(|(news, _)| news.clone()).collect();
             Look {
-                more: [users.len(), channels.len(), untold.len()].iter().any(|found| *found >= MAX_BATCH),
+                more: [users.len(), channels.len(), untold.len()]
+                    .iter()
+                    .any(|found| *found >= MAX_BATCH),
                 users: users.into_iter().collect(),
                 channels,
                 untold,

@@ -17,8 +17,8 @@ use switchboard_registry::redis::{Caller, Link};
 
 use self::scripts::Scripts;
 use super::{
-    InChannel, Loaded, Look, MAX_BATCH, Moved, Moves, Partition, PresenceStore, REPORTED_ANEW, Saved, Stamp, StoreError,
-    UNTOLD_AFTER, Versioned, Write, millis,
+    InChannel, Loaded, Look, MAX_BATCH, Moved, Moves, Partition, PresenceStore, REPORTED_ANEW, Saved, Stamp,
+    StoreError, UNTOLD_AFTER, Versioned, Write, millis,
 };
 use crate::user::Lease;
 
@@ -99,7 +99,13 @@ fn moved(channel: &str, (before, clients, users, joined, left, leases): Found) -
 
 #[async_trait]
 impl PresenceStore for RedisStore {
-    async fn hold(&self, partition: Partition, stamp: Stamp, begins: bool, lasts: Duration) -> Result<bool, StoreError> {
+    async fn hold(
+        &self,
+        partition: Partition,
+        stamp: Stamp,
+        begins: bool,
+        lasts: Duration,
+    ) -> Result<bool, StoreError> {
         let mut script = self.scripts.hold.prepare_invoke();
         script
             .key(self.key(partition, "leases"))
@@ -141,7 +147,12 @@ impl PresenceStore for RedisStore {
         })
     }
 
-    async fn save(&self, partition: Partition, stamp: Option<Stamp>, writes: &[Write]) -> Result<Saved, StoreError> {
+    async fn save(
+        &self,
+        partition: Partition,
+        stamp: Option<Stamp>,
+        writes: &[Write],
+    ) -> Result<Saved, StoreError> {
         let mut script = self.scripts.save.prepare_invoke();
         for name in ["leases", "users", "due", "at", "marks", "untold"] {
             script.key(self.key(partition, name));
@@ -163,7 +174,12 @@ impl PresenceStore for RedisStore {
             };
             script
                 .arg(&write.user)
-                .arg(write.expected.map(|version| version.to_string()).unwrap_or_default())
+                .arg(
+                    write
+                        .expected
+                        .map(|version| version.to_string())
+                        .unwrap_or_default(),
+                )
                 .arg(value)
                 .arg(write.due_ms.map(|due| due.to_string()).unwrap_or_default())
                 .arg(write.news.as_deref().unwrap_or_default())
@@ -186,9 +202,13 @@ impl PresenceStore for RedisStore {
             .arg(MAX_BATCH)
             .arg(millis(UNTOLD_AFTER))
             .arg(millis(REPORTED_ANEW));
-        let (due, over, untold): (Vec<String>, Vec<(String, String, String)>, Vec<Bytes>) = self.run(&script).await?;
-        let more = [due.len(), over.len(), untold.len()].iter().any(|found| *found >= MAX_BATCH);
-        let mut users: BTreeMap<String, Vec<Lease>> = due.into_iter().map(|user| (user, Vec::new())).collect();
+        let (due, over, untold): (Vec<String>, Vec<(String, String, String)>, Vec<Bytes>) =
+            self.run(&script).await?;
+        let more = [due.len(), over.len(), untold.len()]
+            .iter()
+            .any(|found| *found >= MAX_BATCH);
+        let mut users: BTreeMap<String, Vec<Lease>> =
+            due.into_iter().map(|user| (user, Vec::new())).collect();
         let mut channels = Vec::new();
         for (kind, lease, name) in over {
             match kind.as_str() {
@@ -231,7 +251,12 @@ impl PresenceStore for RedisStore {
             script.arg(client.as_ref());
         }
         for member in &moves.joined {
-            let before = format!("{}:{}:{}", lease_text(stamp.lease), member.user.len(), member.user);
+            let before = format!(
+                "{}:{}:{}",
+                lease_text(stamp.lease),
+                member.user.len(),
+                member.user
+            );
             let value = [before.as_bytes(), &member.value].concat();
             script.arg(member.client.as_ref()).arg(value).arg(&member.user);
         }
@@ -274,9 +299,13 @@ impl PresenceStore for RedisStore {
 fn versioned(stored: Bytes) -> Result<Versioned, StoreError> {
     let damaged = || StoreError::Damaged("a user without a version".to_owned());
     let colon = stored.iter().position(|byte| *byte == b':').ok_or_else(damaged)?;
-    let version = stored.get(..colon).and_then(|digits| std::str::from_utf8(digits).ok());
+    let version = stored
+        .get(..colon)
+        .and_then(|digits| std::str::from_utf8(digits).ok());
     Ok(Versioned {
-        version: version.and_then(|digits| digits.parse().ok()).ok_or_else(damaged)?,
+        version: version
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(damaged)?,
         value: stored.slice(colon + 1..),
     })
 }

@@ -91,7 +91,10 @@ fn who_reloads_a_page_is_not_seen_to_leave() {
     let mut alice = Alice::default();
     alice.report(&here(&[1]), START);
     alice.report(&gone(&[1]), START + 10 * SECOND);
-    assert_eq!(alice.user.due_ms(START + 10 * SECOND, &rules()), Some(START + 15 * SECOND));
+    assert_eq!(
+        alice.user.due_ms(START + 10 * SECOND, &rules()),
+        Some(START + 15 * SECOND)
+    );
     alice.report(&here(&[2]), START + 14 * SECOND);
     alice.settle(START + 16 * SECOND);
     assert_eq!(alice.statuses(), [Status::Online]);
@@ -101,7 +104,10 @@ fn who_reloads_a_page_is_not_seen_to_leave() {
     alice.settle(START + 25 * SECOND);
     assert_eq!(alice.statuses(), [Status::Online, Status::Offline]);
     let last = alice.heard.last().unwrap();
-    assert_eq!((last.last_seen_ms, last.since_ms), (START + 20 * SECOND, START + 25 * SECOND));
+    assert_eq!(
+        (last.last_seen_ms, last.since_ms),
+        (START + 20 * SECOND, START + 25 * SECOND)
+    );
 }
 
 #[test]
@@ -109,11 +115,23 @@ fn sessions_end_with_their_lease() {
     let mut alice = Alice::default();
     alice.report(&here(&[1, 2]), START);
     let nobody = Leases::new();
-    assert_eq!(alice.user.settle("alice", &nobody, START + 60 * SECOND, &rules()), None, "grace");
-    let told = alice.user.settle("alice", &nobody, START + 65 * SECOND, &rules()).unwrap();
+    assert_eq!(
+        alice.user.settle("alice", &nobody, START + 60 * SECOND, &rules()),
+        None,
+        "grace"
+    );
+    let told = alice
+        .user
+        .settle("alice", &nobody, START + 65 * SECOND, &rules())
+        .unwrap();
     assert_eq!(told.status(), Status::Offline);
     assert!(alice.user.leases().is_empty());
-    assert_eq!(alice.user.settle("alice", &held(2), START + 66 * SECOND, &rules()), None);
+    assert_eq!(
+        alice
+            .user
+            .settle("alice", &held(2), START + 66 * SECOND, &rules()),
+        None
+    );
 }
 
 #[test]
@@ -122,7 +140,10 @@ fn what_is_reported_under_the_next_lease_goes_on() {
     alice.report(&here(&[1]), START);
     alice.user.report(lease(2), &here(&[1]), START + SECOND, &rules());
     assert_eq!(alice.user.leases(), [lease(2)]);
-    assert_eq!(alice.user.settle("alice", &held(2), START + 2 * SECOND, &rules()), None);
+    assert_eq!(
+        alice.user.settle("alice", &held(2), START + 2 * SECOND, &rules()),
+        None
+    );
     assert_eq!(alice.user.kept().sessions.len(), 1);
 }
 
@@ -190,7 +211,10 @@ fn a_text_goes_at_its_time() {
         ..SetUserRequest::default()
     };
     alice.set(&text, START + SECOND);
-    assert_eq!(alice.user.due_ms(START + SECOND, &rules()), Some(START + 61 * SECOND));
+    assert_eq!(
+        alice.user.due_ms(START + SECOND, &rules()),
+        Some(START + 61 * SECOND)
+    );
     alice.settle(START + 60 * SECOND);
     alice.settle(START + 61 * SECOND);
     let texts: Vec<&str> = alice.heard.iter().map(|told| told.text.as_str()).collect();
@@ -212,7 +236,11 @@ fn devices_are_remembered_the_last_ones_first() {
         .map(|known| known.device.as_ref().unwrap().name.as_str())
         .collect();
     assert_eq!(names, ["d", "a", "c"]);
-    assert_eq!(alice.user.kept().devices[1].first_ms, START + 1, "known since then");
+    assert_eq!(
+        alice.user.kept().devices[1].first_ms,
+        START + 1,
+        "known since then"
+    );
 }
 
 #[test]
@@ -265,7 +293,10 @@ fn event() -> impl Strategy<Value = (u64, Event)> {
         1 => prop::collection::vec(0..4_u8, 0..3).prop_map(Event::Anew),
         2 => Just(Event::Look),
     ];
-    (prop_oneof![0..3_000_u64, 4_000..7_000_u64, 200_000..400_000_u64], event)
+    (
+        prop_oneof![0..3_000_u64, 4_000..7_000_u64, 200_000..400_000_u64],
+        event,
+    )
 }
 
 /// A second opinion on what others should see: from the whole history, without state of its own.

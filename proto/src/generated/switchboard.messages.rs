@@ -53,6 +53,21 @@ pub struct Standing {
     pub changed: ::core::option::Option<Place>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharedRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// 1,000 at most.
+    #[prost(string, repeated, tag = "2")]
+    pub others: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharedResponse {
+    /// Those of the others who are a member of a channel that the user is a member of, or with whom something was said in a channel that
+    /// names both; of the user's first 1,000 channels of either kind.
+    #[prost(string, repeated, tag = "1")]
+    pub others: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MembersRequest {
     #[prost(string, tag = "1")]
     pub channel: ::prost::alloc::string::String,
@@ -559,6 +574,11 @@ pub mod message_service_server {
             tonic::Response<super::StandingsResponse>,
             tonic::Status,
         >;
+        /// Who is in a channel with a user.
+        async fn shared(
+            &self,
+            request: tonic::Request<super::SharedRequest>,
+        ) -> std::result::Result<tonic::Response<super::SharedResponse>, tonic::Status>;
         /// The members of a channel.
         async fn members(
             &self,
@@ -804,6 +824,51 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StandingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Shared" => {
+                    #[allow(non_camel_case_types)]
+                    struct SharedSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SharedRequest>
+                    for SharedSvc<T> {
+                        type Response = super::SharedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SharedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::shared(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SharedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -75,7 +75,9 @@ impl Endpoint {
                     .set_connection_timeout(Some(timeout))
                     .set_response_timeout(Some(timeout))
                     .set_pipeline_buffer_size(PIPELINE);
-                Ok(Connection(Inner::One(client.get_connection_manager_lazy(config)?)))
+                Ok(Connection(Inner::One(
+                    client.get_connection_manager_lazy(config)?,
+                )))
             }
             Self::Cluster(client) => Ok(Connection(Inner::Cluster(client.get_async_connection().await?))),
         }

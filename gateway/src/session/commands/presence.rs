@@ -38,6 +38,7 @@ impl Commands {
             // It is about to be.
             is_in: true,
         };
-        policy.presence_rules(channel).join_leave && policy.decide(Action::Presence, channel, who).outcome.is_ok()
+        policy.presence_rules(channel).join_leave
+            && policy.decide(Action::Presence, channel, who).outcome.is_ok()
     }
 }

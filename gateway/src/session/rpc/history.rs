@@ -260,7 +260,7 @@ async fn of_store(asking: &Asking, asked: &Asked, page: &mut Page) -> Result<(),
         bytes: (asked.bytes - page.bytes) as u64,
         ..HistoryRequest::default()
     };
-    let answer = match asking.store::<method::History>(&request).await {
+    let answer = match asking.ask::<method::History>(&request).await {
         Ok(answer) => answer,
         // Nothing is stored in this installation: there is nothing older.
         Err(error)

@@ -99,7 +99,7 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         count_to,
         bytes: asking.answer_bytes(),
     };
-    let page = asking.store::<method::Conversations>(&request).await?;
+    let page = asking.ask::<method::Conversations>(&request).await?;
     let conversations = page
         .conversations
         .into_iter()

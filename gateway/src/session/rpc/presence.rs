@@ -177,11 +177,16 @@ pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         name,
         platform,
         app_version,
-    } = asking.parse(&data, "presence.device wants {type?, name?, platform?, app_version?}")?;
+    } = asking.parse(
+        &data,
+        "presence.device wants {type?, name?, platform?, app_version?}",
+    )?;
     of_the_caller(&asking)?;
     for text in [&r#type, &name, &platform, &app_version] {
         if text.len() > DEVICE_TEXT || text.chars().any(char::is_control) {
-            return Err(bad("what is said of a device is 64 bytes each at most, without control characters"));
+            return Err(bad(
+                "what is said of a device is 64 bytes each at most, without control characters",
+            ));
         }
     }
     let device = Device {
@@ -190,7 +195,10 @@ pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         platform,
         app_version,
     };
-    asking.gateway.presence.set_device(asking.session.client(), device);
+    asking
+        .gateway
+        .presence
+        .set_device(asking.session.client(), device);
     Ok(Bytes::from_static(b"{}"))
 }
 

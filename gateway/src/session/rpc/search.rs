@@ -85,7 +85,7 @@ pub(super) async fn search(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         language,
         bytes: asking.answer_bytes(),
     };
-    let found = asking.store::<method::Search>(&request).await?;
+    let found = asking.ask::<method::Search>(&request).await?;
     let answer = Answer {
         matches: found.matches.into_iter().filter_map(told).collect(),
         cursor: found.cursor,

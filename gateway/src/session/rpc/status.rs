@@ -35,7 +35,7 @@ pub(super) async fn status(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         shard: is_in_force.then(|| asking.gateway.links.shard_of(&channel).get().into()),
         limit,
     };
-    let status = asking.store::<method::MessageStatus>(&request).await?;
+    let status = asking.ask::<method::MessageStatus>(&request).await?;
     let reached = |reached: Option<messages::Reached>| {
         let reached = reached.unwrap_or_default();
         let mut told = serde_json::json!({"count": reached.count, "users": reached.users});

@@ -71,7 +71,7 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         limit,
         bytes: asking.answer_bytes(),
     };
-    let page = asking.store::<method::Thread>(&asked).await?;
+    let page = asking.ask::<method::Thread>(&asked).await?;
     let last = page.messages.last().and_then(|message| message.place.as_ref());
     let cursor = last
         .filter(|_| page.more)

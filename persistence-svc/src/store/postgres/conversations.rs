@@ -284,6 +284,27 @@ impl ConversationStore for PostgresStore {
         .await
     }
 
+    async fn shared(&self, user: &str, others: &[&str]) -> Result<Vec<String>, StoreError> {
+        too_much(others.len(), MAX_PAIRS)?;
+        self.within(async {
+            let rows = sqlx::query(
+                "WITH joined AS (SELECT channel FROM members WHERE user_name = $1 AND role > 0 ORDER BY channel LIMIT $3),
+                     named AS (SELECT channel FROM conversations WHERE user_name = $1 ORDER BY channel LIMIT $3)
+                 SELECT DISTINCT other FROM UNNEST($2::text[]) AS given (other)
+                 WHERE EXISTS (SELECT 1 FROM members JOIN joined USING (channel) WHERE user_name = other AND role > 0)
+                     OR EXISTS (SELECT 1 FROM conversations JOIN named USING (channel) WHERE user_name = other)
+                 ORDER BY other",
+            )
+            .bind(user)
+            .bind(others)
+            .bind(i64::try_from(MAX_SHARED).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        })
+        .await
+    }
+
     async fn members(&self, channel: &str, after: &str, limit: usize) -> Result<Vec<Member>, StoreError> {
         self.within(async {
             let rows = sqlx::query(

@@ -148,6 +148,25 @@ impl ConversationStore for SqliteStore {
         rows.iter().map(standing).collect()
     }
 
+    async fn shared(&self, user: &str, others: &[&str]) -> Result<Vec<String>, StoreError> {
+        too_much(others.len(), MAX_PAIRS)?;
+        let others = serde_json::to_string(others).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let rows = sqlx::query(
+            "WITH joined AS (SELECT channel FROM members WHERE user_name = ?1 AND role > 0 ORDER BY channel LIMIT ?3),
+                 named AS (SELECT channel FROM conversations WHERE user_name = ?1 ORDER BY channel LIMIT ?3)
+             SELECT DISTINCT value FROM json_each(?2) AS given
+             WHERE EXISTS (SELECT 1 FROM members JOIN joined USING (channel) WHERE user_name = given.value AND role > 0)
+                 OR EXISTS (SELECT 1 FROM conversations JOIN named USING (channel) WHERE user_name = given.value)
+             ORDER BY value",
+        )
+        .bind(user)
+        .bind(others)
+        .bind(i64::try_from(MAX_SHARED).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
     async fn members(&self, channel: &str, after: &str, limit: usize) -> Result<Vec<Member>, StoreError> {
         let rows = sqlx::query(
             "SELECT user_name, role, since_log, since_offset FROM members
