@@ -118,6 +118,25 @@ impl Answering {
         Ok(())
     }
 
+    /// Waits for an answer that came on another way than the bus, in a place and within the time that a question over the bus has.
+    ///
+    /// # Errors
+    /// As the answer's; [`AskError::Unavailable`] where there is no place, or it takes too long.
+    pub async fn beside<T>(&self, answer: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
+        let Ok(_place) = self.places.try_acquire() else {
+            self.metrics.refused.inc();
+            return Err(AskError::Unavailable("too many questions are at work".to_owned()));
+        };
+        self.metrics.questions.inc();
+        let answer = tokio::time::timeout(self.limit, answer)
+            .await
+            .unwrap_or_else(|_| Err(AskError::Unavailable("it took too long".to_owned())));
+        if answer.is_err() {
+            self.metrics.unanswered.inc();
+        }
+        answer
+    }
+
     async fn answer(&self, message: BusMessage) {
         self.metrics.questions.inc();
         let answer = match format::decode::<Question>(message.payload.clone()) {

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchboard_service_kit::api_key::{self, NamedKeys};
 use switchboard_service_kit::config::{Document, Section};
-use switchboard_service_kit::tls::{self, TlsConfig};
+use switchboard_service_kit::grpc::{GrpcConfig, Sections};
 
 use crate::keeping::KeepingSettings;
 use crate::search::language::{LANGUAGES, Language};
@@ -34,21 +33,6 @@ pub struct Config {
     pub keeping: KeepingSettings,
     /// Who asks over gRPC, and where; `None`: nobody.
     pub grpc: Option<GrpcConfig>,
-}
-
-/// The section `[persistence.grpc]`.
-#[derive(Debug, Clone)]
-pub struct GrpcConfig {
-    /// Where backends ask.
-    pub listen: SocketAddr,
-    /// The keys that are accepted, by the names of their configuration keys.
-    pub(crate) keys: NamedKeys,
-    /// `None`: without TLS.
-    pub tls: Option<TlsConfig>,
-    /// Bytes of one request, at most.
-    pub request_size: usize,
-    /// Connections, at most.
-    pub connections: usize,
 }
 
 /// How messages are searched.
@@ -227,46 +211,13 @@ impl StoreSettings {
 }
 
 fn read_grpc(document: &mut Document) -> Option<GrpcConfig> {
-    let mut section = document.section("persistence.grpc");
-    let enabled = section.boolean(
-        "enabled",
-        false,
-        "Whether backends can ask MessageService over gRPC: all messages of everybody. See messages-api.md.",
-    );
-    let listen = section.address(
-        "listen",
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 8009)),
-        "Where backends ask. On another address than a loopback one, set persistence.grpc.tls, or keep the network private.",
-    );
-    let keys = api_key::read(
-        &mut section,
-        "What backends prove themselves with. Not set: with the embedded bus one is made and kept in the data folder; else \
-         persistence.grpc.tls.client_ca_file is needed.",
-    );
-    let request_size = section.bytes(
-        "request_size",
-        1 << 20,
-        1024..=(64 << 20),
-        "Bytes of one request, at most; a larger one is refused with OUT_OF_RANGE.",
-    );
-    let connections = section.integer(
-        "connections",
-        1024,
-        1..=100_000,
-        "Connections of backends, at most; more wait in the kernel's queue.",
-    );
-    let tls = TlsConfig::read_mutual(
-        &mut document.section("persistence.grpc.tls"),
-        tls::HTTP,
-        "With it the listener speaks TLS and nothing else.",
-    );
-    enabled.then(|| GrpcConfig {
-        listen,
-        keys,
-        tls,
-        request_size: usize::try_from(request_size).unwrap_or(usize::MAX),
-        connections: usize::try_from(connections).unwrap_or(usize::MAX),
-    })
+    let sections = Sections {
+        grpc: "persistence.grpc",
+        tls: "persistence.grpc.tls",
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8009)),
+        enabled: "Whether backends can ask MessageService over gRPC: all messages of everybody. See messages-api.md.",
+    };
+    GrpcConfig::read(document, sections)
 }
 
 fn read_search(section: &mut Section<'_>) -> Option<SearchSettings> {

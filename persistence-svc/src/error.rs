@@ -1,9 +1,9 @@
 //! Why the service does not start.
 
 use switchboard_bus::membership::MembershipError;
+use switchboard_service_kit::grpc::GrpcError;
 
 use crate::config::OpenError;
-use crate::grpc::GrpcError;
 use crate::keeping::archive::ArchiveError;
 
 /// Why the service does not start.

@@ -28,9 +28,8 @@ pub mod service;
 pub mod store;
 mod writer;
 
-pub use config::{Config, Defaults, GrpcConfig, OpenError, StoreSettings};
+pub use config::{Config, Defaults, OpenError, StoreSettings};
 pub use error::StartError;
-pub use grpc::{GrpcError, GrpcRunning};
 pub use metrics::PersistenceMetrics;
 pub use run::{Deps, READER, Running, start};
 pub use writer::Writer;

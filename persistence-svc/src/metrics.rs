@@ -2,6 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use switchboard_service_kit::grpc::GrpcMetrics;
 use switchboard_service_kit::metrics::Metrics;
 
 /// Handles; cheap to clone.
@@ -13,9 +14,7 @@ pub struct PersistenceMetrics {
     pub(crate) questions: Counter,
     pub(crate) refused_questions: Counter,
     pub(crate) unanswered_questions: Counter,
-    pub(crate) unauthorized: Counter,
-    pub(crate) tls_reloads: Counter,
-    pub(crate) failed_tls_reloads: Counter,
+    pub(crate) grpc: GrpcMetrics,
     pub(crate) search: FollowerMetrics,
     pub(crate) expired: Counter,
     pub(crate) archive_files: Counter,
@@ -65,21 +64,7 @@ impl PersistenceMetrics {
                 "Questions that were answered with a fault",
                 counts.unanswered_questions.clone(),
             );
-            registry.register(
-                "grpc_unauthorized",
-                "Calls over gRPC without a key that is accepted",
-                counts.unauthorized.clone(),
-            );
-            registry.register(
-                "grpc_tls_reloads",
-                "New TLS certificates of the listener for gRPC that are in force",
-                counts.tls_reloads.clone(),
-            );
-            registry.register(
-                "grpc_failed_tls_reloads",
-                "New TLS certificates of the listener for gRPC that are no good",
-                counts.failed_tls_reloads.clone(),
-            );
+            counts.grpc.register(registry);
             registry.register(
                 "expired_messages",
                 "Messages that were removed because they were over",

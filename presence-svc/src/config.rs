@@ -1,9 +1,11 @@
 //! The section `[presence]`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use switchboard_proto::presence::Visibility;
 use switchboard_service_kit::config::Document;
+use switchboard_service_kit::grpc::{GrpcConfig, Sections};
 
 use crate::service::Settings;
 use crate::user::Rules;
@@ -18,6 +20,10 @@ pub struct Config {
     pub(crate) questions: usize,
     /// What a question may take.
     pub(crate) question_timeout: Duration,
+    /// `None`: backends cannot ask over gRPC.
+    pub(crate) grpc: Option<GrpcConfig>,
+    /// Streams of changes over gRPC, at most.
+    pub(crate) watches: usize,
 }
 
 impl Config {
@@ -96,6 +102,19 @@ impl Config {
             Duration::from_millis(10)..=seconds(60),
             "What a report or a question may take.",
         );
+        let watches = section.integer(
+            "grpc_watches",
+            256,
+            1..=10_000,
+            "Streams of changes over gRPC at a time, at most; a further one is refused.",
+        );
+        let sections = Sections {
+            grpc: "presence.grpc",
+            tls: "presence.grpc.tls",
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8010)),
+            enabled: "Whether backends can ask PresenceService over gRPC: who is where, of everybody. See presence.md.",
+        };
+        let grpc = GrpcConfig::read(document, sections);
         let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
             settings: Settings {
@@ -113,6 +132,8 @@ impl Config {
             look_interval,
             questions: size(questions),
             question_timeout,
+            grpc,
+            watches: size(watches),
         }
     }
 }

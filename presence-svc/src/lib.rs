@@ -16,6 +16,7 @@ mod config;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod grpc;
 mod metrics;
 mod run;
 pub mod service;

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             let deps = Deps {
                 bus: bus.clone(),
                 registry,
+                data: None,
             };
             let running = start(config, deps, context).await?;
             Ok::<_, StartFailure>((running, bus))

@@ -1,6 +1,7 @@
 //! What the service counts.
 
 use prometheus_client::metrics::counter::Counter;
+use switchboard_service_kit::grpc::GrpcMetrics;
 use switchboard_service_kit::metrics::Metrics;
 
 /// Handles; cheap to clone.
@@ -14,6 +15,7 @@ pub(crate) struct PresenceMetrics {
     pub(crate) leaves: Counter,
     pub(crate) not_told: Counter,
     pub(crate) unreadable: Counter,
+    pub(crate) grpc: GrpcMetrics,
 }
 
 impl PresenceMetrics {
@@ -49,6 +51,7 @@ impl PresenceMetrics {
                 "Users that are stored as this release cannot read, and that were begun anew",
                 &counts.unreadable,
             );
+            counts.grpc.register(registry);
         });
         counts
     }

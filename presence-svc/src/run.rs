@@ -1,14 +1,16 @@
 //! Start: opens the store, joins the bus, and takes reports and questions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use switchboard_bus::Bus;
-use switchboard_bus::answering::{Answering, AnsweringMetrics};
+use switchboard_bus::answering::{Answering, AnsweringMetrics, Answers};
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::Incarnation;
 use switchboard_proto::questions;
 use switchboard_registry::config::RegistryConfig;
+use switchboard_service_kit::grpc::GrpcRunning;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::summary;
 use switchboard_service_kit::tasks::TaskKind;
@@ -16,11 +18,15 @@ use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::grpc;
 use crate::metrics::PresenceMetrics;
 use crate::service::Service;
 use crate::store::{MemoryStore, PresenceStore, RedisStore};
 use crate::telling::Telling;
 use crate::tending::Tending;
+
+/// The service's name in reports of health.
+pub(crate) const COMPONENT: &str = "presence";
 
 /// What the service needs of the outside.
 #[derive(Clone)]
@@ -29,6 +35,8 @@ pub struct Deps {
     pub bus: Arc<dyn Bus>,
     /// Where who is here is kept: with the registry of sessions.
     pub registry: RegistryConfig,
+    /// Where this machine keeps a key that it is told nowhere; `None`: in a cluster, where keys are configured.
+    pub data: Option<PathBuf>,
 }
 
 /// A service that runs until its context's tasks are stopped.
@@ -38,6 +46,8 @@ pub struct Running {
     pub incarnation: Incarnation,
     /// Who is on the bus, as this service sees it.
     pub membership: Membership,
+    /// Where it is asked over gRPC; `None`: nowhere.
+    pub grpc: Option<GrpcRunning>,
 }
 
 /// Joins the bus as [`Role::Presence`] and answers. A store that cannot be used is no error: the service is not ready until it can.
@@ -46,7 +56,7 @@ pub struct Running {
 /// # Errors
 /// [`StartError`] where the bus cannot be used, or a setting is wrong.
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
-    let health = context.health.component("presence");
+    let health = context.health.component(COMPONENT);
     health.not_ready("the presence store was not reached yet");
     let store: Arc<dyn PresenceStore> = match deps.registry.open_link()? {
         None => Arc::new(MemoryStore::default()),
@@ -99,12 +109,24 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         .tasks
         .spawn("tending", TaskKind::Essential, tending.run(stop.clone()));
     let answering = Answering {
-        bus: deps.bus,
+        bus: Arc::clone(&deps.bus),
         service: questions::Service::Presence,
-        answers: service,
+        answers: Arc::clone(&service) as Arc<dyn Answers>,
         metrics: AnsweringMetrics::register("presence", &context.metrics),
         places: Arc::new(Semaphore::new(config.questions)),
         limit: config.question_timeout,
+    };
+    let grpc = match config.grpc {
+        Some(grpc) => {
+            let watched = grpc::Watched::follow(deps.bus.as_ref(), config.watches, &context.tasks);
+            let asked = grpc::Asked {
+                service,
+                answering: answering.clone(),
+                watched: watched.await.map_err(StartError::Bus)?,
+            };
+            Some(grpc::start(grpc, asked, deps.data.as_deref(), &context).await?)
+        }
+        None => None,
     };
     context.tasks.supervise("questions", move || {
         let (answering, stop) = (answering.clone(), stop.clone());
@@ -118,6 +140,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
     Ok(Running {
         incarnation,
         membership,
+        grpc,
     })
 }
 

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod api_key;
 pub mod api_listener;
 pub mod config;
+pub mod grpc;
 pub mod health;
 pub mod metrics;
 pub mod run;

@@ -315,14 +315,15 @@ fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
             None => tell!("  server API  {api}"),
         }
     }
-    if let Some(messages) = system.messages() {
-        match &messages.key_file {
+    for (name, grpc) in [("messages", system.messages()), ("presence", system.presence())] {
+        let Some(grpc) = grpc else { continue };
+        match &grpc.key_file {
             Some(file) => tell!(
-                "  messages    gRPC on {}, with the key in {}",
-                messages.address,
+                "  {name:<12}gRPC on {}, with the key in {}",
+                grpc.address,
                 file.display()
             ),
-            None => tell!("  messages    gRPC on {}", messages.address),
+            None => tell!("  {name:<12}gRPC on {}", grpc.address),
         }
     }
     if let Some(folder) = system.data_folder() {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use switchboard_bus::config::{Backend, Backends, OpenError};
 use switchboard_bus::{Bus, Log};
 use switchboard_gateway::ApiRunning;
-use switchboard_persistence_svc::GrpcRunning;
 use switchboard_proto::ids::ShardCount;
 use switchboard_service_kit::admin::{self, BindError};
+use switchboard_service_kit::grpc::GrpcRunning;
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::{TaskFailure, Tasks};
 
@@ -29,6 +29,7 @@ pub struct Switchboard {
     tls: bool,
     api: Option<ApiRunning>,
     messages: Option<GrpcRunning>,
+    presence: Option<GrpcRunning>,
     admin: SocketAddr,
     data: Option<PathBuf>,
     budget: Duration,
@@ -123,6 +124,7 @@ impl Switchboard {
             tls: false,
             api: None,
             messages: None,
+            presence: None,
             admin,
             data,
             budget: config.node.shutdown_budget,
@@ -176,8 +178,14 @@ impl Switchboard {
             let deps = switchboard_presence_svc::Deps {
                 bus: Arc::clone(bus),
                 registry: config.registry.clone(),
+                data: self.data.clone(),
             };
-            switchboard_presence_svc::start(config.presence, deps, self.service()).await?;
+            let started = Box::pin(switchboard_presence_svc::start(
+                config.presence,
+                deps,
+                self.service(),
+            ));
+            self.presence = started.await?.grpc;
         }
         if runs(Service::Notify) {
             let deps = switchboard_notify_svc::Deps { bus: Arc::clone(bus) };
@@ -236,6 +244,11 @@ impl Switchboard {
     /// `MessageService`, for backends; `None`: it is off.
     pub fn messages(&self) -> Option<&GrpcRunning> {
         self.messages.as_ref()
+    }
+
+    /// `PresenceService`, for backends; `None`: it is off.
+    pub fn presence(&self) -> Option<&GrpcRunning> {
+        self.presence.as_ref()
     }
 
     /// Health and metrics, for operators.

@@ -71,7 +71,10 @@ async fn javascript(gateways: &[&Process]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn presence_on_embedded() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let config = format!("[persistence]\nstore = \"sqlite\"\n[gateway]\n{}{NAMESPACES}", gateway());
+    let config = format!(
+        "[persistence]\nstore = \"sqlite\"\n[gateway]\n{}{NAMESPACES}",
+        gateway()
+    );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
     let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
     javascript(&[&process]).await?;
@@ -81,7 +84,10 @@ async fn presence_on_embedded() -> Result<()> {
 }
 
 fn in_redis(redis: &RedisServer) -> String {
-    format!("[registry]\nbackend = \"redis\"\n[registry.redis]\nurls = [{:?}]\n", redis.url())
+    format!(
+        "[registry]\nbackend = \"redis\"\n[registry.redis]\nurls = [{:?}]\n",
+        redis.url()
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +147,9 @@ async fn asked(client: &mut Client, method: &str, params: Value) -> Result<(Valu
 async fn statuses(client: &mut Client, users: &[&str]) -> Result<Vec<String>> {
     let params = json!({"method": "presence.get", "data": {"users": users}});
     let (reply, _) = asked(client, "rpc", params).await?;
-    let users = reply["rpc"]["data"]["users"].as_array().with_context(|| reply.to_string())?;
+    let users = reply["rpc"]["data"]["users"]
+        .as_array()
+        .with_context(|| reply.to_string())?;
     Ok(users
         .iter()
         .map(|user| user["status"].as_str().unwrap_or_default().to_owned())
@@ -168,13 +176,17 @@ async fn seen(client: &mut Client, users: &[&str], wanted: &[&str], within: Dura
         if found == wanted {
             return Ok(begun.elapsed());
         }
-        ensure!(begun.elapsed() < within, "{users:?} are still {found:?}, not {wanted:?}");
+        ensure!(
+            begun.elapsed() < within,
+            "{users:?} are still {found:?}, not {wanted:?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew_is_there_again() -> Result<()> {
+async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew_is_there_again() -> Result<()>
+{
     let mut redis = RedisServer::start().await?;
     let more = format!("{NAMESPACES}{}", in_redis(&redis));
     let mut cluster = Cluster::start_as(&gateway(), &more).await?;
@@ -191,20 +203,26 @@ async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew
     let both = ["alice", "bob"];
     // Quiet users are away, which is here as well.
     let is_here = |found: &[String]| found.len() == 2 && !found.iter().any(|status| status == "offline");
-    wait_until(DEADLINE, async || is_here(&statuses(&mut watcher, &both).await.unwrap_or_default()))
-        .await
-        .context("both are here")?;
-    wait_until(DEADLINE, async || count(&cluster.gateways[0], "room:1").await.ok() == Some(json!(3)))
-        .await
-        .context("three are in the room")?;
+    wait_until(DEADLINE, async || {
+        is_here(&statuses(&mut watcher, &both).await.unwrap_or_default())
+    })
+    .await
+    .context("both are here")?;
+    wait_until(DEADLINE, async || {
+        count(&cluster.gateways[0], "room:1").await.ok() == Some(json!(3))
+    })
+    .await
+    .context("three are in the room")?;
 
     // The service dies: the gateways tell the next one.
     presence.kill_in_place()?;
     presence.respawn()?;
     presence.ready().await?;
-    wait_until(RESTORED, async || is_here(&statuses(&mut watcher, &both).await.unwrap_or_default()))
-        .await
-        .context("after the death of the service")?;
+    wait_until(RESTORED, async || {
+        is_here(&statuses(&mut watcher, &both).await.unwrap_or_default())
+    })
+    .await
+    .context("after the death of the service")?;
 
     // Redis dies, with all that it held.
     redis.kill()?;
@@ -221,17 +239,28 @@ async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew
     // A gateway dies, and nobody says so.
     cluster.gateways.remove(1).kill()?;
     let begun = Instant::now();
-    wait_until(GHOSTS, async || count(&cluster.gateways[0], "room:1").await.ok() == Some(json!(2)))
-        .await
-        .context("she is not in the room any more")?;
+    wait_until(GHOSTS, async || {
+        count(&cluster.gateways[0], "room:1").await.ok() == Some(json!(2))
+    })
+    .await
+    .context("she is not in the room any more")?;
     println!("a dead gateway's members were gone after {:?}", begun.elapsed());
     let params = json!({"method": "presence.me", "data": {}});
     asked(&mut bob, "rpc", params).await?;
     seen(&mut watcher, &["alice"], &["offline"], GHOSTS).await?;
-    println!("its users were offline after {:?}, with a grace of 1 s", begun.elapsed());
-    ensure!(statuses(&mut watcher, &["bob"]).await? != ["offline"], "he is at the other gateway as well");
+    println!(
+        "its users were offline after {:?}, with a grace of 1 s",
+        begun.elapsed()
+    );
+    ensure!(
+        statuses(&mut watcher, &["bob"]).await? != ["offline"],
+        "he is at the other gateway as well"
+    );
 
-    ensure!(presence.terminate().await?.success(), "the service does not end well");
+    ensure!(
+        presence.terminate().await?.success(),
+        "the service does not end well"
+    );
     cluster.stop().await
 }
 
@@ -243,7 +272,11 @@ async fn a_gateway_that_was_only_slow_repairs_what_was_forgotten() -> Result<()>
     let presence = cluster.join("switchboard-presence-svc").await?;
     let mut watcher = connection(&cluster.gateways[0], "watcher").await?;
     let _alice = connection(&cluster.gateways[1], "alice").await?;
-    let is_here = async |watcher: &mut Client| statuses(watcher, &["alice"]).await.is_ok_and(|found| found != ["offline"]);
+    let is_here = async |watcher: &mut Client| {
+        statuses(watcher, &["alice"])
+            .await
+            .is_ok_and(|found| found != ["offline"])
+    };
     wait_until(DEADLINE, async || is_here(&mut watcher).await).await?;
     cluster.gateways[1].pause()?;
     let gone = seen(&mut watcher, &["alice"], &["offline"], GHOSTS).await;
@@ -252,6 +285,9 @@ async fn a_gateway_that_was_only_slow_repairs_what_was_forgotten() -> Result<()>
     wait_until(RESTORED, async || is_here(&mut watcher).await)
         .await
         .context("it goes on, and she never left")?;
-    ensure!(presence.terminate().await?.success(), "the service does not end well");
+    ensure!(
+        presence.terminate().await?.success(),
+        "the service does not end well"
+    );
     cluster.stop().await
 }

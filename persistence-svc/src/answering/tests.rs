@@ -22,6 +22,7 @@ where
 struct Unknown;
 
 impl Method for Unknown {
+    const SERVICE: switchboard_proto::questions::Service = switchboard_proto::questions::Service::Messages;
     const NAME: &'static str = "Unknown";
     type Request = HeadsRequest;
     type Response = HeadsResponse;

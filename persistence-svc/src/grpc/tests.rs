@@ -1,5 +1,6 @@
 //! On a real socket, with a real client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::client::legacy::Client;

@@ -8,7 +8,8 @@ use switchboard_proto::ids::{Offset, ShardId};
 use switchboard_proto::messages::{
     Awaited, Conversation, ConversationsRequest, ConversationsResponse, LastMessage, MarkReceiptsRequest,
     MarkReceiptsResponse, Member, MembersRequest, MembersResponse, MessageStatusRequest,
-    MessageStatusResponse, Place, Reached, Receipt, Role, Standing, StandingsRequest, StandingsResponse,
+    MessageStatusResponse, Place, Reached, Receipt, Role, SharedRequest, SharedResponse, Standing,
+    StandingsRequest, StandingsResponse,
 };
 
 use super::{Service, fault};

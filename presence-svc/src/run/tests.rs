@@ -48,6 +48,7 @@ async fn service(bus: &Arc<dyn Bus>, config: &str) -> (Context, Running) {
     let deps = Deps {
         bus: Arc::clone(bus),
         registry,
+        data: None,
     };
     let running = start(config, deps, context.clone()).await.unwrap();
     let answers = async {

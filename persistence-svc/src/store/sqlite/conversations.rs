@@ -6,8 +6,8 @@ use sqlx::{Row as _, SqliteConnection};
 use super::SqliteStore;
 use crate::store::conversations::{
     ConversationPage, ConversationStore, Conversations, LOOK_BACK, MAX_CONSIDERED, MAX_LISTED, MAX_PAIRS,
-    Mark, Member, Reached, Standing, Status, Told, conversation, counts, cut, mark, member, numbers, roles,
-    standing, stored, to_scan, too_much,
+    MAX_SHARED, Mark, Member, Reached, Standing, Status, Told, conversation, counts, cut, mark, member,
+    numbers, roles, standing, stored, to_scan, too_much,
 };
 use crate::store::{Place, StoreError, Written, channel_hash, log_number, number, unsigned};
 
