@@ -189,12 +189,13 @@ test("a watched user is seen to come, to be busy, to be away and to go, each onc
 test("who reloads a page is not seen to leave", options, async (t) => {
   const [watcher, name] = [await user(t, freshUser(), 0), freshUser()];
   const first = await user(t, name, 1);
-  const heard = new Heard(watcher);
   await eventually(
-    () => rpc(watcher, "presence.watch", { users: [name] }),
+    () => rpc(watcher, "presence.get", { users: [name] }),
     ({ users }) => users[0].status === "online",
     "online",
   );
+  const heard = new Heard(watcher);
+  await rpc(watcher, "presence.watch", { users: [name] });
   for (let reload = 0; reload < 3; reload++) {
     first.disconnect();
     const again = once(first, "connected");
@@ -203,8 +204,10 @@ test("who reloads a page is not seen to leave", options, async (t) => {
     await rpc(first, "presence.me", {});
   }
   first.disconnect();
-  await heard.until((all) => all.length >= 1, "offline in the end");
-  assert.deepEqual(heard.of(name).filter((status) => status !== "away"), ["offline"]);
+  await heard.until((all) => all.at(-1)?.status === "offline", "offline in the end");
+  // She may be away, where the machine is slow.
+  const seen = heard.of(name).filter((status) => status !== "away" && status !== "online");
+  assert.deepEqual(seen, ["offline"]);
 });
 
 test("who is invisible, or shows herself to nobody, looks offline", options, async (t) => {

@@ -157,6 +157,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 7, "one file per package, and the descriptors");
+        assert_eq!(compared, 9, "one file per package, and the descriptors");
     }
 }

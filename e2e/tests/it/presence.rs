@@ -291,3 +291,33 @@ async fn a_gateway_that_was_only_slow_repairs_what_was_forgotten() -> Result<()>
     );
     cluster.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_is_told_to_backends_that_have_the_key() -> Result<()> {
+    const CHANNEL: &str = "room:of-a-backend";
+    let folder = tempfile::tempdir()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let address = format!("127.0.0.1:{port}");
+    let config = format!(
+        "[gateway]\n{}{NAMESPACES}[presence.grpc]\nenabled = true\nlisten = {address:?}\nkey = {API_KEY:?}\n",
+        gateway()
+    );
+    std::fs::write(folder.path().join("switchboard.toml"), config)?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let mut alice = connection(&process, "alice").await?;
+    let (reply, _) = asked(&mut alice, "subscribe", json!({ "channel": CHANNEL })).await?;
+    ensure!(reply["error"].is_null(), "{reply}");
+    wait_until(DEADLINE, async || {
+        count(&process, CHANNEL).await.ok() == Some(json!(1))
+    })
+    .await?;
+    let environment = [
+        ("SWITCHBOARD_PRESENCE", address.as_str()),
+        ("SWITCHBOARD_API_KEY", API_KEY),
+        ("SWITCHBOARD_CHANNEL", CHANNEL),
+        ("SWITCHBOARD_USER", "alice"),
+    ];
+    tools::python("presence_test", &environment).await?;
+    ensure!(process.terminate().await?.success(), "it does not end well");
+    Ok(())
+}

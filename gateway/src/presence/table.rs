@@ -319,3 +319,6 @@ fn id(client: Uuid) -> Bytes {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

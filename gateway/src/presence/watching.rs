@@ -196,3 +196,6 @@ impl Watching {
         users.iter().filter_map(seen).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ impl SessionHandle {
     }
 
     /// A command came.
-    pub(super) fn note_activity(&self, at: Instant) {
+    pub(crate) fn note_activity(&self, at: Instant) {
         let since = at.saturating_duration_since(self.present.begun);
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.present.active.store(millis, Ordering::Relaxed);

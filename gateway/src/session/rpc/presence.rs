@@ -60,8 +60,13 @@ struct Nothing {}
 pub(super) async fn get(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let users = users(&asking, &data, "presence.get wants {users}")?;
     let viewer = asking.session.user().to_owned();
-    let shared = shared(&asking, &users).await?;
     let found = asking.ask::<method::GetUsers>(&GetUsersRequest { users }).await?;
+    let hidden = (found.users.iter()).filter(|presence| presence.visibility() == Visibility::Shared);
+    let hidden: Vec<String> = hidden.map(|presence| presence.user.clone()).collect();
+    let shared = match hidden.is_empty() {
+        true => HashSet::new(),
+        false => shared(&asking, &hidden).await,
+    };
     let users: Vec<_> = (found.users.iter())
         .map(|presence| seen(&glance(presence, &viewer, shared.contains(&presence.user))))
         .collect();
@@ -71,7 +76,7 @@ pub(super) async fn get(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
 /// The same, and from now on every change of it.
 pub(super) async fn watch(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let users = users(&asking, &data, "presence.watch wants {users}")?;
-    let shared = shared(&asking, &users).await?;
+    let shared = shared(&asking, &users).await;
     let gateway = &asking.gateway;
     let watched = (gateway.presence)
         .watch(gateway.links.bus(), &asking.session, &users, &shared)
@@ -224,15 +229,13 @@ fn of_the_caller(asking: &Asking) -> Result<String, Error> {
     }
 }
 
-/// Those of the users who are in a channel with the caller. Where nothing is stored, nobody is known to be.
-async fn shared(asking: &Asking, users: &[String]) -> Result<HashSet<String>, Error> {
+/// Those of the users who are in a channel with the caller. Where the message store does not say, nobody is known to be: rather
+/// hidden than shown.
+async fn shared(asking: &Asking, users: &[String]) -> HashSet<String> {
     let request = SharedRequest {
         user: asking.session.user().to_owned(),
         others: users.to_vec(),
     };
-    match asking.ask::<messages::Shared>(&request).await {
-        Ok(answer) => Ok(answer.others.into_iter().collect()),
-        Err(error) if error.code == ErrorCode::NotAvailable.code() => Ok(HashSet::new()),
-        Err(error) => Err(error),
-    }
+    let answer = asking.ask::<messages::Shared>(&request).await;
+    answer.map_or_else(|_| HashSet::new(), |answer| answer.others.into_iter().collect())
 }
