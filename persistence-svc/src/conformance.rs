@@ -478,6 +478,7 @@ macro_rules! store_conformance {
             time_is_where_a_page_begins,
             what_was_edited_or_deleted_is_shown_so,
             reactions_are_sets_of_users,
+            time_is_found_in_each_life_of_the_log,
             reactions_are_told_in_bounds,
             threads_are_listed_in_order,
             hidden_messages_are_in_no_thread,
