@@ -126,10 +126,28 @@ pub trait MessageStore: Send + Sync + 'static {
 /// first, as histories do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
+    /// How connections to the server are used; `None`: there is none.
+    fn pool(&self) -> Option<Pool>;
+
     /// The life of the log.
     pub log: LogEpoch,
     /// The offset.
     pub offset: Offset,
+/// How connections to a server are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Connections that are open.
+    pub open: u32,
+    /// Of these, nobody uses.
+    pub idle: u32,
+    /// That may be open.
+    pub most: u32,
+    /// Calls that found all of these in use.
+    pub waits: u64,
+    /// Calls that were given up: for want of a connection, or of an answer.
+    pub timeouts: u64,
+}
+
 }
 
 /// What consecutive records of a shard's log hold.

@@ -22,7 +22,7 @@ use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
 use super::{
-    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Pool, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
 };
 
@@ -324,6 +324,10 @@ impl MessageStore for SqliteStore {
     }
 
     async fn close(&self) {
+    fn pool(&self) -> Option<Pool> {
+        None
+    }
+
         self.readers.close().await;
         self.writer.close().await;
     }
