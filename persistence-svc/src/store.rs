@@ -11,6 +11,7 @@ pub mod follow;
 mod joining;
 pub mod keeping;
 mod migrations;
+pub mod moving;
 mod postgres;
 mod progress;
 pub mod search;
@@ -28,6 +29,7 @@ pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
 pub use keeping::KeepStore;
+pub use moving::MoveStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
@@ -45,9 +47,15 @@ pub trait LogStore: MessageStore + JoinStore {}
 impl<S: MessageStore + JoinStore> LogStore for S {}
 
 /// Everything that is asked of a store.
-pub trait Store: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore {}
+pub trait Store:
+    LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore
+{
+}
 
-impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore> Store for S {}
+impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore> Store
+    for S
+{
+}
 
 /// A store of messages.
 ///
@@ -118,21 +126,13 @@ pub trait MessageStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn maintain(&self, now_us: u64) -> Result<(), StoreError>;
 
+    /// How connections to the server are used; `None`: there is none.
+    fn pool(&self) -> Option<Pool>;
+
     /// Closes all connections, and waits until they are closed.
     async fn close(&self);
 }
 
-/// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
-/// first, as histories do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// How connections to the server are used; `None`: there is none.
-    fn pool(&self) -> Option<Pool>;
-
-    /// The life of the log.
-    pub log: LogEpoch,
-    /// The offset.
-    pub offset: Offset,
 /// How connections to a server are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
@@ -148,6 +148,14 @@ pub struct Pool {
     pub timeouts: u64,
 }
 
+/// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
+/// first, as histories do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The life of the log.
+    pub log: LogEpoch,
+    /// The offset.
+    pub offset: Offset,
 }
 
 /// What consecutive records of a shard's log hold.

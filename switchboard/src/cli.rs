@@ -2,6 +2,7 @@
 
 mod keep;
 mod log;
+mod moving;
 mod talk;
 
 use std::io::{ErrorKind, Write as _};
@@ -65,6 +66,19 @@ enum Command {
     /// Report every fault of the configuration.
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
+    /// Write all that is stored in this embedded installation into FOLDER, to be imported into a cluster. The process must be stopped.
+    Export {
+        /// An empty folder; it is made where it is missing.
+        folder: PathBuf,
+        /// How long to wait until the message store has read the log to its end.
+        #[arg(long, default_value = "60s", value_parser = ttl)]
+        patience: Duration,
+    },
+    /// Write what was exported into FOLDER into the message store of this cluster. May be run again where it was broken off.
+    Import {
+        /// What `switchboard export` has written.
+        folder: PathBuf,
+    },
     PrintConfig,
     /// Print what USER may do in CHANNEL, and which setting decides it.
     Explain {
@@ -133,6 +147,10 @@ pub fn main() -> ExitCode {
             }
             tell!("configuration is valid");
             ExitCode::SUCCESS
+        Command::Export { folder, patience } => {
+            run(&config.clone(), moving::export(config, &folder, patience))
+        }
+        Command::Import { folder } => run(&config.clone(), moving::import(config, &folder)),
         }
         Command::PrintConfig => print(&effective),
         Command::Publish { who, said } => run_quietly(talk::publish(&config, &who, &said)),

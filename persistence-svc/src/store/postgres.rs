@@ -5,11 +5,12 @@ mod conversations;
 mod follow;
 mod joining;
 mod keeping;
+mod moving;
 mod search;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -55,11 +56,11 @@ pub struct PostgresSettings {
 #[derive(Debug)]
 pub struct PostgresStore {
     pool: PgPool,
-    /// What a call may take in all: a server that hangs answers nothing, and no time limit of its own ends that.
     /// Connections, at most.
     most: u32,
     waits: AtomicU64,
     timeouts: AtomicU64,
+    /// What a call may take in all: a server that hangs answers nothing, and no time limit of its own ends that.
     limit: Duration,
     /// Days that have a partition, as far as it is known.
     partitions: Mutex<BTreeSet<(&'static str, u64)>>,
@@ -100,10 +101,10 @@ impl PostgresStore {
             .connect_lazy_with(options);
         Ok(Self {
             pool,
-            limit: settings.wait + settings.statement * 2,
             most: settings.connections,
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
+            limit: settings.wait + settings.statement * 2,
             partitions: Mutex::default(),
         })
     }
@@ -519,7 +520,6 @@ impl MessageStore for PostgresStore {
         .await
     }
 
-    async fn close(&self) {
     fn pool(&self) -> Option<Pool> {
         Some(Pool {
             open: self.pool.size(),
@@ -530,6 +530,7 @@ impl MessageStore for PostgresStore {
         })
     }
 
+    async fn close(&self) {
         self.pool.close().await;
     }
 }

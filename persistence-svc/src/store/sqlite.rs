@@ -5,6 +5,7 @@ mod conversations;
 mod follow;
 mod joining;
 mod keeping;
+mod moving;
 mod search;
 
 use std::collections::HashMap;
@@ -323,11 +324,11 @@ impl MessageStore for SqliteStore {
         Ok(())
     }
 
-    async fn close(&self) {
     fn pool(&self) -> Option<Pool> {
         None
     }
 
+    async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }

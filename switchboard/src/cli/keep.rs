@@ -70,7 +70,7 @@ impl Kind {
 }
 
 /// The message store, with this release's schema.
-async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+pub(super) async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let settings = config.persistence.store.as_ref();
     let store = settings
         .context("no messages are stored here (persistence.store)")?
@@ -79,7 +79,7 @@ async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     Ok(store)
 }
 
-fn opened(config: &Config) -> anyhow::Result<Option<Archive>> {
+pub(super) fn opened(config: &Config) -> anyhow::Result<Option<Archive>> {
     let settings = config.persistence.keeping.archive.as_ref();
     Ok(settings.map(|settings| settings.open()).transpose()?)
 }
