@@ -57,15 +57,15 @@ enum Command {
     Erase {
         /// The user's id.
         user: String,
+        /// Although there is no archive to record it in: a message store that is made anew will not know of it.
+        #[arg(long)]
+        without_archive: bool,
     },
     /// Keep messages from expiry and erasure.
     Hold {
         #[command(subcommand)]
         command: keep::HoldCommand,
     },
-    /// Report every fault of the configuration.
-    CheckConfig,
-    /// Print every key with its meaning, value and source; secrets are hidden.
     /// Write all that is stored in this embedded installation into FOLDER, to be imported into a cluster. The process must be stopped.
     Export {
         /// An empty folder; it is made where it is missing.
@@ -79,6 +79,9 @@ enum Command {
         /// What `switchboard export` has written.
         folder: PathBuf,
     },
+    /// Report every fault of the configuration.
+    CheckConfig,
+    /// Print every key with its meaning, value and source; secrets are hidden.
     PrintConfig,
     /// Print what USER may do in CHANNEL, and which setting decides it.
     Explain {
@@ -139,18 +142,21 @@ pub fn main() -> ExitCode {
         Command::Migrate => run(&config.clone(), migrate(config)),
         Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::Archive { command } => run(&config.clone(), keep::archive(config, command)),
-        Command::Erase { user } => run(&config.clone(), keep::erase(config, user)),
+        Command::Erase {
+            user,
+            without_archive,
+        } => run(&config.clone(), keep::erase(config, user, without_archive)),
         Command::Hold { command } => run(&config.clone(), keep::hold(config, command)),
+        Command::Export { folder, patience } => {
+            run(&config.clone(), moving::export(config, &folder, patience))
+        }
+        Command::Import { folder } => run(&config.clone(), moving::import(config, &folder)),
         Command::CheckConfig => {
             for warning in config.gateway.warnings() {
                 eprintln!("switchboard: {warning}");
             }
             tell!("configuration is valid");
             ExitCode::SUCCESS
-        Command::Export { folder, patience } => {
-            run(&config.clone(), moving::export(config, &folder, patience))
-        }
-        Command::Import { folder } => run(&config.clone(), moving::import(config, &folder)),
         }
         Command::PrintConfig => print(&effective),
         Command::Publish { who, said } => run_quietly(talk::publish(&config, &who, &said)),
