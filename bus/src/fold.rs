@@ -100,7 +100,7 @@ pub fn effect(message: &Message, log: LogEpoch) -> Option<(Target, Does<'_>)> {
             let remove = react.remove;
             is_one.then_some(Does::React { reaction, remove })?
         }
-        change::What::Members(_) | change::What::Erase(_) => return None,
+        change::What::Members(_) => return None,
     };
     if message.origin.is_some() {
         return Some((Target::Copy(MessageId::new(&target.id)?), does));
@@ -198,7 +198,7 @@ pub fn about(message: &Message) -> Option<&MessageAt> {
         change::What::Edit(edit) => edit.target.as_ref(),
         change::What::Delete(delete) => delete.target.as_ref(),
         change::What::React(react) => react.target.as_ref(),
-        change::What::Members(_) | change::What::Erase(_) => None,
+        change::What::Members(_) => None,
     }
 }
 

@@ -6,6 +6,7 @@ mod changes;
 pub mod conversations;
 mod joining;
 mod keeping;
+mod moving;
 pub mod search;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::store::{DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, S
 pub use changes::*;
 pub use joining::*;
 pub use keeping::*;
+pub use moving::*;
 
 /// A store to test.
 #[async_trait]
@@ -476,6 +478,7 @@ macro_rules! store_conformance {
             holes_are_told_with_a_page,
             hidden_messages_are_not_given,
             time_is_where_a_page_begins,
+            time_is_found_in_each_life_of_the_log,
             what_was_edited_or_deleted_is_shown_so,
             reactions_are_sets_of_users,
             reactions_are_told_in_bounds,
@@ -489,6 +492,7 @@ macro_rules! store_conformance {
             what_is_held_stays,
             what_is_erased_is_blank_whoever_writes_it,
             who_is_erased_is_no_member,
+            what_stands_beside_messages_is_taken_over,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -6,6 +6,7 @@
 
 pub mod archive;
 mod config;
+pub mod packed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -273,7 +274,8 @@ impl Keeper {
     }
 
     /// Does in the store what the archive says was done: holds and erasures, and in a store without messages up to where
-    /// channels expired. To be called before anything is written into the store.
+    /// channels expired. What the store knows and the archive, which may be a new one, does not, is written into that. To be called before
+    /// anything is written into the store.
     ///
     /// # Errors
     /// [`KeepError`].
@@ -281,10 +283,38 @@ impl Keeper {
         let Some(archive) = &self.archive else {
             return Ok(());
         };
+        let recorded = archive.acts().await?;
+        self.act(recorded.clone()).await?;
+        for act in acts_in(&*self.store).await? {
+            if !recorded.contains(&act) {
+                archive.record(&act).await?;
+            }
+        }
+        if self.store.oldest_us().await?.is_none() {
+            for manifest in archive.manifests().await? {
+                self.remember(&manifest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what was done to another store, whose messages are to be written here, to this one. To be called before they are.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub async fn take_over(&self, acts: Vec<Act>) -> Result<(), KeepError> {
+        for act in &acts {
+            self.record(act).await?;
+        }
+        self.act(acts).await
+    }
+
+    /// Does what these say that is not done yet.
+    async fn act(&self, acts: Vec<Act>) -> Result<(), KeepError> {
         let mut holds: BTreeMap<Subject, Hold> = BTreeMap::new();
         let mut lifted: BTreeSet<Subject> = BTreeSet::new();
         let mut erasures: BTreeMap<String, u64> = BTreeMap::new();
-        for act in archive.acts().await? {
+        for act in acts {
             match act {
                 Act::Erase { at_us, user } => {
                     let until = erasures.entry(user).or_default();
@@ -322,14 +352,9 @@ impl Keeper {
         }
         let known = self.store.erasures().await?;
         for (user, until_us) in erasures {
-            let erasure = Erasure { user, until_us };
-            if was_lifted || !known.contains(&erasure) {
-                self.apply(&erasure).await?;
-            }
-        }
-        if self.store.oldest_us().await?.is_none() {
-            for manifest in archive.manifests().await? {
-                self.remember(&manifest).await?;
+            let is_done = |known: &Erasure| known.user == user && known.until_us >= until_us;
+            if was_lifted || !known.iter().any(is_done) {
+                self.apply(&Erasure { user, until_us }).await?;
             }
         }
         Ok(())
@@ -371,6 +396,24 @@ impl Keeper {
         }
         Ok(restored)
     }
+}
+
+/// The erasures and holds that a store knows of, as acts.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn acts_in(store: &dyn Store) -> Result<Vec<Act>, StoreError> {
+    let erasures = store.erasures().await?.into_iter().map(|erasure| Act::Erase {
+        at_us: erasure.until_us,
+        user: erasure.user,
+    });
+    let holds = store.holds().await?.into_iter().map(|hold| Act::Hold {
+        at_us: hold.since_us,
+        kind: hold.subject.kind().to_owned(),
+        name: hold.subject.name().to_owned(),
+        reason: hold.reason,
+    });
+    Ok(erasures.chain(holds).collect())
 }
 
 #[cfg(test)]

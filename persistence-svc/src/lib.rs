@@ -22,6 +22,7 @@ pub mod follow;
 mod grpc;
 pub mod keeping;
 mod metrics;
+pub mod moving;
 mod run;
 pub mod search;
 pub mod service;

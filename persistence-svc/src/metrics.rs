@@ -1,9 +1,16 @@
 //! What the service counts.
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use switchboard_service_kit::grpc::GrpcMetrics;
 use switchboard_service_kit::metrics::Metrics;
+
+use crate::store::Store;
 
 /// Handles; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +38,8 @@ pub struct FollowerMetrics {
 }
 
 impl PersistenceMetrics {
-    pub(crate) fn register(metrics: &Metrics) -> Self {
+    /// `store`: whose connections are told.
+    pub(crate) fn register(metrics: &Metrics, store: Option<&Arc<dyn Store>>) -> Self {
         let counts = Self::default();
         metrics.register("persistence", |registry| {
             registry.register(
@@ -100,7 +108,63 @@ impl PersistenceMetrics {
                 "The age of the oldest message that was not in the index at the last look",
                 counts.search.lag_ms.clone(),
             );
+            if let Some(store) = store {
+                registry.register_collector(Box::new(Connections(Arc::clone(store))));
+            }
         });
         counts
+    }
+}
+
+/// How connections to a database server are used, at the moment when it is asked. Of a store that is a file: nothing.
+struct Connections(Arc<dyn Store>);
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connections").field(&self.0.pool()).finish()
+    }
+}
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(pool) = self.0.pool() else {
+            return Ok(());
+        };
+        for (name, help, value) in [
+            (
+                "postgres_connections",
+                "Connections to PostgreSQL that are open",
+                pool.open,
+            ),
+            (
+                "postgres_connections_idle",
+                "Connections to PostgreSQL that are open and that nobody uses",
+                pool.idle,
+            ),
+            (
+                "postgres_connections_limit",
+                "Connections to PostgreSQL that this process may open",
+                pool.most,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::from(value));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            (
+                "postgres_waits",
+                "Calls of the message store that found all connections in use",
+                pool.waits,
+            ),
+            (
+                "postgres_timeouts",
+                "Calls of the message store that got no connection, or no answer, in time",
+                pool.timeouts,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }

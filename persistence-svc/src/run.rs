@@ -80,7 +80,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         None => None,
     };
     let incarnation = Incarnation::random();
-    let metrics = PersistenceMetrics::register(&context.metrics);
+    let metrics = PersistenceMetrics::register(&context.metrics, store.as_ref());
     let analyser = config.search.as_ref().map(|search| {
         let fields = Fields::new(&search.fields);
         Arc::new(Analyser::new(&search.languages, fields))

@@ -11,6 +11,7 @@ pub mod follow;
 mod joining;
 pub mod keeping;
 mod migrations;
+pub mod moving;
 mod postgres;
 mod progress;
 pub mod search;
@@ -28,6 +29,7 @@ pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
 pub use keeping::KeepStore;
+pub use moving::MoveStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
@@ -45,9 +47,15 @@ pub trait LogStore: MessageStore + JoinStore {}
 impl<S: MessageStore + JoinStore> LogStore for S {}
 
 /// Everything that is asked of a store.
-pub trait Store: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore {}
+pub trait Store:
+    LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore
+{
+}
 
-impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore> Store for S {}
+impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore> Store
+    for S
+{
+}
 
 /// A store of messages.
 ///
@@ -118,8 +126,26 @@ pub trait MessageStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn maintain(&self, now_us: u64) -> Result<(), StoreError>;
 
+    /// How connections to the server are used; `None`: there is none.
+    fn pool(&self) -> Option<Pool>;
+
     /// Closes all connections, and waits until they are closed.
     async fn close(&self);
+}
+
+/// How connections to a server are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Connections that are open.
+    pub open: u32,
+    /// Of these, nobody uses.
+    pub idle: u32,
+    /// That may be open.
+    pub most: u32,
+    /// Calls that found all of these in use.
+    pub waits: u64,
+    /// Calls that were given up: for want of a connection, or of an answer.
+    pub timeouts: u64,
 }
 
 /// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal

@@ -2,6 +2,7 @@
 
 mod keep;
 mod log;
+mod moving;
 mod talk;
 
 use std::io::{ErrorKind, Write as _};
@@ -56,11 +57,27 @@ enum Command {
     Erase {
         /// The user's id.
         user: String,
+        /// Although there is no archive to record it in: a message store that is made anew will not know of it.
+        #[arg(long)]
+        without_archive: bool,
     },
     /// Keep messages from expiry and erasure.
     Hold {
         #[command(subcommand)]
         command: keep::HoldCommand,
+    },
+    /// Write all that is stored in this embedded installation into FOLDER, to be imported into a cluster. The process must be stopped.
+    Export {
+        /// An empty folder; it is made where it is missing.
+        folder: PathBuf,
+        /// How long to wait until the message store has read the log to its end.
+        #[arg(long, default_value = "60s", value_parser = ttl)]
+        patience: Duration,
+    },
+    /// Write what was exported into FOLDER into the message store of this cluster. May be run again where it was broken off.
+    Import {
+        /// What `switchboard export` has written.
+        folder: PathBuf,
     },
     /// Report every fault of the configuration.
     CheckConfig,
@@ -125,8 +142,15 @@ pub fn main() -> ExitCode {
         Command::Migrate => run(&config.clone(), migrate(config)),
         Command::Log { command } => run(&config.clone(), log::run(config, command)),
         Command::Archive { command } => run(&config.clone(), keep::archive(config, command)),
-        Command::Erase { user } => run(&config.clone(), keep::erase(config, user)),
+        Command::Erase {
+            user,
+            without_archive,
+        } => run(&config.clone(), keep::erase(config, user, without_archive)),
         Command::Hold { command } => run(&config.clone(), keep::hold(config, command)),
+        Command::Export { folder, patience } => {
+            run(&config.clone(), moving::export(config, &folder, patience))
+        }
+        Command::Import { folder } => run(&config.clone(), moving::import(config, &folder)),
         Command::CheckConfig => {
             for warning in config.gateway.warnings() {
                 eprintln!("switchboard: {warning}");

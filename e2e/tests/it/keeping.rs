@@ -111,3 +111,17 @@ async fn erased_words_come_back_neither_from_the_log_nor_from_the_archive() -> R
     ensure!(system.terminate().await?.success(), "it does not end well");
     Ok(())
 }
+
+/// An erasure that only the database knows of would be undone where that is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_erased_without_an_archive_unawares() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let system = Process::start("switchboard", folder.path(), &[]).await?;
+    let (is_done, printed) = command("switchboard", folder.path(), &["erase", "alice"]).await?;
+    ensure!(!is_done && printed.contains("[persistence.archive]"), "{printed}");
+    let knowing = ["erase", "alice", "--without-archive"];
+    let (is_done, printed) = command("switchboard", folder.path(), &knowing).await?;
+    ensure!(is_done && printed.contains("0 messages are blank"), "{printed}");
+    ensure!(system.terminate().await?.success(), "it does not end well");
+    Ok(())
+}

@@ -76,6 +76,21 @@ async fn acknowledged_messages_are_rows_once_whatever_dies() -> Result<()> {
     let mut stored = Vec::new();
     say(&mut client, 0, &mut stored).await?;
     all_are_rows(&database, &stored, "two replicas").await?;
+    let replica = replicas.first().context("a replica")?;
+    let connections = async |which: &str| {
+        replica
+            .metric(&format!("switchboard_persistence_postgres_connections{which}"))
+            .await
+    };
+    let (open, idle, limit) = (
+        connections("").await?,
+        connections("_idle").await?,
+        connections("_limit").await?,
+    );
+    ensure!(
+        idle <= open && (1..=limit).contains(&open) && limit == 8,
+        "{open} connections, {idle} idle, {limit} allowed"
+    );
 
     replicas.swap_remove(0).kill()?;
     say(&mut client, 1, &mut stored).await?;

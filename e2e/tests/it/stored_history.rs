@@ -13,7 +13,7 @@ use crate::client::{Client, DEADLINE};
 use crate::recovery::{self, Place};
 use crate::tools;
 
-const CHANNEL: &str = "room:stored";
+pub(crate) const CHANNEL: &str = "room:stored";
 
 /// A log that is purged as soon as may be, and a window that holds next to nothing.
 const FORGETFUL: &str = r#"
@@ -25,7 +25,7 @@ key_window = "1s"
 "#;
 
 /// A system on one shard, by the processes that an operator starts.
-struct Forgetful {
+pub(crate) struct Forgetful {
     folder: TempDir,
     processes: Vec<Process>,
     nats: Option<NatsServer>,
@@ -36,7 +36,7 @@ const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
 
 impl Forgetful {
     /// Everything in one process.
-    async fn embedded(more: &str) -> Result<Self> {
+    pub(crate) async fn embedded(more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let system = Self {
             folder,
@@ -44,19 +44,19 @@ impl Forgetful {
             nats: None,
             database: None,
         };
-        system.write(&format!("{FORGETFUL}{more}"))?;
+        system.write(more)?;
         system.with(&["switchboard"]).await
     }
 
     /// Services of their own, over NATS and PostgreSQL.
-    async fn cluster() -> Result<Self> {
+    pub(crate) async fn cluster() -> Result<Self> {
         let system = Self {
             folder: tempfile::tempdir()?,
             processes: Vec::new(),
             nats: Some(NatsServer::start().await?),
             database: Some(PostgresServer::start().await?),
         };
-        system.write(&format!("{FORGETFUL}readers = [\"persistence\"]\n"))?;
+        system.write("")?;
         let services = [
             "switchboard-router-svc",
             "switchboard-persistence-svc",
@@ -65,7 +65,8 @@ impl Forgetful {
         system.with(&services).await
     }
 
-    fn write(&self, router: &str) -> Result<()> {
+    /// What holds from the next start on.
+    pub(crate) fn write(&self, more: &str) -> Result<()> {
         let bus = match &self.nats {
             Some(nats) => format!(
                 "[bus]\nbackend = \"nats\"\ncreate = true\nshards = 1\n[bus.nats]\nurls = [{:?}]\nmax_bytes = \"16MiB\"\n",
@@ -80,7 +81,9 @@ impl Forgetful {
             ),
             None => String::new(),
         };
-        let config = format!("{router}{bus}{store}[gateway]\ninsecure = true\n");
+        // In one process the router knows by itself who reads.
+        let readers = self.nats.as_ref().map_or("", |_| "readers = [\"persistence\"]\n");
+        let config = format!("{FORGETFUL}{readers}{more}{bus}{store}[gateway]\ninsecure = true\n");
         std::fs::write(self.folder.path().join("switchboard.toml"), config)?;
         Ok(())
     }
@@ -106,7 +109,7 @@ impl Forgetful {
         self.processes.last().context("a gateway")
     }
 
-    async fn client(&self) -> Result<Client> {
+    pub(crate) async fn client(&self) -> Result<Client> {
         Client::connect(&self.gateway()?.websocket_url()).await
     }
 
@@ -120,7 +123,7 @@ impl Forgetful {
     }
 
     /// Waits until the log was purged, so far that the channel's first messages are gone.
-    async fn forgotten(&self, client: &mut Client, first: u64) -> Result<()> {
+    pub(crate) async fn forgotten(&self, client: &mut Client, first: u64) -> Result<()> {
         let metric = "switchboard_router_shard_first_sequence{shard=\"0\"}";
         let router = self.router()?;
         wait_until(DEADLINE, async || {
@@ -132,7 +135,7 @@ impl Forgetful {
         .context("the log is not purged")
     }
 
-    async fn restart(&mut self) -> Result<()> {
+    pub(crate) async fn restart(&mut self) -> Result<()> {
         for process in &mut self.processes {
             process.kill_in_place()?;
             process.respawn()?;
@@ -143,7 +146,7 @@ impl Forgetful {
         Ok(())
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         for process in self.processes.into_iter().rev() {
             let name = process.name();
             let status = process.terminate().await?;
@@ -185,7 +188,7 @@ async fn list(client: &mut Client, request: &Value) -> Result<Value> {
 }
 
 /// All of the channel, by the rpc `history.list`.
-async fn by_rpc(client: &mut Client, mut request: Value) -> Result<Vec<u64>> {
+pub(crate) async fn by_rpc(client: &mut Client, mut request: Value) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     loop {
         let page = list(client, &request).await?;
@@ -226,7 +229,12 @@ async fn is_all(system: &Forgetful, place: &Place, all: std::ops::Range<u64>) ->
 }
 
 /// Who left off at `place` comes back with the unchanged SDK.
-async fn by_sdk(system: &Forgetful, place: &Place, missed: &[u64], is_recovered: bool) -> Result<()> {
+pub(crate) async fn by_sdk(
+    system: &Forgetful,
+    place: &Place,
+    missed: &[u64],
+    is_recovered: bool,
+) -> Result<()> {
     let place = json!({ "channel": CHANNEL, "epoch": place.epoch, "offset": place.offset, "missed": missed });
     let url = system.gateway()?.websocket_url();
     for encoding in ["json", "protobuf"] {
@@ -245,7 +253,7 @@ async fn by_sdk(system: &Forgetful, place: &Place, missed: &[u64], is_recovered:
 }
 
 /// Where the channel begins, and its first messages.
-async fn begin(system: &Forgetful, client: &mut Client) -> Result<Place> {
+pub(crate) async fn begin(system: &Forgetful, client: &mut Client) -> Result<Place> {
     let place = Place::of(&client.subscribe(CHANNEL).await?)?;
     client.must("unsubscribe", json!({ "channel": CHANNEL })).await?;
     system.say(client, 0..150).await?;
@@ -253,7 +261,7 @@ async fn begin(system: &Forgetful, client: &mut Client) -> Result<Place> {
 }
 
 /// The offset of a message.
-async fn offset_of(client: &mut Client, number: u64) -> Result<u64> {
+pub(crate) async fn offset_of(client: &mut Client, number: u64) -> Result<u64> {
     let request = json!({ "channel": CHANNEL, "limit": 1000 });
     let page = list(client, &request).await?;
     let messages = page["messages"].as_array().context("messages")?;
@@ -352,7 +360,7 @@ async fn what_nobody_stored_is_lost_and_said_to_be() -> Result<()> {
     by_sdk(&system, &place, &[], false).await?;
 
     // The store is turned on afterwards: it never gets what is gone, and says so.
-    system.write(FORGETFUL)?;
+    system.write("")?;
     system.restart().await?;
     let mut client = system.client().await?;
     let begin = by_command(&mut client, false).await?;

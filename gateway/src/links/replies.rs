@@ -118,7 +118,7 @@ pub(super) fn members_changed(delivered: &Delivered, reply: &Reply) -> Option<(S
     let message = Message::decode(delivered.message.clone()).ok()?;
     match message.change?.what? {
         What::Members(event) => Some((message.channel, event)),
-        What::Edit(_) | What::Delete(_) | What::React(_) | What::Erase(_) => None,
+        What::Edit(_) | What::Delete(_) | What::React(_) => None,
     }
 }
 

@@ -154,3 +154,31 @@ pub async fn time_is_where_a_page_begins(fixture: &impl StoreFixture) {
     assert_eq!(sequences(&nothing), [0; 0]);
     assert_eq!(nothing.reach.unwrap().progress, progress(40, 40));
 }
+
+/// A question about a time goes back over lives of the log, also where the channel was in another shard then.
+pub async fn time_is_found_in_each_life_of_the_log(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let today = now_us() / DAY_US * DAY_US;
+    for (ordinal, of) in [(1, 5), (2, 1), (3, 3)] {
+        let mut batch = written(0, 10);
+        batch.log = log(ordinal, 7 - ordinal);
+        batch.shard = shard(of);
+        batch.rows = (1..=10)
+            .map(|sequence| {
+                let mut row = row(sequence, 0, "room:moved");
+                row.time_us = today + (u64::from(ordinal) * 10 + sequence) * 60_000_000;
+                row
+            })
+            .collect();
+        store.write(&batch).await.unwrap();
+    }
+    for (minute, expected) in [(0, 30), (15, 26), (20, 21), (25, 16), (35, 6), (41, 0)] {
+        let question = History {
+            since_us: Some(today + minute * 60_000_000),
+            ..History::of("room:moved", 100)
+        };
+        let found = joint(&*store, &question).await.page.messages;
+        assert_eq!(found.len(), expected, "since minute {minute}");
+        assert!(found.is_sorted_by_key(|stored| stored.place));
+    }
+}

@@ -5,31 +5,21 @@
 //! follow from what is written, so the same again is the same file. `acts/…` are erasures and holds.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use futures_util::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use serde::{Deserialize, Serialize};
 use switchboard_proto::ids::{Offset, ShardId};
 
+use super::packed::{Line, PackError, epoch, pack, sha256, unpack};
 use crate::store::Place;
 use crate::store::keeping::Kept;
 
 /// The version of all that is written here.
 const FORMAT: u32 = 1;
-
-/// Bytes that a file holds once it is unpacked, at most: one that says more is not the archive's.
-const MAX_UNPACKED: u64 = 1 << 30;
 
 /// Files and acts, wherever they are.
 #[derive(Clone)]
@@ -50,6 +40,12 @@ pub enum ArchiveError {
     /// A row or manifest could not be written as JSON, or not be packed.
     #[error("archive file cannot be made: {0}")]
     Made(String),
+}
+
+impl From<PackError> for ArchiveError {
+    fn from(error: PackError) -> Self {
+        Self::Made(error.to_string())
+    }
 }
 
 /// Something that was done to what is stored, and is done again to a store that is made anew.
@@ -153,11 +149,9 @@ impl Manifest {
             .collect()
     }
 
-    fn place(&self, epoch: &str, offset: u64) -> Result<Place, ArchiveError> {
+    fn place(&self, log: &str, offset: u64) -> Result<Place, ArchiveError> {
         Ok(Place {
-            log: epoch
-                .parse()
-                .map_err(|_| self.damaged(format!("{epoch:?} as an epoch")))?,
+            log: epoch(log).map_err(|why| self.damaged(why))?,
             offset: Offset::from_u64(offset),
         })
     }
@@ -165,20 +159,6 @@ impl Manifest {
     fn damaged(&self, what: impl Into<String>) -> ArchiveError {
         ArchiveError::Damaged(self.file.clone(), what.into())
     }
-}
-
-/// A line of a file.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    time_us: u64,
-    shard: u32,
-    epoch: String,
-    offset: u64,
-    channel: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    sender: Option<String>,
-    /// The encoded `Message`, in base64.
-    message: String,
 }
 
 impl Archive {
@@ -215,26 +195,13 @@ impl Archive {
         rows: &[&Kept],
         now_us: u64,
     ) -> Result<Manifest, ArchiveError> {
-        let made = |error: &dyn std::fmt::Display| ArchiveError::Made(error.to_string());
         let mut rows = rows.to_vec();
         rows.sort_unstable_by_key(|row| (row.time_us, row.place));
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return Err(ArchiveError::Made("no rows".to_owned()));
         };
         let mut edges: BTreeMap<String, (Place, At)> = BTreeMap::new();
-        let mut packer = GzEncoder::new(Vec::new(), Compression::default());
         for row in &rows {
-            let line = Line {
-                time_us: row.time_us,
-                shard: u32::from(row.shard.get()),
-                epoch: row.place.log.to_string(),
-                offset: row.place.offset.get(),
-                channel: row.channel.clone(),
-                sender: row.sender.clone(),
-                message: BASE64_STANDARD.encode(&row.message),
-            };
-            let line = serde_json::to_string(&line).map_err(|error| made(&error))?;
-            writeln!(packer, "{line}").map_err(|error| made(&error))?;
             let edge = edges
                 .entry(row.channel.clone())
                 .or_insert_with(|| (row.place, At::of(row)));
@@ -242,8 +209,8 @@ impl Archive {
                 *edge = (row.place, At::of(row));
             }
         }
-        let packed = packer.finish().map_err(|error| made(&error))?;
-        let sha256 = hash(&packed);
+        let packed = pack(rows.iter().map(|row| Line::of(row)))?;
+        let sha256 = packed.sha256;
         let short = sha256.get(..16).unwrap_or(&sha256);
         let name = format!("{day}/{:05}-{}-{short}", shard.get(), first.time_us);
         let manifest = Manifest {
@@ -253,7 +220,7 @@ impl Archive {
             shard: u32::from(shard.get()),
             written_us: now_us,
             rows: rows.len() as u64,
-            bytes: packed.len() as u64,
+            bytes: packed.bytes.len() as u64,
             sha256,
             first: At::of(first),
             last: At::of(last),
@@ -262,9 +229,10 @@ impl Archive {
                 .map(|(channel, (_, at))| (channel, at))
                 .collect(),
         };
-        let said = serde_json::to_vec_pretty(&manifest).map_err(|error| made(&error))?;
+        let said =
+            serde_json::to_vec_pretty(&manifest).map_err(|error| ArchiveError::Made(error.to_string()))?;
         let file = self.path(&format!("messages/{}", manifest.file));
-        self.objects.put(&file, PutPayload::from(packed)).await?;
+        self.objects.put(&file, PutPayload::from(packed.bytes)).await?;
         let path = self.path(&format!("messages/{name}.json"));
         self.objects.put(&path, PutPayload::from(said)).await?;
         Ok(manifest)
@@ -302,32 +270,11 @@ impl Archive {
         let packed = self
             .get(&self.path(&format!("messages/{}", manifest.file)))
             .await?;
-        if packed.len() as u64 != manifest.bytes || hash(&packed) != manifest.sha256 {
-            return Err(manifest.damaged("its bytes are not those that its manifest tells of"));
-        }
-        let damaged = |error: &dyn std::fmt::Display| manifest.damaged(error.to_string());
-        let mut text = String::new();
-        GzDecoder::new(packed.as_ref())
-            .take(MAX_UNPACKED)
-            .read_to_string(&mut text)
-            .map_err(|error| damaged(&error))?;
-        let rows = text
-            .lines()
-            .map(|line| {
-                let line: Line = serde_json::from_str(line).map_err(|error| damaged(&error))?;
-                Ok(Kept {
-                    time_us: line.time_us,
-                    shard: ShardId::new(line.shard).ok_or_else(|| damaged(&"a shard that is none"))?,
-                    place: manifest.place(&line.epoch, line.offset)?,
-                    channel: line.channel,
-                    sender: line.sender,
-                    message: BASE64_STANDARD
-                        .decode(&line.message)
-                        .map_err(|error| damaged(&error))?
-                        .into(),
-                })
-            })
-            .collect::<Result<Vec<Kept>, ArchiveError>>()?;
+        let lines = unpack::<Line>(&packed, manifest.bytes, &manifest.sha256);
+        let lines = lines.map_err(|error| manifest.damaged(error.to_string()))?;
+        let rows = lines.into_iter().map(Line::kept);
+        let rows = rows.collect::<Result<Vec<Kept>, String>>();
+        let rows = rows.map_err(|why| manifest.damaged(why))?;
         let ends = (rows.first().map(At::of), rows.last().map(At::of));
         if rows.len() as u64 != manifest.rows
             || ends != (Some(manifest.first.clone()), Some(manifest.last.clone()))
@@ -357,7 +304,7 @@ impl Archive {
     /// [`ArchiveError`].
     pub async fn record(&self, act: &Act) -> Result<(), ArchiveError> {
         let said = serde_json::to_vec(act).map_err(|error| ArchiveError::Made(error.to_string()))?;
-        let sha256 = hash(&said);
+        let sha256 = sha256(&said);
         let short = sha256.get(..16).unwrap_or(&sha256);
         let path = self.path(&format!("acts/{:020}-{short}.json", act.at_us()));
         self.objects.put(&path, PutPayload::from(said)).await?;
@@ -380,13 +327,4 @@ impl Archive {
         acts.sort_by_key(Act::at_us);
         Ok(acts)
     }
-}
-
-fn hash(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in digest::digest(&digest::SHA256, bytes).as_ref() {
-        // Into a string it does not fail.
-        write!(text, "{byte:02x}").ok();
-    }
-    text
 }

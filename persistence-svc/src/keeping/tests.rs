@@ -333,3 +333,35 @@ async fn hold_keeps_what_is_erased_and_expires_until_it_is_lifted() {
         .unwrap();
     assert_eq!(anew.holds().await.unwrap(), [hold("user", "bob")]);
 }
+
+/// What was done without an archive, or when there was another, is in the one that there is from then on.
+#[tokio::test]
+async fn archive_that_is_new_learns_what_the_store_knows() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    store.write(&spoken(40)).await.unwrap();
+    let alone = Keeper::new(Arc::clone(&store), None);
+    let now = START + 5 * DAY_US;
+    alone.erase("alice", now).await.unwrap();
+    let hold = Hold {
+        subject: Subject::new("user", "bob").unwrap(),
+        since_us: now,
+        reason: "case 4711".to_owned(),
+    };
+    alone.hold(&hold).await.unwrap();
+    let archive = place.archive();
+    let keeper = Keeper::new(Arc::clone(&store), Some(archive.clone()));
+    keeper.recall().await.unwrap();
+    let acts = archive.acts().await.unwrap();
+    keeper.recall().await.unwrap();
+    assert_eq!((acts.len(), archive.acts().await.unwrap()), (2, acts));
+
+    let anew = place.store("two.db").await;
+    Keeper::new(Arc::clone(&anew), Some(archive))
+        .recall()
+        .await
+        .unwrap();
+    anew.write(&spoken(40)).await.unwrap();
+    assert_eq!(anew.holds().await.unwrap(), [hold]);
+    assert_eq!(stored(&*anew, "chat:1").await, stored(&*store, "chat:1").await);
+}

@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use switchboard_proto::ids::{Offset, OwnerEpoch, Sequence, ShardId};
 
+use super::moving::ChannelHead;
 use super::search::{Hit, Loaded, Mark};
 use super::{
     Behind, DeadLetter, History, Hole, LogRow, Page, Place, Progress, StoreError, Stored, log_of, unsigned,
@@ -84,6 +85,15 @@ pub(super) fn hole(row: &impl Columns) -> Result<Hole, StoreError> {
 /// `name`, `log`, `offset`.
 pub(super) fn head(row: &impl Columns) -> Result<(String, Place), StoreError> {
     Ok((row.text(0)?, place(row, 1)?))
+}
+
+/// `name`, `log`, `offset`, `log_time`.
+pub(super) fn channel_head(row: &impl Columns) -> Result<ChannelHead, StoreError> {
+    Ok(ChannelHead {
+        channel: row.text(0)?,
+        place: place(row, 1)?,
+        time_us: unsigned(row.number(3)?)?,
+    })
 }
 
 /// `shard`, `log`, `offset`, `reason`, `bytes`.

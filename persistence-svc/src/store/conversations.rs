@@ -13,6 +13,7 @@ use switchboard_proto::bus::{MemberRole, MembersChanged};
 use switchboard_proto::ids::Offset;
 
 use super::columns::{self, Columns};
+use super::moving::MemberRow;
 use super::{Place, StoreError, Stored, Written, log_number, number, unsigned};
 
 /// Channels of a user that are looked at for others in them, at most.
@@ -222,29 +223,30 @@ impl<'a> Told<'a> {
                     told.events.push((&row.channel, row.offset, members));
                 }
             }
-            // As `ChannelName::inboxes` has it. A name that is none was not accepted by any gateway.
-            if let Some((conversation, users)) = row.channel.rsplit_once('#')
-                && !conversation.is_empty()
-            {
-                told.named
-                    .extend(users.split(',').map(|user| (user, row.channel.as_str())));
-            }
+            let users = named(&row.channel).map(|user| (user, row.channel.as_str()));
+            told.named.extend(users);
         }
         told
     }
+}
+
+/// The users that a channel's name says are there, as `ChannelName::inboxes` has it. A name that is none was not accepted by any
+/// gateway.
+pub(super) fn named(channel: &str) -> impl Iterator<Item = &str> {
+    let users = channel
+        .rsplit_once('#')
+        .filter(|(conversation, _)| !conversation.is_empty());
+    users.into_iter().flat_map(|(_, users)| users.split(','))
 }
 
 /// Each user that an event names, once, and what he is from then on as `members.role` says it.
 pub(super) fn roles(event: &MembersChanged) -> Vec<(&str, i64)> {
     let mut roles: Vec<(&str, i64)> = Vec::with_capacity(event.added.len() + event.removed.len());
     let removed = event.removed.iter().map(|user| (user.as_str(), GONE));
-    let added = event.added.iter().map(|member| {
-        let role = match member.role() {
-            MemberRole::Member => MEMBER,
-            MemberRole::Owner => OWNER,
-        };
-        (member.user.as_str(), role)
-    });
+    let added = event
+        .added
+        .iter()
+        .map(|member| (member.user.as_str(), role_number(Some(member.role()))));
     for (user, role) in removed.chain(added) {
         // No gateway names such a user.
         if !user.is_empty() && !user.contains('\0') && !roles.iter().any(|(other, _)| *other == user) {
@@ -281,6 +283,26 @@ fn role(number: i64) -> Result<Option<MemberRole>, StoreError> {
         OWNER => Ok(Some(MemberRole::Owner)),
         other => Err(StoreError::Damaged(format!("{other} as a member's role"))),
     }
+}
+
+/// As `members.role` says it; `None`: no member any more.
+pub(super) fn role_number(role: Option<MemberRole>) -> i64 {
+    match role {
+        None => GONE,
+        Some(MemberRole::Member) => MEMBER,
+        Some(MemberRole::Owner) => OWNER,
+    }
+}
+
+/// `channel`, `user_name`, `role`, `log`, `offset`, `since_log`, `since_offset`.
+pub(super) fn member_row(row: &impl Columns) -> Result<MemberRow, StoreError> {
+    Ok(MemberRow {
+        channel: row.text(0)?,
+        user: row.text(1)?,
+        role: role(row.number(2)?)?,
+        place: columns::place(row, 3)?,
+        since: columns::place(row, 5)?,
+    })
 }
 
 /// `role`, `members`, `owners`, `log`, `offset`.

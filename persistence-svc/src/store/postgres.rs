@@ -5,9 +5,11 @@ mod conversations;
 mod follow;
 mod joining;
 mod keeping;
+mod moving;
 mod search;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +23,7 @@ use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
 use super::{
-    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Pool, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
 };
 
@@ -54,6 +56,10 @@ pub struct PostgresSettings {
 #[derive(Debug)]
 pub struct PostgresStore {
     pool: PgPool,
+    /// Connections, at most.
+    most: u32,
+    waits: AtomicU64,
+    timeouts: AtomicU64,
     /// What a call may take in all: a server that hangs answers nothing, and no time limit of its own ends that.
     limit: Duration,
     /// Days that have a partition, as far as it is known.
@@ -95,23 +101,28 @@ impl PostgresStore {
             .connect_lazy_with(options);
         Ok(Self {
             pool,
+            most: settings.connections,
+            waits: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
             limit: settings.wait + settings.statement * 2,
             partitions: Mutex::default(),
         })
-    }
-
-    /// Connections that are open, and of these idle.
-    pub fn connections(&self) -> (u32, usize) {
-        (self.pool.size(), self.pool.num_idle())
     }
 
     async fn within<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        tokio::time::timeout(self.limit, call)
+        if self.pool.num_idle() == 0 && self.pool.size() >= self.most {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        let done = tokio::time::timeout(self.limit, call)
             .await
-            .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+            .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)));
+        if let Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) = &done {
+            self.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        done
     }
 
     /// Where questions go.
@@ -507,6 +518,16 @@ impl MessageStore for PostgresStore {
             Ok(())
         })
         .await
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        Some(Pool {
+            open: self.pool.size(),
+            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
+            most: self.most,
+            waits: self.waits.load(Ordering::Relaxed),
+            timeouts: self.timeouts.load(Ordering::Relaxed),
+        })
     }
 
     async fn close(&self) {

@@ -5,6 +5,7 @@ mod conversations;
 mod follow;
 mod joining;
 mod keeping;
+mod moving;
 mod search;
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
 use super::{
-    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Progress, StoreError,
+    DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Pool, Progress, StoreError,
     Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
 };
 
@@ -321,6 +322,10 @@ impl MessageStore for SqliteStore {
 
     async fn maintain(&self, _now_us: u64) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        None
     }
 
     async fn close(&self) {

@@ -270,6 +270,10 @@ impl MessageStore for Fickle {
         self.store.maintain(now_us).await
     }
 
+    fn pool(&self) -> Option<crate::store::Pool> {
+        self.store.pool()
+    }
+
     async fn close(&self) {
         self.store.close().await;
     }

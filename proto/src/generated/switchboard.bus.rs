@@ -64,7 +64,7 @@ pub struct Message {
 /// order like any other.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Change {
-    #[prost(oneof = "change::What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "change::What", tags = "1, 2, 3, 4")]
     pub what: ::core::option::Option<change::What>,
 }
 /// Nested message and enum types in `Change`.
@@ -79,8 +79,6 @@ pub mod change {
         React(super::React),
         #[prost(message, tag = "4")]
         Members(super::MembersChanged),
-        #[prost(message, tag = "5")]
-        Erase(super::Erase),
     }
 }
 /// A message of the same channel.
@@ -135,12 +133,6 @@ pub struct ChannelMember {
     pub user: ::prost::alloc::string::String,
     #[prost(enumeration = "MemberRole", tag = "2")]
     pub role: i32,
-}
-/// What the user said is to be forgotten, here and wherever it is read again.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Erase {
-    #[prost(string, tag = "1")]
-    pub user: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Origin {

@@ -70,7 +70,7 @@ impl Kind {
 }
 
 /// The message store, with this release's schema.
-async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+pub(super) async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let settings = config.persistence.store.as_ref();
     let store = settings
         .context("no messages are stored here (persistence.store)")?
@@ -79,7 +79,7 @@ async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     Ok(store)
 }
 
-fn opened(config: &Config) -> anyhow::Result<Option<Archive>> {
+pub(super) fn opened(config: &Config) -> anyhow::Result<Option<Archive>> {
     let settings = config.persistence.keeping.archive.as_ref();
     Ok(settings.map(|settings| settings.open()).transpose()?)
 }
@@ -150,14 +150,14 @@ pub(super) async fn archive(config: Config, command: ArchiveCommand) -> anyhow::
     }
 }
 
-pub(super) async fn erase(config: Config, user: String) -> anyhow::Result<ExitCode> {
+pub(super) async fn erase(config: Config, user: String, without_archive: bool) -> anyhow::Result<ExitCode> {
     if user.is_empty() {
         bail!("name the user");
     }
     let archive = opened(&config)?;
-    if archive.is_none() {
-        eprintln!(
-            "switchboard: there is no archive ([persistence.archive]): a message store that is made anew will not know of this"
+    if archive.is_none() && !without_archive {
+        bail!(
+            "there is no archive to record this in, so that a message store that is made anew would show again what is erased: name a folder or              bucket in [persistence.archive], or erase with --without-archive"
         );
     }
     let store = store(&config).await?;

@@ -1,9 +1,10 @@
 //! What both databases read of one moment by the same statements, so that they stand here once; a macro makes each backend's
 //! functions of them.
 
-/// `$connection`: the backend's connection. `$store`: the store, which has `moment`.
+/// `$connection`: the backend's connection. `$store`: the store, which has `moment`. `$young`: a condition that may leave out rows of before
+/// `$4` where that makes fewer of them to be looked at.
 macro_rules! joining {
-    ($connection:ty, $store:ty) => {
+    ($connection:ty, $store:ty, $young:literal) => {
         impl $store {
             async fn read_joint(
                 &self,
@@ -18,7 +19,7 @@ macro_rules! joining {
                 };
                 let removed_to = removed_to(&mut moment, &question.channel).await?;
                 let from = match question.since_us {
-                    Some(since_us) => match place_at(&mut moment, shard, since_us).await? {
+                    Some(since_us) => match place_at(&mut moment, &question.channel, since_us).await? {
                         Some(place) => Some(place),
                         None => {
                             return Ok(Joint {
@@ -95,8 +96,6 @@ macro_rules! joining {
         }
 
         /// Up to where messages of the channel were removed, or are hidden.
-        ///
-        /// What retention removes is to be the other half of this: the later place of both counts.
         async fn removed_to(
             connection: &mut $connection,
             channel: &str,
@@ -108,21 +107,49 @@ macro_rules! joining {
             row.map(|row| columns::place(&row, 0)).transpose()
         }
 
-        /// A place before the first message of this time on in the shard; `None`: there is no such message.
+        /// A place before the first message of this time on, in the life of the log in which the channel has it; `None`: the channel has no such
+        /// message. Each life is asked by the shard that it was of: what was said before the number of shards was changed, or in
+        /// another installation, stands in another one than what is said now.
         async fn place_at(
             connection: &mut $connection,
-            shard: ShardId,
+            channel: &str,
             since_us: u64,
         ) -> Result<Option<Place>, StoreError> {
-            let row = sqlx::query(
-                r#"SELECT log, "offset" - 1 FROM messages WHERE log_time >= $1 AND shard = $2
-                   ORDER BY log_time LIMIT 1"#,
-            )
-            .bind(number(since_us.saturating_sub(CLOCKS_US)))
-            .bind(i32::from(shard.get()))
-            .fetch_optional(connection)
-            .await?;
-            row.map(|row| columns::place(&row, 0)).transpose()
+            let since = number(since_us.saturating_sub(CLOCKS_US));
+            let mut found = None;
+            let mut before = i64::MAX;
+            loop {
+                let newest = sqlx::query(concat!(
+                    "SELECT log, log_time, shard FROM messages
+                     WHERE channel_hash = $1 AND channel = $2 AND log < $3 AND ",
+                    $young,
+                    r#" ORDER BY log DESC, "offset" DESC LIMIT 1"#
+                ))
+                .bind(channel_hash(channel))
+                .bind(channel)
+                .bind(before)
+                .bind(since)
+                .fetch_optional(&mut *connection)
+                .await?;
+                let Some(newest) = newest else {
+                    return Ok(found);
+                };
+                let (log, time, shard) = (newest.number(0)?, newest.number(1)?, newest.shard(2)?);
+                if time < since {
+                    return Ok(found);
+                }
+                let row = sqlx::query(
+                    r#"SELECT log, "offset" - 1 FROM messages WHERE log_time >= $1 AND shard = $2 AND log = $3
+                       ORDER BY log_time LIMIT 1"#,
+                )
+                .bind(since)
+                .bind(shard)
+                .bind(log)
+                .fetch_optional(&mut *connection)
+                .await?;
+                found = row.map(|row| columns::place(&row, 0)).transpose()?;
+                before = log;
+            }
         }
     };
 }

@@ -196,18 +196,7 @@ macro_rules! keeping {
                         .execute(&mut *transaction)
                         .await?
                         .rows_affected();
-                        sqlx::query(
-                            r#"INSERT INTO channels (name, log, "offset", log_time) VALUES ($1, $2, $3, $4)
-                               ON CONFLICT (name) DO UPDATE
-                               SET log = excluded.log, "offset" = excluded."offset", log_time = excluded.log_time
-                               WHERE (channels.log, channels."offset") < (excluded.log, excluded."offset")"#,
-                        )
-                        .bind(row.channel.as_str())
-                        .bind(log_number(row.place.log))
-                        .bind(number(row.place.offset.get()))
-                        .bind(number(row.time_us))
-                        .execute(&mut *transaction)
-                        .await?;
+                        put_head(&mut transaction, &row.channel, row.place, row.time_us).await?;
                     }
                     transaction.commit().await?;
                     Ok(restored)
@@ -400,6 +389,28 @@ macro_rules! keeping {
                 })
                 .await
             }
+        }
+
+        /// A channel has a message at this place; of two the later in the log is its head.
+        pub(super) async fn put_head(
+            connection: &mut $connection,
+            channel: &str,
+            place: Place,
+            time_us: u64,
+        ) -> Result<(), StoreError> {
+            sqlx::query(
+                r#"INSERT INTO channels (name, log, "offset", log_time) VALUES ($1, $2, $3, $4)
+                   ON CONFLICT (name) DO UPDATE
+                   SET log = excluded.log, "offset" = excluded."offset", log_time = excluded.log_time
+                   WHERE (channels.log, channels."offset") < (excluded.log, excluded."offset")"#,
+            )
+            .bind(channel)
+            .bind(log_number(place.log))
+            .bind(number(place.offset.get()))
+            .bind(number(time_us))
+            .execute(connection)
+            .await?;
+            Ok(())
         }
 
         /// Deletes rows and what is derived from them.

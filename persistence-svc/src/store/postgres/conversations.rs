@@ -89,7 +89,10 @@ pub(super) async fn fold(connection: &mut PgConnection, written: &Written) -> Re
 }
 
 /// The channel's members as a whole.
-async fn standing_of(connection: &mut PgConnection, channel: &str) -> Result<Standing, StoreError> {
+pub(super) async fn standing_of(
+    connection: &mut PgConnection,
+    channel: &str,
+) -> Result<Standing, StoreError> {
     let row = sqlx::query(
         r#"SELECT 0::bigint, members, owners, log, "offset" FROM memberships WHERE channel = $1 FOR UPDATE"#,
     )

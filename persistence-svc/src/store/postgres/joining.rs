@@ -6,9 +6,12 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, Postgres, Transaction};
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 
+use super::super::columns::Columns as _;
 use super::super::joining::sql::joining;
 use super::super::joining::{CLOCKS_US, HOLES, JoinStore, Joint, Reach, narrowed, told};
-use super::super::{History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number};
+use super::super::{
+    History, MAX_HEADS, Page, Place, StoreError, bounds, channel_hash, columns, log_number, number,
+};
 use super::{PostgresStore, page_query};
 
 impl PostgresStore {
@@ -18,7 +21,8 @@ impl PostgresStore {
     }
 }
 
-joining!(PgConnection, PostgresStore);
+// Whole partitions are older.
+joining!(PgConnection, PostgresStore, "log_time >= $4");
 
 #[async_trait]
 impl JoinStore for PostgresStore {

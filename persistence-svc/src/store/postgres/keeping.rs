@@ -12,11 +12,11 @@ use super::super::keeping::{
     Erasure, Forgetting, Hold, Holds, KeepStore, Kept, MAX_HOLDS, MAX_KEPT, Over, Subject, edges, few,
     forgotten, keys, users_of,
 };
-use super::super::{StoreError, Written, channel_hash, log_number, number, unsigned};
+use super::super::{Place, StoreError, Written, channel_hash, log_number, number, unsigned};
 use super::PostgresStore;
 
 impl PostgresStore {
-    async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+    pub(super) async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
         Ok(self.pool.begin().await?)
     }
 }

@@ -75,7 +75,10 @@ pub(super) async fn fold(connection: &mut SqliteConnection, written: &Written) -
 }
 
 /// The channel's members as a whole.
-async fn standing_of(connection: &mut SqliteConnection, channel: &str) -> Result<Standing, StoreError> {
+pub(super) async fn standing_of(
+    connection: &mut SqliteConnection,
+    channel: &str,
+) -> Result<Standing, StoreError> {
     let row = sqlx::query(r#"SELECT 0, members, owners, log, "offset" FROM memberships WHERE channel = ?"#)
         .bind(channel)
         .fetch_optional(connection)

@@ -6,9 +6,12 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 
+use super::super::columns::Columns as _;
 use super::super::joining::sql::joining;
 use super::super::joining::{CLOCKS_US, HOLES, JoinStore, Joint, Reach, narrowed, told};
-use super::super::{History, MAX_HEADS, Page, Place, StoreError, bounds, columns, log_number, number};
+use super::super::{
+    History, MAX_HEADS, Page, Place, StoreError, bounds, channel_hash, columns, log_number, number,
+};
 use super::{SqliteStore, page_query};
 
 impl SqliteStore {
@@ -17,7 +20,8 @@ impl SqliteStore {
     }
 }
 
-joining!(SqliteConnection, SqliteStore);
+// The newest row of a life tells by itself whether any is young enough; others would all be looked at.
+joining!(SqliteConnection, SqliteStore, "$4 IS NOT NULL");
 
 #[async_trait]
 impl JoinStore for SqliteStore {

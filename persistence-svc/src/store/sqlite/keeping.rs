@@ -12,12 +12,12 @@ use super::super::keeping::{
     Erasure, Forgetting, Hold, Holds, KeepStore, Kept, MAX_HOLDS, MAX_KEPT, Over, Subject, edges, few,
     forgotten, keys, users_of,
 };
-use super::super::{StoreError, Written, channel_hash, log_number, number, unsigned};
+use super::super::{Place, StoreError, Written, channel_hash, log_number, number, unsigned};
 use super::SqliteStore;
 use super::search::{SHIFT, first_of};
 
 impl SqliteStore {
-    async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
+    pub(super) async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 }
