@@ -20,6 +20,7 @@ use crate::links::Links;
 use crate::metrics::GatewayMetrics;
 use crate::session::{Encoding, Limits, SessionHandle};
 use crate::sessions::Sessions;
+use crate::typing::{Typing, TypingMetrics};
 
 /// See the module.
 pub(crate) struct Gateway {
@@ -32,6 +33,8 @@ pub(crate) struct Gateway {
     pub(crate) memberships: Arc<Memberships>,
     /// Up to where users have read.
     pub(crate) receipts: Receipts,
+    /// Who is typing where, of those who are connected here.
+    pub(crate) typing: Typing,
     /// By which the other gateways know of sessions.
     pub(crate) announcer: Announcer,
     pub(crate) metrics: GatewayMetrics,
@@ -59,6 +62,7 @@ pub(crate) struct Conversations {
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) memberships: Arc<Memberships>,
     pub(crate) receipts: Receipts,
+    pub(crate) typing_metrics: TypingMetrics,
 }
 
 impl Gateway {
@@ -70,6 +74,7 @@ impl Gateway {
             gateways,
             memberships,
             receipts,
+            typing_metrics,
         }: Conversations,
         announcer: Announcer,
         metrics: GatewayMetrics,
@@ -81,6 +86,7 @@ impl Gateway {
             rpcs: Arc::new(Semaphore::new(config.rpc_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
+            typing: Typing::new(config.typing, typing_metrics),
             config,
             tokens,
             links,

@@ -14,6 +14,7 @@ mod explain;
 mod members;
 mod payload;
 pub(crate) mod reload;
+mod typing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -62,6 +63,7 @@ struct Options {
     durable: bool,
     members: Option<MembersRules>,
     changes: changes::Changes,
+    typing: bool,
 }
 
 /// Who may, as far as settings say.

@@ -33,6 +33,7 @@ use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
 use crate::policy::reload;
+use crate::typing::{self, TypingMetrics};
 use crate::{listener, upgrade};
 use switchboard_service_kit::tls::Tls;
 
@@ -200,6 +201,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
             gateways: Arc::clone(&gateways),
             memberships,
             receipts,
+            typing_metrics: TypingMetrics::register(&context.metrics),
         },
         announcer,
         metrics,
@@ -212,12 +214,13 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         ReceiptMetrics::register(&context.metrics),
         link_context.tasks.clone(),
     );
+    let telling = typing::tell_all(Arc::clone(&gateway));
     let until_links_stop = link_context.tasks.stop_token();
     link_context
         .tasks
         .spawn("conversations", TaskKind::Essential, async move {
-            let both = async { tokio::join!(ending, writing) };
-            until_links_stop.run_until_cancelled(both).await;
+            let all = async { tokio::join!(ending, writing, telling) };
+            until_links_stop.run_until_cancelled(all).await;
         });
     if let Some(origin) = gateway.config.origin.clone() {
         let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());

@@ -386,6 +386,7 @@ impl Commands {
             return false;
         };
         self.session.leases.forget(channel.as_str());
+        self.gateway.types_no_more(&self.session, &channel);
         room.unsubscribe(&self.session, Some(then.clone()), channel);
         true
     }

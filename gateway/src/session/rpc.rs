@@ -13,6 +13,7 @@ mod rights;
 mod search;
 mod status;
 mod threads;
+mod typing;
 
 use std::sync::Arc;
 
@@ -79,6 +80,8 @@ const METHODS: &[(&str, Handler)] = methods! {
     "message.react" => changes::react,
     "message.status" => status::status,
     "thread.list" => threads::list,
+    "typing.start" => typing::start,
+    "typing.stop" => typing::stop,
 };
 
 impl Asking {
