@@ -246,3 +246,48 @@ test("what makes no sense is refused", options, async (t) => {
     await refused(code, rpc(client, method, data), `${method} ${JSON.stringify(data)}`);
   }
 });
+
+test("who is typing is told to those who are subscribed, and to nobody later", options, async (t) => {
+  const [aliceName, bobName] = [freshUser(), freshUser()].toSorted();
+  const channel = `dm:#${aliceName},${bobName}`;
+  const [alice, bob, carol] = await Promise.all([aliceName, bobName, freshUser()].map((name, index) => user(t, name, index)));
+  const his = await subscribe(bob, channel);
+  await refused(103, rpc(alice, "typing.start", { channel }), "typing of who is not subscribed");
+  await subscribe(alice, channel);
+  const typing = () => his.publications.filter(({ tags }) => tags?.["sb-change"] === "typing").map(({ data }) => data);
+  const told = (count) => his.when(() => typing().length >= count, `${count} events`);
+  const started = (event) => {
+    assert.ok(event.expires_in > 0 && event.expires_in <= 1_500, JSON.stringify(event));
+    assert.deepEqual(event, { user: aliceName, typing: true, expires_in: event.expires_in });
+  };
+  const stopped = (event) => assert.deepEqual(event, { user: aliceName, typing: false });
+
+  await rpc(alice, "typing.start", { channel });
+  await told(1);
+  await rpc(alice, "typing.start", { channel });
+  // The second is told once typing_interval is over, and then it ends by itself.
+  await told(3);
+  started(typing()[0]);
+  started(typing()[1]);
+  stopped(typing()[2]);
+
+  await rpc(alice, "typing.start", { channel });
+  await told(4);
+  started(typing()[3]);
+  await rpc(alice, "typing.stop", { channel });
+  await told(5);
+  stopped(typing()[4]);
+
+  await rpc(alice, "typing.start", { channel });
+  await told(6);
+  alice.disconnect();
+  await told(7);
+  stopped(typing()[6]);
+
+  await bob.publish(channel, { text: "where are you?" });
+  const { publications } = await bob.history(channel, { limit: 100 });
+  assert.deepEqual(publications.map(({ data }) => data), [{ text: "where are you?" }], "none is stored");
+  await refused(103, rpc(carol, "typing.start", { channel }), "typing of who is not in the channel");
+  await refused(103, rpc(carol, "typing.stop", { channel }), "no more typing of who is not in the channel");
+  await isNotLetIn(carol, channel);
+});

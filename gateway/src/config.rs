@@ -14,6 +14,7 @@ use crate::limits::LimitsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
 use crate::presence::PresenceConfig;
+use crate::typing::TypingConfig;
 use switchboard_service_kit::tls::{self, TlsConfig};
 
 const KIB: u64 = 1024;
@@ -79,6 +80,8 @@ pub struct Config {
     pub broadcast: bool,
     /// Whether clients are told of maintenance, of limits that are near, and of changes.
     pub system_messages: bool,
+    /// For how long users are typing, and how many.
+    pub(crate) typing: TypingConfig,
     /// Requests of sessions that wait for one link.
     pub link_queue: usize,
     /// Frames of an owner that wait for one link.
@@ -289,6 +292,7 @@ impl Config {
             "Clients are told of maintenance, of limits that they are near to, and of changes of what they may, by the protocol's \
              `message` push.",
         );
+        let typing = TypingConfig::read(&mut gateway);
         let reload_interval = gateway.duration(
             "reload_interval",
             seconds(10),
@@ -382,6 +386,7 @@ impl Config {
             inbox,
             broadcast,
             system_messages,
+            typing,
             link_queue: size(link_queue),
             link_frames: size(link_frames),
             link_unanswered: size(link_unanswered),

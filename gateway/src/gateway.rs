@@ -21,6 +21,7 @@ use crate::metrics::GatewayMetrics;
 use crate::presence::Presence;
 use crate::session::{Encoding, Limits, SessionHandle};
 use crate::sessions::Sessions;
+use crate::typing::{Typing, TypingMetrics};
 
 /// See the module.
 pub(crate) struct Gateway {
@@ -35,6 +36,8 @@ pub(crate) struct Gateway {
     pub(crate) receipts: Receipts,
     /// Who is here.
     pub(crate) presence: Arc<Presence>,
+    /// Who is typing where, of those who are connected here.
+    pub(crate) typing: Typing,
     /// By which the other gateways know of sessions.
     pub(crate) announcer: Announcer,
     pub(crate) metrics: GatewayMetrics,
@@ -63,6 +66,7 @@ pub(crate) struct Conversations {
     pub(crate) memberships: Arc<Memberships>,
     pub(crate) receipts: Receipts,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) typing_metrics: TypingMetrics,
 }
 
 impl Gateway {
@@ -75,6 +79,7 @@ impl Gateway {
             memberships,
             receipts,
             presence,
+            typing_metrics,
         }: Conversations,
         announcer: Announcer,
         metrics: GatewayMetrics,
@@ -86,6 +91,7 @@ impl Gateway {
             rpcs: Arc::new(Semaphore::new(config.rpc_questions)),
             users: Users::new(config.limits.connections_per_user),
             ends: LimitedLog::new(),
+            typing: Typing::new(config.typing, typing_metrics),
             config,
             tokens,
             links,

@@ -15,6 +15,7 @@
 //! | `envelope` | what a message carries besides its payload |
 //! | `api` | the server API, over HTTP and gRPC |
 //! | `system_message` | what clients are told about the gateway itself |
+//! | `typing` | who is typing in which channel |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
 //! What must hold: a client's bad input or a panic in its session ends that session alone
@@ -48,6 +49,7 @@ mod sessions;
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;
 mod system_message;
+mod typing;
 mod upgrade;
 
 pub use api::{ApiConfig, ApiError, ApiRunning};

@@ -14,6 +14,7 @@ mod explain;
 mod members;
 mod payload;
 pub(crate) mod reload;
+mod typing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +64,7 @@ struct Options {
     members: Option<MembersRules>,
     presence_rules: PresenceRules,
     changes: changes::Changes,
+    typing: bool,
 }
 
 /// Who may, as far as settings say.

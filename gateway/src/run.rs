@@ -34,6 +34,7 @@ use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
 use crate::policy::reload;
 use crate::presence::{self, Presence, PresenceMetrics, Reporting};
+use crate::typing::{self, TypingMetrics};
 use crate::{listener, upgrade};
 use switchboard_service_kit::tls::Tls;
 
@@ -230,6 +231,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
             memberships,
             receipts,
             presence,
+            typing_metrics: TypingMetrics::register(&context.metrics),
         },
         announcer,
         metrics,
@@ -242,12 +244,13 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         ReceiptMetrics::register(&context.metrics),
         link_context.tasks.clone(),
     );
+    let telling = typing::tell_all(Arc::clone(&gateway));
     let until_links_stop = link_context.tasks.stop_token();
     link_context
         .tasks
         .spawn("conversations", TaskKind::Essential, async move {
-            let both = async { tokio::join!(ending, writing) };
-            until_links_stop.run_until_cancelled(both).await;
+            let all = async { tokio::join!(ending, writing, telling) };
+            until_links_stop.run_until_cancelled(all).await;
         });
     if let Some(origin) = gateway.config.origin.clone() {
         let watching = reload::watch(Arc::clone(&gateway), origin, stop.clone());

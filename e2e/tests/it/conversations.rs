@@ -16,7 +16,8 @@ use switchboard_e2e::process::Process;
 /// Keys of `[gateway]` and sections below it.
 fn gateway() -> String {
     format!(
-        "limits.connections_per_address = 0\nlimits.connect_rate = 0\napi.key = {API_KEY:?}\n\
+        "typing_timeout = \"1500ms\"\ntyping_interval = \"500ms\"\n\
+         limits.connections_per_address = 0\nlimits.connect_rate = 0\napi.key = {API_KEY:?}\n\
          [gateway.tokens]\nhmac_secret = {SECRET:?}\n"
     )
 }
@@ -40,6 +41,7 @@ allow_subscribe_for_client = true
 [namespaces.dm]
 allow_user_limited_channels = true
 allow_publish_for_subscriber = true
+allow_history_for_subscriber = true
 "#;
 
 async fn javascript(gateways: &[&Process]) -> Result<()> {

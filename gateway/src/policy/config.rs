@@ -188,6 +188,11 @@ impl Options {
                 "How long after it was published a message may be deleted by who sent it. 0s: without a limit.",
             ),
         };
+        let typing = section.boolean(
+            "typing",
+            true,
+            "Users who are subscribed and may publish may tell the others that they are typing.",
+        );
         let pattern = section.optional_text(
             "channel_pattern",
             "Regular expression that what follows the namespace in a channel's name has to match as a whole.",
@@ -219,6 +224,7 @@ impl Options {
             members,
             presence_rules,
             changes,
+            typing,
         }
     }
 }

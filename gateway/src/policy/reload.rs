@@ -51,7 +51,7 @@ enum Verdict {
     /// What is allowed stays as it was.
     Same,
     /// It is different, by these keys.
-    Changed(Policy, Vec<String>),
+    Changed(Box<Policy>, Vec<String>),
 }
 
 /// Looks at the file until `stop`.
@@ -79,7 +79,7 @@ pub(crate) async fn watch(gateway: Arc<Gateway>, origin: Origin, stop: Cancellat
                 tracing::info!("the configuration file has changed; what is allowed in channels has not");
             }
             Some(Ok(Verdict::Changed(policy, keys))) => {
-                let sessions = gateway.take_policy(policy);
+                let sessions = gateway.take_policy(*policy);
                 gateway.metrics.policy_reload(Reload::Done);
                 tracing::info!(changed = named(&keys), sessions, "policy reloaded");
             }
@@ -178,7 +178,7 @@ impl Watched {
         self.in_force = text;
         Ok(match keys.is_empty() {
             true => Verdict::Same,
-            false => Verdict::Changed(policy, keys),
+            false => Verdict::Changed(Box::new(policy), keys),
         })
     }
 

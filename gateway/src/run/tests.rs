@@ -23,4 +23,5 @@ mod registry;
 mod system_messages;
 mod tls;
 mod tokens;
+mod typing;
 mod upgrades;

@@ -214,6 +214,7 @@ impl SessionHandle {
         };
         self.leases.forget(channel.as_str());
         self.left(channel.as_str());
+        gateway.types_no_more(self, &channel);
         let push = Push {
             channel: channel.as_str().to_owned(),
             unsubscribe: Some(UnsubscribeCode::Server.into()),

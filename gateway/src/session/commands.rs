@@ -402,6 +402,7 @@ impl Commands {
         };
         self.session.leases.forget(channel.as_str());
         self.session.left(channel.as_str());
+        self.gateway.types_no_more(&self.session, &channel);
         room.unsubscribe(&self.session, Some(then.clone()), channel);
         true
     }

@@ -14,6 +14,7 @@ mod rights;
 mod search;
 mod status;
 mod threads;
+mod typing;
 
 use std::sync::Arc;
 
@@ -86,6 +87,8 @@ const METHODS: &[(&str, Handler)] = methods! {
     "presence.unwatch" => presence::unwatch,
     "presence.watch" => presence::watch,
     "thread.list" => threads::list,
+    "typing.start" => typing::start,
+    "typing.stop" => typing::stop,
 };
 
 impl Asking {

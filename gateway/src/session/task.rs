@@ -65,6 +65,7 @@ pub(crate) async fn serve(
     // Neither waits for the other: a busy link must not keep a socket open.
     let forget = async {
         for channel in session.subscriptions.end() {
+            gateway.types_no_more(session, &channel);
             let room = gateway.links.room(&channel).await;
             room.unsubscribe(session, None, channel);
         }
