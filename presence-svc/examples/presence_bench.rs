@@ -15,6 +15,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_precision_loss,
+    clippy::disallowed_methods,
     reason = "a measurement, run by hand"
 )]
 
@@ -46,6 +47,9 @@ const REPORT: usize = 2_000;
 const ACTIVITY: Duration = Duration::from_secs(10);
 const HERD: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// News that nobody has looked at: more than any part of this makes.
+const HEARD: usize = 1 << 22;
 
 /// A gateway's reports.
 struct Gateway {
@@ -172,7 +176,7 @@ async fn beats(gateways: &mut [Gateway], during: Duration) {
 
 /// Of how many users something was told, and of how many of these something else than is right.
 fn told_of(
-    heard: &mut mpsc::UnboundedReceiver<(Status, u64, String)>,
+    heard: &mut mpsc::Receiver<(Status, u64, String)>,
     is_right: impl Fn(&[Status]) -> bool,
 ) -> (usize, usize) {
     let mut of_user: HashMap<String, Vec<(u64, Status)>> = HashMap::new();
@@ -226,12 +230,15 @@ async fn main() {
     {
         sleep(Duration::from_millis(20)).await;
     }
-    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (sender, mut heard) = mpsc::channel(HEARD);
     tokio::spawn(async move {
         while let Some(message) = changes.next().await {
             let changes: Changes = format::decode(message.payload).unwrap();
             for user in changes.users {
-                sender.send((user.status(), user.version, user.user)).unwrap();
+                sender
+                    .send((user.status(), user.version, user.user))
+                    .await
+                    .unwrap();
             }
         }
     });

@@ -1,6 +1,7 @@
 //! `PresenceService` over gRPC, for backends: what other services ask over the bus, by the same handlers, in the same places and
 //! times; and what changes, as a stream. See [`switchboard_service_kit::grpc`] for who may ask.
 
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use switchboard_proto::presence::{
 use switchboard_service_kit::grpc::{self, GrpcConfig, GrpcError, GrpcRunning};
 use switchboard_service_kit::service::Context;
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tonic::{Request, Response, Status};
 
 use crate::service::{MAX_ASKED, Service};
@@ -177,39 +179,16 @@ impl PresenceService for Asked {
             .into_iter()
             .map(|user| Ok(event(Event::User(user))))
             .collect();
-        let mut watch = Watch {
+        let watch = Watch {
             request,
             versions,
             changes,
+            waiting: VecDeque::new(),
+            is_over: false,
+            _place: place,
         };
-        let following = async_stream(move |sender| async move {
-            let _place = place;
-            watch.run(sender).await;
-        });
+        let following = stream::unfold(watch, Watch::next);
         Ok(Response::new(Box::pin(stream::iter(first).chain(following))))
-    }
-}
-
-/// A stream of what a task sends. The task ends where nobody reads any more.
-fn async_stream<F, Fut>(task: F) -> impl Stream<Item = Result<WatchEvent, Status>> + Send
-where
-    F: FnOnce(tokio::sync::mpsc::Sender<Result<WatchEvent, Status>>) -> Fut,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let task = tokio::spawn(task(sender));
-    let ends = AbortOnDrop(task);
-    stream::unfold((receiver, ends), |(mut receiver, ends)| async move {
-        let item = receiver.recv().await?;
-        Some((item, (receiver, ends)))
-    })
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -217,32 +196,36 @@ impl Drop for AbortOnDrop {
 struct Watch {
     request: WatchRequest,
     /// What was told of the users that were asked for.
-    versions: std::collections::HashMap<String, u64>,
+    versions: HashMap<String, u64>,
     changes: broadcast::Receiver<Arc<Changes>>,
+    waiting: VecDeque<WatchEvent>,
+    is_over: bool,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Watch {
-    async fn run(&mut self, sender: tokio::sync::mpsc::Sender<Result<WatchEvent, Status>>) {
+    /// The next event, and what follows; `None`: it is over.
+    async fn next(mut self) -> Option<(Result<WatchEvent, Status>, Self)> {
         loop {
-            let changes = match self.changes.recv().await {
-                Ok(changes) => changes,
-                Err(broadcast::error::RecvError::Closed) => return,
-                Err(broadcast::error::RecvError::Lagged(_)) => {
+            if let Some(next) = self.waiting.pop_front() {
+                return Some((Ok(next), self));
+            }
+            if self.is_over {
+                return None;
+            }
+            match self.changes.recv().await {
+                Ok(changes) => self.tell(&changes),
+                Err(RecvError::Closed) => return None,
+                Err(RecvError::Lagged(_)) => {
+                    self.is_over = true;
                     let slow = Status::unavailable("too slow for what changes: ask anew");
-                    sender.send(Err(slow)).await.ok();
-                    return;
-                }
-            };
-            for told in self.told(&changes) {
-                if sender.send(Ok(told)).await.is_err() {
-                    return;
+                    return Some((Err(slow), self));
                 }
             }
         }
     }
 
-    fn told(&mut self, changes: &Changes) -> Vec<WatchEvent> {
-        let mut told = Vec::new();
+    fn tell(&mut self, changes: &Changes) {
         for user in &changes.users {
             let is_new = match self.versions.get_mut(&user.user) {
                 Some(version) => {
@@ -253,14 +236,14 @@ impl Watch {
                 None => self.request.everybody,
             };
             if is_new {
-                told.push(event(Event::User(user.clone())));
+                self.waiting.push_back(event(Event::User(user.clone())));
             }
         }
         if self.request.channels {
             let channels = changes.channels.iter().cloned();
-            told.extend(channels.map(|channel| event(Event::Channel(channel))));
+            self.waiting
+                .extend(channels.map(|channel| event(Event::Channel(channel))));
         }
-        told
     }
 }
 
