@@ -60,6 +60,17 @@ pub struct AnsweringMetrics {
     pub unanswered: Counter,
 }
 
+/// Why a question that did not come over the bus has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unanswered {
+    /// As many others are at work as there may be.
+    NoPlace,
+    /// It took too long.
+    TooLate,
+    /// A fault.
+    Fault(AskError),
+}
+
 impl AnsweringMetrics {
     /// Metrics of the service of this name.
     pub fn register(service: &'static str, metrics: &Metrics) -> Self {
@@ -118,19 +129,24 @@ impl Answering {
         Ok(())
     }
 
-    /// Waits for an answer that came on another way than the bus, in a place and within the time that a question over the bus has.
+    /// Waits for the answer to a question that came on another way than the bus, in a place and within the time that one over the
+    /// bus has.
     ///
     /// # Errors
-    /// As the answer's; [`AskError::Unavailable`] where there is no place, or it takes too long.
-    pub async fn beside<T>(&self, answer: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
+    /// [`Unanswered`].
+    pub async fn beside<T>(
+        &self,
+        answer: impl Future<Output = Result<T, AskError>>,
+    ) -> Result<T, Unanswered> {
         let Ok(_place) = self.places.try_acquire() else {
             self.metrics.refused.inc();
-            return Err(AskError::Unavailable("too many questions are at work".to_owned()));
+            return Err(Unanswered::NoPlace);
         };
         self.metrics.questions.inc();
-        let answer = tokio::time::timeout(self.limit, answer)
-            .await
-            .unwrap_or_else(|_| Err(AskError::Unavailable("it took too long".to_owned())));
+        let answer = match tokio::time::timeout(self.limit, answer).await {
+            Ok(answer) => answer.map_err(Unanswered::Fault),
+            Err(_) => Err(Unanswered::TooLate),
+        };
         if answer.is_err() {
             self.metrics.unanswered.inc();
         }

@@ -5,16 +5,17 @@
 //! rights are looked at.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use switchboard_bus::answering::{Answering, Unanswered};
 use switchboard_bus::messages::AskError;
 use switchboard_proto::messages::message_service_server::{MessageService, MessageServiceServer};
 use switchboard_proto::messages::{self, Method, method};
-use switchboard_service_kit::grpc::{self, GrpcConfig, GrpcError, GrpcRunning};
+use switchboard_service_kit::grpc::{self, GrpcConfig, GrpcError, GrpcMetrics, GrpcRunning};
 use switchboard_service_kit::service::Context;
 use tonic::{Request, Response, Status};
 
-use crate::answering::Answering;
-use crate::service::{Service, each_method};
+use crate::service::{Service, each_method, nothing_stored};
 
 /// Where a key that was made here stands in the data folder.
 const KEY_FILE: &str = "persistence-key";
@@ -25,12 +26,12 @@ const KEY_FILE: &str = "persistence-key";
 /// [`GrpcError`].
 pub(crate) async fn start(
     config: GrpcConfig,
-    answering: Answering,
+    asked: Asked,
     data: Option<&Path>,
     context: &Context,
 ) -> Result<GrpcRunning, GrpcError> {
-    let metrics = answering.metrics.grpc.clone();
-    let service = MessageServiceServer::new(Grpc(answering)).max_decoding_message_size(config.request_size);
+    let metrics = asked.metrics.clone();
+    let service = MessageServiceServer::new(asked).max_decoding_message_size(config.request_size);
     let served = grpc::Grpc {
         service,
         name: messages::SERVICE,
@@ -42,48 +43,36 @@ pub(crate) async fn start(
     grpc::start(config, served, context).await
 }
 
-struct Grpc(Answering);
+/// What is asked over gRPC.
+pub(crate) struct Asked {
+    /// `None`: nothing is stored.
+    pub(crate) service: Option<Arc<Service>>,
+    pub(crate) answering: Answering,
+    pub(crate) metrics: GrpcMetrics,
+}
 
-impl Grpc {
+impl Asked {
     fn service(&self) -> Result<&Service, Status> {
-        let service = self.0.service.as_deref();
-        service.ok_or_else(|| {
-            status(AskError::NotAvailable(
-                "nothing is stored here (persistence.store)".to_owned(),
-            ))
-        })
+        let service = self.service.as_deref();
+        service.ok_or_else(|| fault(nothing_stored()))
     }
 
-    /// Waits for an answer, in a place and within the time that a question over the bus has.
     async fn answered<T>(
         &self,
         answer: impl Future<Output = Result<T, AskError>>,
     ) -> Result<Response<T>, Status> {
-        let metrics = &self.0.metrics;
-        let Ok(_place) = self.0.places.try_acquire() else {
-            metrics.refused_questions.inc();
-            return Err(Status::resource_exhausted(
-                "too many questions are at work (persistence.questions)",
-            ));
-        };
-        metrics.questions.inc();
-        let answer = match tokio::time::timeout(self.0.limit, answer).await {
-            Ok(answer) => answer.map_err(status),
-            Err(_) => Err(Status::deadline_exceeded(
-                "it took too long (persistence.question_timeout)",
-            )),
-        };
-        if answer.is_err() {
-            metrics.unanswered_questions.inc();
-        }
-        answer.map(Response::new)
+        self.answering
+            .beside(answer)
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }
 
 macro_rules! over_grpc {
     ($($method:ident => $answer:ident,)*) => {
         #[tonic::async_trait]
-        impl MessageService for Grpc {
+        impl MessageService for Asked {
             $(async fn $answer(
                 &self,
                 request: Request<<method::$method as Method>::Request>,
@@ -95,7 +84,17 @@ macro_rules! over_grpc {
 }
 each_method!(over_grpc);
 
-fn status(error: AskError) -> Status {
+fn status(unanswered: Unanswered) -> Status {
+    match unanswered {
+        Unanswered::NoPlace => {
+            Status::resource_exhausted("too many questions are at work (persistence.questions)")
+        }
+        Unanswered::TooLate => Status::deadline_exceeded("it took too long (persistence.question_timeout)"),
+        Unanswered::Fault(error) => fault(error),
+    }
+}
+
+fn fault(error: AskError) -> Status {
     match error {
         AskError::Invalid(words) => Status::invalid_argument(words),
         AskError::NotFound(words) => Status::not_found(words),

@@ -4,11 +4,10 @@
 //! one write ([`writer`]), and how far a shard is stored is committed together with the rows ([`store`]). So a death
 //! at any moment means reading again, and what is read again is there already. Without `persistence.store` it only joins the bus.
 //!
-//! Other services ask over the bus ([`answering`]), and backends over gRPC ([`grpc`]), what is stored; each question is a method of [`service`]. What is derived
+//! Other services ask over the bus ([`switchboard_bus::answering`]), and backends over gRPC ([`grpc`]), what is stored; each question is a method of [`service`]. What is derived
 //! exactly with the rows (members, changes) is folded in the transaction that writes them; what may lag (the index of [`search`])
 //! is done by followers ([`follow`]).
 
-mod answering;
 mod config;
 #[cfg(feature = "conformance")]
 #[expect(

@@ -18,9 +18,6 @@ pub struct PersistenceMetrics {
     pub(crate) rows: Counter,
     pub(crate) dead_letters: Counter,
     pub(crate) failures: Counter,
-    pub(crate) questions: Counter,
-    pub(crate) refused_questions: Counter,
-    pub(crate) unanswered_questions: Counter,
     pub(crate) grpc: GrpcMetrics,
     pub(crate) search: FollowerMetrics,
     pub(crate) expired: Counter,
@@ -56,21 +53,6 @@ impl PersistenceMetrics {
                 "failed_writes",
                 "Batches that the store did not take and that were tried again",
                 counts.failures.clone(),
-            );
-            registry.register(
-                "questions",
-                "Questions of other services, and over gRPC, that were begun",
-                counts.questions.clone(),
-            );
-            registry.register(
-                "refused_questions",
-                "Questions that found persistence.questions others at work",
-                counts.refused_questions.clone(),
-            );
-            registry.register(
-                "unanswered_questions",
-                "Questions that were answered with a fault",
-                counts.unanswered_questions.clone(),
             );
             counts.grpc.register(registry);
             registry.register(

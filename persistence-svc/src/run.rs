@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchboard_bus::answering::{Answering, AnsweringMetrics, Answers};
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_bus::reader::{Reader, ReaderSettings};
 use switchboard_bus::{Bus, Log, ReaderName};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
+use switchboard_proto::questions;
 use switchboard_proto::time::now_us;
 use switchboard_service_kit::grpc::GrpcRunning;
 use switchboard_service_kit::health::Component;
@@ -17,7 +19,6 @@ use switchboard_service_kit::summary;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::answering::Answering;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::follow::{Following, Writes};
@@ -27,7 +28,7 @@ use crate::metrics::PersistenceMetrics;
 use crate::search::analyser::Analyser;
 use crate::search::text::Fields;
 use crate::search::{Indexer, Searching};
-use crate::service::Service;
+use crate::service::{NothingStored, Service};
 use crate::store::Store;
 use crate::writer::Writer;
 
@@ -92,10 +93,16 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             None => service,
         })
     };
+    let service = store.as_ref().map(service);
+    let answers: Arc<dyn Answers> = match &service {
+        Some(service) => Arc::clone(service) as Arc<dyn Answers>,
+        None => Arc::new(NothingStored),
+    };
     let answering = Answering {
         bus: Arc::clone(&deps.bus),
-        service: store.as_ref().map(service),
-        metrics: metrics.clone(),
+        service: questions::Service::Messages,
+        answers,
+        metrics: AnsweringMetrics::register("persistence", &context.metrics),
         places: Arc::new(Semaphore::new(config.questions)),
         limit: config.question_timeout,
     };
@@ -119,7 +126,14 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         ]
     });
     let grpc = match config.grpc {
-        Some(grpc) => Some(grpc::start(grpc, answering.clone(), deps.data.as_deref(), &context).await?),
+        Some(grpc) => {
+            let asked = grpc::Asked {
+                service,
+                answering: answering.clone(),
+                metrics: metrics.grpc.clone(),
+            };
+            Some(grpc::start(grpc, asked, deps.data.as_deref(), &context).await?)
+        }
         None => None,
     };
     let stop = context.tasks.stop_token();

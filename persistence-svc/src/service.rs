@@ -9,8 +9,10 @@ mod search;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message as _;
+use switchboard_bus::answering::Answers;
 use switchboard_bus::messages::AskError;
 use switchboard_proto::ids::{ShardCount, ShardId};
 use switchboard_proto::messages::{Method, method};
@@ -89,12 +91,9 @@ impl Service {
 
 macro_rules! by_name {
     ($($method:ident => $answer:ident,)*) => {
-        impl Service {
-            /// Answers the method of this name.
-            ///
-            /// # Errors
-            /// [`AskError`], in words for who asked.
-            pub async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
+        #[async_trait]
+        impl Answers for Service {
+            async fn answer(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
                 match name {
                     $(method::$method::NAME => {
                         encoded::<method::$method>(self.$answer(decoded::<method::$method>(request)?).await)
@@ -108,6 +107,20 @@ macro_rules! by_name {
     };
 }
 each_method!(by_name);
+
+/// Answers where nothing is stored: that it is so.
+pub(crate) struct NothingStored;
+
+#[async_trait]
+impl Answers for NothingStored {
+    async fn answer(&self, _name: &str, _request: Bytes) -> Result<Bytes, AskError> {
+        Err(nothing_stored())
+    }
+}
+
+pub(crate) fn nothing_stored() -> AskError {
+    AskError::NotAvailable("nothing is stored here (persistence.store)".to_owned())
+}
 
 fn decoded<M: Method>(request: Bytes) -> Result<M::Request, AskError> {
     M::Request::decode(request).map_err(|error| AskError::Invalid(format!("request not read: {error}")))
@@ -134,3 +147,6 @@ pub(crate) fn fault(error: &StoreError) -> AskError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

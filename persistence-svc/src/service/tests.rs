@@ -1,10 +1,15 @@
 use std::path::Path;
 
-use switchboard_bus::SubjectPrefix;
+use switchboard_bus::answering::{Answering, AnsweringMetrics};
 use switchboard_bus::embedded::EmbeddedBus;
 use switchboard_bus::messages::ask;
+use switchboard_bus::{Bus, SubjectPrefix};
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardCount, ShardId};
 use switchboard_proto::messages::{HeadsRequest, HeadsResponse, Method, Place, method};
+use switchboard_proto::questions;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::store::{MessageStore, Row, SqliteSettings, SqliteStore, Written};
@@ -62,10 +67,15 @@ async fn service(folder: &Path) -> Arc<Service> {
 /// Answers on a bus of its own until the test's end.
 fn answering(service: Option<Arc<Service>>, places: usize) -> Arc<dyn Bus> {
     let bus: Arc<dyn Bus> = EmbeddedBus::new(SubjectPrefix::default());
+    let answers: Arc<dyn Answers> = match service {
+        Some(service) => service,
+        None => Arc::new(NothingStored),
+    };
     let answering = Answering {
         bus: Arc::clone(&bus),
-        service,
-        metrics: PersistenceMetrics::default(),
+        service: questions::Service::Messages,
+        answers,
+        metrics: AnsweringMetrics::default(),
         places: Arc::new(Semaphore::new(places)),
         limit: WITHIN,
     };
