@@ -308,12 +308,15 @@ impl MessageStore for SqliteStore {
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        // SQLite has no lock around migrations: who lost a race against another process finds them done the second time.
-        let first = Self::migrator().run(&self.writer).await;
-        let done = match first {
-            Ok(()) => Ok(()),
-            Err(_) => Self::migrator().run(&self.writer).await,
-        };
+        // SQLite has no lock around migrations. Who lost a race for one against another process finds it done the next time, and may
+        // lose the race for the one behind it: as often as there are migrations.
+        let mut done = Self::migrator().run(&self.writer).await;
+        for _ in Self::migrator().iter() {
+            if done.is_ok() {
+                break;
+            }
+            done = Self::migrator().run(&self.writer).await;
+        }
         done.map_err(|error| match error {
             MigrateError::Execute(error) => error.into(),
             other => StoreError::Schema(other.to_string()),
