@@ -125,11 +125,9 @@ async fn all<F>(gateways: &mut [Gateway], sessions: usize, make: F)
 where
     F: Fn(usize) -> ReportedUser + Sync,
 {
-    let of_each = sessions.div_ceil(GATEWAYS);
     let make = &make;
     let work = gateways.iter_mut().enumerate().map(|(at, gateway)| async move {
-        let first = at * of_each;
-        let mine: Vec<usize> = (first..(first + of_each).min(sessions)).collect();
+        let mine: Vec<usize> = (at..sessions).step_by(GATEWAYS).collect();
         for part in mine.chunks(REPORT) {
             gateway
                 .report(false, part.iter().map(|session| make(*session)).collect())
@@ -144,21 +142,12 @@ async fn come_back(gateways: &mut [Gateway], herd: usize, life: u64, within: Dur
     const STEPS: u32 = 25;
     let mut tick = interval(within / STEPS);
     let of_each = herd.div_ceil(STEPS as usize);
-    for (step, first) in (0..herd).step_by(of_each).enumerate() {
+    for first in (0..herd).step_by(of_each) {
         tick.tick().await;
-        let back = (first..(first + of_each).min(herd)).map(|session| reported(session, Some(life), None));
         for (at, gateway) in gateways.iter_mut().enumerate() {
-            let is_its_turn = step % GATEWAYS == at;
-            gateway
-                .report(
-                    false,
-                    if is_its_turn {
-                        back.clone().collect()
-                    } else {
-                        Vec::new()
-                    },
-                )
-                .await;
+            let its = (first..(first + of_each).min(herd)).filter(|session| session % GATEWAYS == at);
+            let back = its.map(|session| reported(session, Some(life), None));
+            gateway.report(false, back.collect()).await;
         }
     }
 }
@@ -177,17 +166,21 @@ async fn beats(gateways: &mut [Gateway], during: Duration) {
 /// Of how many users something was told, and of how many of these something else than is right.
 fn told_of(
     heard: &mut mpsc::Receiver<(Status, u64, String)>,
+    known: &mut HashMap<String, u64>,
     is_right: impl Fn(&[Status]) -> bool,
 ) -> (usize, usize) {
     let mut of_user: HashMap<String, Vec<(u64, Status)>> = HashMap::new();
     while let Ok((status, version, user)) = heard.try_recv() {
-        of_user.entry(user).or_default().push((version, status));
+        // News may be told again; who listens knows them by their version.
+        let last = known.entry(user.clone()).or_default();
+        if version > *last {
+            *last = version;
+            of_user.entry(user).or_default().push((version, status));
+        }
     }
     let mut wrong = 0;
     for told in of_user.values_mut() {
         told.sort_unstable_by_key(|(version, _)| *version);
-        // News may be told again; who listens knows them by their version.
-        told.dedup();
         let statuses: Vec<Status> = told.iter().map(|(_, status)| *status).collect();
         wrong += usize::from(!is_right(&statuses));
     }
@@ -262,6 +255,7 @@ async fn main() {
     let filled = begun.elapsed();
     // News that are not told yet are no session's.
     let mut online = 0;
+    let mut known: HashMap<String, u64> = HashMap::new();
     while online < sessions {
         let (status, ..) = tokio::time::timeout(PATIENCE, heard.recv())
             .await
@@ -284,14 +278,15 @@ async fn main() {
     }
     let events = life * 2 * sessions as u64;
     let sustained = events as f64 / begun.elapsed().as_secs_f64();
-    while heard.try_recv().is_ok() {}
+    beats(&mut gateways, Duration::from_secs(2)).await;
+    told_of(&mut heard, &mut known, |_| true);
 
     // Who is back within the grace is not seen to leave.
     let herd = sessions / 10;
     all(&mut gateways, herd, |session| reported(session, None, Some(life))).await;
     come_back(&mut gateways, herd, life + 1, HERD / 3).await;
     beats(&mut gateways, HERD * 2).await;
-    let flickers = told_of(&mut heard, |_| false);
+    let flickers = told_of(&mut heard, &mut known, |_| false);
 
     // Who is gone for longer is told of as gone, and once as back.
     all(&mut gateways, herd, |session| {
@@ -301,7 +296,7 @@ async fn main() {
     beats(&mut gateways, HERD * 2).await;
     come_back(&mut gateways, herd, life + 2, HERD).await;
     beats(&mut gateways, HERD).await;
-    let herd_told = told_of(&mut heard, |statuses| {
+    let herd_told = told_of(&mut heard, &mut known, |statuses| {
         statuses == [Status::Offline, Status::Online]
     });
     let wrong = flickers.0 + herd_told.1 + (herd - herd_told.0);

@@ -42,7 +42,8 @@ pub(crate) struct Asked {
 
 /// All changes, as all replicas tell them.
 pub(crate) struct Watched {
-    changes: broadcast::Sender<Arc<Changes>>,
+    /// `None`: some may have been missed.
+    changes: broadcast::Sender<Option<Arc<Changes>>>,
     places: Arc<Semaphore>,
 }
 
@@ -55,13 +56,27 @@ impl Watched {
         let pattern = Pattern::Exactly(Subject::PresenceChanges);
         let mut heard = bus.subscribe(pattern, BEHIND).await?;
         let (changes, _) = broadcast::channel(BEHIND);
+        let mut disruptions = bus.disruptions();
         let (sender, stop) = (changes.clone(), tasks.stop_token());
         tasks.spawn("grpc-changes", TaskKind::Essential, async move {
+            // Of each replica, the last number. A few hundred are never alive at once; the rest are dead.
+            let mut numbers: HashMap<Vec<u8>, u64> = HashMap::new();
             while let Some(Some(message)) = stop.run_until_cancelled(heard.next()).await {
-                if let Ok(changes) = format::decode::<Changes>(message.payload) {
-                    // Nobody may listen.
-                    sender.send(Arc::new(changes)).ok();
+                let Ok(changes) = format::decode::<Changes>(message.payload) else {
+                    continue;
+                };
+                if numbers.len() > 256 {
+                    numbers.clear();
                 }
+                let last = numbers.insert(changes.replica.to_vec(), changes.number);
+                // Nobody may listen.
+                if last.is_some_and(|last| last + 1 != changes.number)
+                    || disruptions.has_changed().unwrap_or(false)
+                {
+                    disruptions.mark_unchanged();
+                    sender.send(None).ok();
+                }
+                sender.send(Some(Arc::new(changes))).ok();
             }
         });
         Ok(Self {
@@ -197,7 +212,7 @@ struct Watch {
     request: WatchRequest,
     /// What was told of the users that were asked for.
     versions: HashMap<String, u64>,
-    changes: broadcast::Receiver<Arc<Changes>>,
+    changes: broadcast::Receiver<Option<Arc<Changes>>>,
     waiting: VecDeque<WatchEvent>,
     is_over: bool,
     _place: OwnedSemaphorePermit,
@@ -214,12 +229,12 @@ impl Watch {
                 return None;
             }
             match self.changes.recv().await {
-                Ok(changes) => self.tell(&changes),
+                Ok(Some(changes)) => self.tell(&changes),
                 Err(RecvError::Closed) => return None,
-                Err(RecvError::Lagged(_)) => {
+                Ok(None) | Err(RecvError::Lagged(_)) => {
                     self.is_over = true;
-                    let slow = Status::unavailable("too slow for what changes: ask anew");
-                    return Some((Err(slow), self));
+                    let missed = Status::unavailable("changes may have been missed: ask anew");
+                    return Some((Err(missed), self));
                 }
             }
         }

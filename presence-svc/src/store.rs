@@ -121,7 +121,7 @@ pub struct Look {
     pub channels: Vec<(String, Lease)>,
     /// News that were written a second ago or earlier and that nobody said were told.
     pub untold: Vec<Bytes>,
-    /// There is more than this.
+    /// There are more users or channels than these.
     pub more: bool,
 }
 

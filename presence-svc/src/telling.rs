@@ -115,6 +115,11 @@ impl Telling {
         }
     }
 
+    /// Nothing waits to be told.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.capacity() == self.queue.max_capacity()
+    }
+
     fn put(&self, item: Item) {
         if self.queue.try_send(item).is_err() {
             self.metrics.not_told.inc();

@@ -3,17 +3,26 @@
 //!
 //! Replicas share the partitions by rendezvous hashing. Two that tend one do no harm: the store compares before it sets.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use switchboard_bus::membership::{Membership, owners};
 use switchboard_proto::bus::Role;
 use switchboard_proto::ids::{Incarnation, ShardCount};
 use switchboard_service_kit::health::Component;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
-use crate::store::{PARTITIONS, Partition, StoreError};
+use crate::store::{PARTITIONS, Partition, REPORTED_ANEW, StoreError};
+
+/// Between two looks at a partition, at most, for leases that are over to count as such.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// When each partition was looked at, and until when nothing of it is taken away.
+type Spared = Mutex<HashMap<Partition, (Option<Instant>, Instant)>>;
 
 /// See the module.
 pub(crate) struct Tending {
@@ -28,11 +37,15 @@ pub(crate) struct Tending {
 impl Tending {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failing = false;
+        let spared: Spared = Mutex::default();
         let mut again = tokio::time::interval(self.every);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(again.tick()).await.is_some() {
-            let looked =
-                futures_util::future::join_all(self.mine().into_iter().map(|partition| self.look(partition)));
+            let looked = futures_util::future::join_all(
+                self.mine()
+                    .into_iter()
+                    .map(|partition| self.look(partition, &spared)),
+            );
             let failed = looked.await.into_iter().find_map(Result::err);
             match (failed, failing) {
                 (Some(error), false) => {
@@ -69,11 +82,32 @@ impl Tending {
             .collect()
     }
 
-    async fn look(&self, partition: Partition) -> Result<(), StoreError> {
+    /// Nobody has looked at a partition for a while: the service or the store was away, and no lease could be renewed. Then gateways
+    /// have time to say that they are there.
+    fn is_spared(&self, partition: Partition, spared: &Spared) -> bool {
+        let now = Instant::now();
+        let mut spared = spared.lock();
+        let (looked, until) = spared.entry(partition).or_insert((None, now));
+        if looked.is_none_or(|looked| looked + AWAY + self.every < now) {
+            *until = now + REPORTED_ANEW;
+        }
+        *looked = Some(now);
+        now < *until
+    }
+
+    async fn look(&self, partition: Partition, spared: &Spared) -> Result<(), StoreError> {
         loop {
-            let look = self.service.store.look(partition).await?;
-            for news in look.untold {
-                self.service.telling.news(partition, news);
+            let mut look = self.service.store.look(partition).await?;
+            if self.is_spared(partition, spared) {
+                look.users.retain(|(_, over)| over.is_empty());
+                look.channels.clear();
+                look.more = false;
+            }
+            // What this replica has still to tell is among them: another's, who died, waits until it has.
+            if self.service.telling.is_idle() {
+                for news in look.untold {
+                    self.service.telling.news(partition, news);
+                }
             }
             self.service
                 .metrics

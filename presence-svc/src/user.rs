@@ -165,18 +165,23 @@ impl User {
             return None;
         }
         let entered = told.status() != status;
+        let last_seen_ms = match (is_offline, entered, is_known) {
+            (false, ..) => 0,
+            // Who is invisible from now on looks as if she had gone a grace time ago, as everybody does who is offline from now on.
+            (true, true, true) if is_here => now_ms - millis(rules.grace),
+            (true, true, true) => self.kept.gone_ms,
+            (true, ..) => told.last_seen_ms,
+        };
         let presence = Presence {
             user: user.to_owned(),
             status: status.into(),
             text,
-            since_ms: if entered { now_ms } else { told.since_ms },
-            last_seen_ms: match (is_offline, entered, is_known) {
-                (false, ..) => 0,
-                // Invisible from now on: seen now. Gone: seen when the last session went.
-                (true, true, true) if is_here => now_ms,
-                (true, true, true) => self.kept.gone_ms,
-                (true, ..) => told.last_seen_ms,
+            since_ms: match (entered, is_offline) {
+                (true, true) => last_seen_ms,
+                (true, false) => now_ms,
+                (false, _) => told.since_ms,
             },
+            last_seen_ms,
             version: now_ms.max(told.version + 1),
             visibility: visibility.into(),
         };
@@ -209,7 +214,9 @@ impl User {
 
     /// What others see, as they were told last, brought up to now.
     pub fn presence(&self, user: &str, now_ms: u64, rules: &Rules) -> Presence {
+        // Of whom nothing is known, perhaps because the store lost it, that is newer than all that was told before.
         let mut presence = self.kept.told.clone().unwrap_or_else(|| Presence {
+            version: now_ms - 1,
             status: Status::Offline.into(),
             visibility: self.visibility(rules).into(),
             ..Presence::default()

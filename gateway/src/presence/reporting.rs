@@ -24,6 +24,13 @@ const PATIENCE: Duration = Duration::from_millis(1_500);
 /// From a failure to the next try.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Sessions and members of one report, at most; fewer where reports of so many are not answered in time.
+const REPORT: usize = 2_000;
+const SMALLEST: usize = 50;
+
+/// After a lease that followed another, all gateways have reported anew by then: what is watched is asked for again.
+const SETTLED: Duration = Duration::from_secs(6);
+
 /// What ending the lease may take when the gateway stops; else it ends by itself.
 const RELEASE: Duration = Duration::from_millis(500);
 
@@ -37,6 +44,9 @@ pub(crate) struct Reporting {
     /// The lease in `lease` was begun.
     has_begun: bool,
     is_failing: bool,
+    /// Entries of the next report.
+    size: usize,
+    settled: Option<Instant>,
 }
 
 impl Reporting {
@@ -49,6 +59,8 @@ impl Reporting {
             number: 0,
             has_begun: false,
             is_failing: false,
+            size: REPORT,
+            settled: None,
         }
     }
 
@@ -94,20 +106,28 @@ impl Reporting {
             }
             self.has_begun = true;
             self.presence.metrics.leases.inc();
+            if self.lease > 1 {
+                self.settled = Some(Instant::now() + SETTLED);
+            }
             self.presence.table.lock().touch_all();
         } else if !self.presence.table.lock().has_more() {
             self.wait().await;
+        }
+        if self.settled.is_some_and(|settled| settled <= Instant::now()) {
+            self.settled = None;
+            self.presence.ask_again.notify_one();
         }
         let mut report = self.next();
         let taken = {
             let mut table = self.presence.table.lock();
             table.touch_active(self.presence.config.activity_interval);
-            table.take(&mut report, self.bus.max_payload() / 2)
+            table.take(&mut report, self.size, self.bus.max_payload() / 2)
         };
         let held = self.ask(&report).await;
         match held {
             Ok(true) => {
                 self.presence.metrics.reports.inc();
+                self.size = (self.size * 2).min(REPORT);
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("the presence service answers again");
                 }
@@ -118,8 +138,14 @@ impl Reporting {
                 self.has_begun = false;
                 Ok(())
             }
+            // The same would be refused again, and with it the lease would end: the rest goes on.
+            Err(error @ AskError::Invalid(_)) => {
+                tracing::error!(%error, "the presence service refuses a report, which is left out");
+                Err(error)
+            }
             Err(error) => {
                 self.presence.table.lock().failed(&taken);
+                self.size = (self.size / 2).max(SMALLEST);
                 Err(error)
             }
         }

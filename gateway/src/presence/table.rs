@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::Joining;
 use crate::session::SessionHandle;
 
-/// Sessions and members of one report, at most.
-const REPORT: usize = 2_000;
+/// Bytes of what ended, and what stands around each entry.
+const ENDED: usize = 64;
 
 /// See the module. Holds no more than the sessions and their subscriptions are; of those that ended what was not reported yet, up to
 /// [`MAX_UNREPORTED`].
@@ -211,65 +211,77 @@ impl Table {
         self.unreported > 0
     }
 
-    /// Fills a report with some of what is not reported, up to `bytes`.
-    pub(super) fn take(&mut self, report: &mut ReportRequest, bytes: usize) -> Taken {
+    /// Fills a report with some of what is not reported: about `entries`, and `bytes` at most but for the first of them.
+    pub(super) fn take(&mut self, report: &mut ReportRequest, entries: usize, bytes: usize) -> Taken {
         let mut taken = Taken {
             users: Vec::new(),
             channels: Vec::new(),
         };
-        let (mut entries, mut size) = (0, 0);
+        let mut room = Room { entries, bytes };
         let now = Instant::now();
-        while let Some(user) = self.touched.keys().next().cloned()
-            && entries < REPORT
-            && size < bytes
+        while !room.is_full()
+            && let Some(user) = self.touched.keys().next().cloned()
         {
-            let clients: Vec<Uuid> = self.touched.remove(&user).into_iter().flatten().collect();
-            self.unreported -= clients.len();
-            entries += clients.len();
             let mut reported = ReportedUser {
                 user: String::from(&*user),
                 ..ReportedUser::default()
             };
-            for client in &clients {
-                match self.sessions.get_mut(client) {
-                    Some(session) => reported.sessions.push(session.reported(*client, now)),
-                    None => reported.ended.push(id(*client)),
-                }
-            }
-            size += reported.encoded_len();
-            report.users.push(reported);
-            taken.users.push((user, clients));
-        }
-        while let Some(channel) = self.touched_channels.keys().next().cloned()
-            && entries < REPORT
-            && size < bytes
-        {
-            let mut clients: Vec<Uuid> = (self.touched_channels.remove(&channel).into_iter())
-                .flatten()
-                .collect();
-            // A channel may have more members than a report takes.
-            for left in clients.drain(clients.len().min(REPORT)..) {
-                self.touched_channels
-                    .entry(channel.clone())
-                    .or_default()
-                    .insert(left);
-            }
+            let clients: Vec<Uuid> = self.touched.remove(&user).into_iter().flatten().collect();
             self.unreported -= clients.len();
-            entries += clients.len();
+            let mut of_this = Vec::new();
+            for client in clients {
+                if room.is_full() {
+                    self.touch(&user, client);
+                    continue;
+                }
+                match self.sessions.get_mut(&client) {
+                    Some(session) => {
+                        let session = session.reported(client, now);
+                        room.take(session.encoded_len());
+                        reported.sessions.push(session);
+                    }
+                    None => {
+                        room.take(ENDED);
+                        reported.ended.push(id(client));
+                    }
+                }
+                of_this.push(client);
+            }
+            report.users.push(reported);
+            taken.users.push((user, of_this));
+        }
+        while !room.is_full()
+            && let Some(channel) = self.touched_channels.keys().next().cloned()
+        {
             let mut reported = ReportedChannel {
                 channel: channel.as_str().to_owned(),
                 ..ReportedChannel::default()
             };
-            let locals = self.channels.get(&channel);
-            for client in &clients {
-                match locals.and_then(|locals| locals.get(client)) {
-                    Some(local) if local.joining.is_seen => reported.joined.push(local.member.clone()),
-                    _ => reported.left.push(id(*client)),
+            let clients: Vec<Uuid> = (self.touched_channels.remove(&channel).into_iter())
+                .flatten()
+                .collect();
+            self.unreported -= clients.len();
+            let mut of_this = Vec::new();
+            for client in clients {
+                if room.is_full() {
+                    self.touch_channel(&channel, client);
+                    continue;
                 }
+                let locals = self.channels.get(&channel);
+                match locals.and_then(|locals| locals.get(&client)) {
+                    Some(local) if local.joining.is_seen => {
+                        room.take(local.member.encoded_len());
+                        reported.joined.push(local.member.clone());
+                    }
+                    _ => {
+                        room.take(ENDED);
+                        reported.left.push(id(client));
+                    }
+                }
+                of_this.push(client);
             }
-            size += reported.encoded_len();
             report.channels.push(reported);
-            taken.channels.push((channel, clients));
+            taken.channels.push((channel, of_this));
         }
         taken
     }
@@ -296,6 +308,23 @@ impl Table {
             .filter_map(|(client, _)| self.sessions.get(client))
             .map(|session| Arc::clone(&session.handle))
             .collect()
+    }
+}
+
+/// What a report has room for.
+struct Room {
+    entries: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn is_full(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes + ENDED);
     }
 }
 

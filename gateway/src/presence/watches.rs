@@ -11,6 +11,7 @@ use switchboard_proto::client::{Message, Push, Reply};
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::presence::{self as wire, Changes, GetUsersRequest, method};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Presence;
@@ -22,6 +23,9 @@ const ASKED: usize = 1_000;
 
 /// What a question may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A replica says something every second: one that is silent for so long is dead, or cut off.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Between two tries of asking for everything again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,22 +48,24 @@ impl Presence {
     ) -> Result<Vec<Watched>, WatchError> {
         let client = session.client();
         // First, so that no change falls between.
-        {
+        let mut begun = {
             let mut watching = self.watching.lock();
-            watching
+            let new = watching
                 .watch(session, users, shared)
                 .map_err(WatchError::Refused)?;
             self.metrics
                 .watched
                 .set(i64::try_from(watching.count()).unwrap_or(i64::MAX));
-        }
-        match self.learn(bus, users, Some(client)).await {
-            Ok(()) => Ok(self.watching.lock().seen_by(client, users)),
-            Err(error) => {
-                self.watching.lock().unwatch(client, users);
-                Err(WatchError::NotAnswered(error))
+            Begun {
+                presence: self,
+                client,
+                users: new,
             }
-        }
+        };
+        let learned = self.learn(bus, users, Some(client)).await;
+        learned.map_err(WatchError::NotAnswered)?;
+        begun.users.clear();
+        Ok(self.watching.lock().seen_by(client, users))
     }
 
     /// It watches them no more.
@@ -84,17 +90,27 @@ impl Presence {
     }
 
     fn hear(&self, changed: Vec<wire::Presence>, snapshot: Option<Uuid>) {
-        let mut news = Vec::new();
-        {
-            let mut watching = self.watching.lock();
-            for presence in changed {
-                news.extend(watching.learn(presence, snapshot));
+        // Pushed under the lock, so that nobody is told an older change behind a newer one. A push never waits.
+        let mut watching = self.watching.lock();
+        for presence in changed {
+            for (session, seen) in watching.learn(presence, snapshot) {
+                session.push_shared(&SharedReply::system(push(&seen)));
+                self.metrics.told.inc();
             }
         }
-        for (session, seen) in news {
-            session.push_shared(&SharedReply::system(push(&seen)));
-            self.metrics.told.inc();
-        }
+    }
+}
+
+/// Watches that were not answered yet: given up where they are not.
+struct Begun<'a> {
+    presence: &'a Presence,
+    client: Uuid,
+    users: Vec<String>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.presence.unwatch(self.client, &self.users);
     }
 }
 
@@ -111,9 +127,14 @@ pub(crate) async fn keep_true(presence: Arc<Presence>, bus: Arc<dyn Bus>, change
 }
 
 async fn hear(presence: &Presence, mut changes: Subscription) {
-    // Of each replica that was heard. A few hundred are never alive at once; the rest are dead.
-    let mut numbers: HashMap<Vec<u8>, u64> = HashMap::new();
-    while let Some(message) = changes.next().await {
+    // Of each replica: its last number, and when that was heard.
+    let mut replicas: HashMap<Vec<u8>, (u64, Instant)> = HashMap::new();
+    loop {
+        let Ok(message) = tokio::time::timeout(SILENCE, changes.next()).await else {
+            replicas.clear();
+            continue;
+        };
+        let Some(message) = message else { return };
         let changes: Changes = match format::decode(message.payload) {
             Ok(changes) => changes,
             Err(error) => {
@@ -121,12 +142,13 @@ async fn hear(presence: &Presence, mut changes: Subscription) {
                 continue;
             }
         };
-        if numbers.len() > 256 {
-            numbers.clear();
-        }
-        let last = numbers.insert(changes.replica.to_vec(), changes.number);
-        // The first frame of a replica may follow others that nobody told of: it died, or the bus was cut.
-        if last.map(|last| last + 1) != Some(changes.number) {
+        let now = Instant::now();
+        let before = replicas.len();
+        replicas.retain(|_, (_, heard)| *heard + SILENCE > now);
+        let last = replicas.insert(changes.replica.to_vec(), (changes.number, now));
+        // One that fell silent may have died with something on its way. The first frame of one may follow others that were missed.
+        let is_known = last.map(|(last, _)| last + 1) == Some(changes.number);
+        if replicas.len() < before || !is_known {
             presence.ask_again.notify_one();
         }
         presence.hear(changes.users, None);

@@ -84,13 +84,13 @@ impl Watching {
         }
     }
 
-    /// A session watches users from now on; those that it watches already stay.
+    /// A session watches users from now on; those that it watches already stay. Returns those that are new.
     pub(super) fn watch(
         &mut self,
         session: &Arc<SessionHandle>,
         users: &[String],
         shared: &HashSet<String>,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<Vec<String>, ErrorCode> {
         let client = session.client();
         let of_one = self.by_client.get(&client).map_or(0, HashSet::len);
         let is_watched = |user: &&String| {
@@ -99,7 +99,8 @@ impl Watching {
                 .is_some_and(|known| known.contains(*user))
         };
         let new: HashSet<&String> = users.iter().filter(|user| !is_watched(user)).collect();
-        let new_users = new.iter().filter(|user| !self.users.contains_key(**user)).count();
+        let new: Vec<String> = new.into_iter().cloned().collect();
+        let new_users = new.iter().filter(|user| !self.users.contains_key(*user)).count();
         if of_one + new.len() > self.most_of_one || self.users.len() + new_users > self.most {
             return Err(ErrorCode::LimitExceeded);
         }
@@ -113,7 +114,7 @@ impl Watching {
             });
             watcher.shares = shared.contains(user);
         }
-        Ok(())
+        Ok(new)
     }
 
     /// It watches them no more.
@@ -187,13 +188,21 @@ impl Watching {
     }
 
     /// What a session sees of users that it watches.
-    pub(super) fn seen_by(&self, client: Uuid, users: &[String]) -> Vec<Seen> {
-        let seen = |user: &String| {
-            let watched = self.users.get(user)?;
-            let watcher = watched.by.get(&client)?;
-            Some(seen(&watched.known, watcher.session.user(), watcher.shares))
-        };
-        users.iter().filter_map(seen).collect()
+    /// From here on it is told what is different.
+    pub(super) fn seen_by(&mut self, client: Uuid, users: &[String]) -> Vec<Seen> {
+        let mut all = Vec::with_capacity(users.len());
+        for user in users {
+            let Some(watched) = self.users.get_mut(user) else {
+                continue;
+            };
+            let Some(watcher) = watched.by.get_mut(&client) else {
+                continue;
+            };
+            let seen = seen(&watched.known, watcher.session.user(), watcher.shares);
+            watcher.told = Some(seen.clone());
+            all.push(seen);
+        }
+        all
     }
 }
 

@@ -62,12 +62,25 @@ impl Service {
             self.store
                 .hold(partition, stamp, request.begins, self.settings.lease)
         });
-        let held = futures_util::future::try_join_all(holds).await?;
-        if held.contains(&false) {
+        let holds = futures_util::future::join_all(holds).await;
+        if holds.iter().any(|held| matches!(held, Ok(false))) {
             return Ok(false);
         }
+        // A partition that cannot be reached holds up no other: its part is reported again, with all of the report.
+        let (reached, failed): (BTreeMap<Partition, bool>, Vec<StoreError>) =
+            Partition::all().zip(holds).fold(
+                (BTreeMap::new(), Vec::new()),
+                |(mut reached, mut failed), (partition, held)| {
+                    match held {
+                        Ok(held) => drop(reached.insert(partition, held)),
+                        Err(error) => failed.push(error),
+                    }
+                    (reached, failed)
+                },
+            );
+        let is_reached = |name: &str| reached.contains_key(&Partition::of(name));
         let mut users: BTreeMap<Partition, BTreeMap<&str, &ReportedUser>> = BTreeMap::new();
-        for user in &request.users {
+        for user in request.users.iter().filter(|user| is_reached(&user.user)) {
             let partition = users.entry(Partition::of(&user.user)).or_default();
             partition.insert(&user.user, user);
         }
@@ -84,8 +97,9 @@ impl Service {
         if held.contains(&false) {
             return Ok(false);
         }
-        let moves: Vec<Moves> = request.channels.iter().map(moves).collect();
-        stream::iter(moves)
+        let channels = (request.channels.iter()).filter(|channel| is_reached(&channel.channel));
+        let moves: Vec<Moves> = channels.map(moves).collect();
+        let held = stream::iter(moves)
             .map(|moves| async move {
                 let moved = self.store.moves(stamp, &moves).await?;
                 let is_held = moved.is_some();
@@ -96,7 +110,11 @@ impl Service {
             })
             .buffer_unordered(AT_ONCE)
             .try_fold(true, async |all, held| Ok(all && held))
-            .await
+            .await?;
+        match failed.into_iter().next() {
+            Some(error) if held => Err(error),
+            _ => Ok(held),
+        }
     }
 
     /// Changes users of a partition and settles them, and tells what is new. With each user, leases that she was noted under and that

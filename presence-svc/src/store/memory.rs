@@ -296,9 +296,7 @@ impl PresenceStore for MemoryStore {
                 .filter(|(_, at)| **at + super::millis(UNTOLD_AFTER) <= now_ms);
             let untold: Vec<_> = untold.take(MAX_BATCH).map(|(news, _)| news.clone()).collect();
             Look {
-                more: [users.len(), channels.len(), untold.len()]
-                    .iter()
-                    .any(|found| *found >= MAX_BATCH),
+                more: users.len() >= MAX_BATCH || channels.len() >= MAX_BATCH,
                 users: users.into_iter().collect(),
                 channels,
                 untold,

@@ -204,9 +204,7 @@ impl PresenceStore for RedisStore {
             .arg(millis(REPORTED_ANEW));
         let (due, over, untold): (Vec<String>, Vec<(String, String, String)>, Vec<Bytes>) =
             self.run(&script).await?;
-        let more = [due.len(), over.len(), untold.len()]
-            .iter()
-            .any(|found| *found >= MAX_BATCH);
+        let more = due.len() >= MAX_BATCH || over.len() >= MAX_BATCH;
         let mut users: BTreeMap<String, Vec<Lease>> =
             due.into_iter().map(|user| (user, Vec::new())).collect();
         let mut channels = Vec::new();

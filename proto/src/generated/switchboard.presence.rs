@@ -463,7 +463,7 @@ pub mod presence_service_server {
             + std::marker::Send
             + 'static;
         /// How users are now, and then every change: of users, and of channels that become occupied and vacated. Over gRPC only. It ends
-        /// with UNAVAILABLE where who reads is too slow, or the store cannot be used: then ask anew.
+        /// with UNAVAILABLE where who reads is too slow, or changes may have been missed: then ask anew.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

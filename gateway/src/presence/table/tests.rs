@@ -4,6 +4,9 @@ use super::*;
 use crate::auth::Identity;
 use crate::session::{Encoding, Limits};
 
+/// Entries of a report.
+const REPORT: usize = 2_000;
+
 const SEEN: Joining = Joining {
     is_seen: true,
     is_told: false,
@@ -33,7 +36,7 @@ fn room(name: &str) -> ChannelName {
 
 fn take(table: &mut Table) -> (ReportRequest, Taken) {
     let mut report = ReportRequest::default();
-    let taken = table.take(&mut report, usize::MAX);
+    let taken = table.take(&mut report, REPORT, usize::MAX);
     (report, taken)
 }
 
@@ -165,8 +168,24 @@ fn a_report_is_bounded_and_the_rest_follows() {
     assert!(rounds > 2);
     let mut small = ReportRequest::default();
     table.touch_all();
-    table.take(&mut small, 1);
+    table.take(&mut small, REPORT, 1);
     assert_eq!(small.users.len(), 1, "by bytes, too");
+    while table.has_more() {
+        take(&mut table);
+    }
+    // A channel is split as well, where what is said of its members is long.
+    let long = ChannelMember {
+        conn_info: Bytes::from(vec![b'1'; 4_096]),
+        ..ChannelMember::default()
+    };
+    for session in &all {
+        table.joined(session.client(), &room("wordy"), SEEN, long.clone());
+    }
+    while table.has_more() {
+        let mut report = ReportRequest::default();
+        table.take(&mut report, REPORT, 100_000);
+        assert!(report.encoded_len() < 110_000, "{}", report.encoded_len());
+    }
 }
 
 #[tokio::test(start_paused = true)]

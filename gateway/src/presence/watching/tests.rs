@@ -103,6 +103,11 @@ fn a_change_that_comes_before_the_answer_is_in_the_answer() {
         seen.iter().map(|seen| seen.status).collect::<Vec<_>>(),
         [Status::Online]
     );
+    assert_eq!(
+        told(&mut watching, is("bob", Status::Busy, 6)),
+        [Status::Busy],
+        "what follows is told"
+    );
 }
 
 #[test]

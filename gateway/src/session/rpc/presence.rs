@@ -1,6 +1,7 @@
 //! `presence.get`, `presence.watch`, `presence.unwatch`, `presence.set`, `presence.me`, `presence.device`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -18,6 +19,9 @@ use crate::session::presence::DEVICE_TEXT;
 
 /// Users of one call, at most.
 const MAX_USERS: usize = 500;
+
+/// How long the message store is waited for, about who shares channels.
+const SHARED: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +240,9 @@ async fn shared(asking: &Asking, users: &[String]) -> HashSet<String> {
         user: asking.session.user().to_owned(),
         others: users.to_vec(),
     };
-    let answer = asking.ask::<messages::Shared>(&request).await;
-    answer.map_or_else(|_| HashSet::new(), |answer| answer.others.into_iter().collect())
+    let answer = tokio::time::timeout(SHARED, asking.ask::<messages::Shared>(&request)).await;
+    match answer {
+        Ok(Ok(answer)) => answer.others.into_iter().collect(),
+        Ok(Err(_)) | Err(_) => HashSet::new(),
+    }
 }
