@@ -24,6 +24,9 @@ const QUEUE: usize = 65_536;
 /// Changes of one frame, at most.
 const FRAME: usize = 500;
 
+/// What is told in a fraction of a second.
+const IDLE: usize = 16 * FRAME;
+
 /// What happens within this time is told together.
 const GATHER: Duration = Duration::from_millis(10);
 
@@ -115,9 +118,9 @@ impl Telling {
         }
     }
 
-    /// Nothing waits to be told.
+    /// So little waits to be told that none of it is as old as what others left untold.
     pub(crate) fn is_idle(&self) -> bool {
-        self.queue.capacity() == self.queue.max_capacity()
+        self.queue.max_capacity() - self.queue.capacity() < IDLE
     }
 
     fn put(&self, item: Item) {
