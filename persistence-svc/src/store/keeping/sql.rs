@@ -318,15 +318,18 @@ macro_rules! keeping {
                     let mut transaction = self.changing().await?;
                     // Nobody places a hold until it is decided what is held.
                     sqlx::query($lock).execute(&mut *transaction).await?;
-                    sqlx::query(
-                        "INSERT INTO erasures (user_name, until_us, done) VALUES ($1, $2, 0)
-                         ON CONFLICT (user_name) DO UPDATE SET until_us = excluded.until_us, done = 0
-                         WHERE erasures.until_us <= excluded.until_us",
-                    )
-                    .bind(erasure.user.as_str())
-                    .bind(number(erasure.until_us))
-                    .execute(&mut *transaction)
-                    .await?;
+                    // What is left over of one that is recorded is no erasure of its own, and must not become one of everything.
+                    if within.is_none() {
+                        sqlx::query(
+                            "INSERT INTO erasures (user_name, until_us, done) VALUES ($1, $2, 0)
+                             ON CONFLICT (user_name) DO UPDATE SET until_us = excluded.until_us, done = 0
+                             WHERE erasures.until_us <= excluded.until_us",
+                        )
+                        .bind(erasure.user.as_str())
+                        .bind(number(erasure.until_us))
+                        .execute(&mut *transaction)
+                        .await?;
+                    }
                     let (first, last) = within.map_or_else(everywhere, Subject::channels);
                     let holds = Holds::new(holds_of(&mut transaction).await?);
                     if !holds.user(&erasure.user) {
