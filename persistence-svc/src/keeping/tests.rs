@@ -287,11 +287,12 @@ async fn hold_keeps_what_is_erased_and_expires_until_it_is_lifted() {
     assert_eq!(stored(&*store, "chat:1").await, before);
     // One that comes after an erasure brings nothing back into a store that is made anew.
     let late = place.store("late.db").await;
-    let erasure = Erasure {
+    late.erase(&Erasure {
         user: "alice".to_owned(),
         until_us: now,
-    };
-    late.erase(&erasure, None).await.unwrap();
+    })
+    .await
+    .unwrap();
     let after = Hold {
         since_us: now + 1,
         ..hold("channel", "chat:1")
