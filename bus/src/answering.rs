@@ -14,6 +14,7 @@ use switchboard_service_kit::metrics::Metrics;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 
 use crate::bus::{Bus, BusError, BusMessage};
 use crate::messages::{AskError, answered, place};
@@ -151,6 +152,27 @@ impl Answering {
             self.metrics.unanswered.inc();
         }
         answer
+    }
+
+    /// As who asked over gRPC is told it.
+    pub fn status(&self, unanswered: Unanswered) -> Status {
+        let (_, service) = place(self.service);
+        match unanswered {
+            Unanswered::NoPlace => {
+                Status::resource_exhausted(format!("too many questions are at work ({service}.questions)"))
+            }
+            Unanswered::TooLate => {
+                Status::deadline_exceeded(format!("it took too long ({service}.question_timeout)"))
+            }
+            Unanswered::Fault(error) => match error {
+                AskError::Invalid(words) => Status::invalid_argument(words),
+                AskError::NotFound(words) => Status::not_found(words),
+                AskError::Unavailable(words) => Status::unavailable(words),
+                AskError::Denied(words) => Status::permission_denied(words),
+                AskError::NotAvailable(words) => Status::unimplemented(words),
+                AskError::Internal(words) => Status::internal(words),
+            },
+        }
     }
 
     async fn answer(&self, message: BusMessage) {

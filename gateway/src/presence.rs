@@ -215,3 +215,6 @@ impl Drop for Here {
         self.presence.changed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

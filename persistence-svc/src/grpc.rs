@@ -54,7 +54,7 @@ pub(crate) struct Asked {
 impl Asked {
     fn service(&self) -> Result<&Service, Status> {
         let service = self.service.as_deref();
-        service.ok_or_else(|| fault(nothing_stored()))
+        service.ok_or_else(|| self.answering.status(Unanswered::Fault(nothing_stored())))
     }
 
     async fn answered<T>(
@@ -65,7 +65,7 @@ impl Asked {
             .beside(answer)
             .await
             .map(Response::new)
-            .map_err(status)
+            .map_err(|unanswered| self.answering.status(unanswered))
     }
 }
 
@@ -83,27 +83,6 @@ macro_rules! over_grpc {
     };
 }
 each_method!(over_grpc);
-
-fn status(unanswered: Unanswered) -> Status {
-    match unanswered {
-        Unanswered::NoPlace => {
-            Status::resource_exhausted("too many questions are at work (persistence.questions)")
-        }
-        Unanswered::TooLate => Status::deadline_exceeded("it took too long (persistence.question_timeout)"),
-        Unanswered::Fault(error) => fault(error),
-    }
-}
-
-fn fault(error: AskError) -> Status {
-    match error {
-        AskError::Invalid(words) => Status::invalid_argument(words),
-        AskError::NotFound(words) => Status::not_found(words),
-        AskError::Unavailable(words) => Status::unavailable(words),
-        AskError::Denied(words) => Status::permission_denied(words),
-        AskError::NotAvailable(words) => Status::unimplemented(words),
-        AskError::Internal(words) => Status::internal(words),
-    }
-}
 
 #[cfg(test)]
 mod tests;

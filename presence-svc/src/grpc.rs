@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, stream};
-use switchboard_bus::answering::{Answering, Unanswered};
+use switchboard_bus::answering::Answering;
 use switchboard_bus::messages::AskError;
 use switchboard_bus::{Bus, BusError, Pattern, Subject};
 use switchboard_proto::format;
@@ -118,7 +118,7 @@ impl Asked {
             .beside(answer)
             .await
             .map(Response::new)
-            .map_err(status)
+            .map_err(|unanswered| self.answering.status(unanswered))
     }
 }
 
@@ -264,24 +264,4 @@ impl Watch {
 
 fn event(event: Event) -> WatchEvent {
     WatchEvent { event: Some(event) }
-}
-
-fn status(unanswered: Unanswered) -> Status {
-    let error = match unanswered {
-        Unanswered::NoPlace => {
-            return Status::resource_exhausted("too many questions are at work (presence.questions)");
-        }
-        Unanswered::TooLate => {
-            return Status::deadline_exceeded("it took too long (presence.question_timeout)");
-        }
-        Unanswered::Fault(error) => error,
-    };
-    match error {
-        AskError::Invalid(words) => Status::invalid_argument(words),
-        AskError::NotFound(words) => Status::not_found(words),
-        AskError::Unavailable(words) => Status::unavailable(words),
-        AskError::Denied(words) => Status::permission_denied(words),
-        AskError::NotAvailable(words) => Status::unimplemented(words),
-        AskError::Internal(words) => Status::internal(words),
-    }
 }

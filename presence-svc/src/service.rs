@@ -1,5 +1,6 @@
 //! What the service is told and asked: one method each, whoever asks and on whichever way.
 
+mod changing;
 mod channels;
 mod report;
 mod users;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::answering::Answers;
 use switchboard_bus::messages::AskError;
-use switchboard_proto::presence::method;
+use switchboard_proto::presence::{MAX_USER, method};
 use switchboard_proto::questions::Method;
 
 use crate::metrics::PresenceMetrics;
@@ -22,12 +23,6 @@ use crate::user::Rules;
 
 /// Users or channels of one question, at most.
 pub const MAX_ASKED: usize = 1_000;
-
-/// Bytes of a user's id, at most.
-pub const MAX_USER: usize = 255;
-
-/// Bytes of each thing that a client says of its device, at most.
-pub const MAX_DEVICE_TEXT: usize = 64;
 
 /// What the service keeps to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -137,8 +137,7 @@ impl Told {
             let mut items = Vec::with_capacity(FRAME);
             let gather = tokio::time::timeout(BEAT, self.queue.recv_many(&mut items, FRAME));
             match stop.run_until_cancelled(gather).await {
-                None => return,
-                Some(Ok(0)) => return,
+                None | Some(Ok(0)) => return,
                 Some(Ok(_)) if items.len() < FRAME => {
                     tokio::time::sleep(GATHER).await;
                     while items.len() < FRAME

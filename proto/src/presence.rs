@@ -17,6 +17,12 @@ pub use generated::*;
 pub const SERVICE: &str = "switchboard.presence.PresenceService";
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/switchboard.presence.descriptors");
 
+/// Bytes of a user's id, at most.
+pub const MAX_USER: usize = 255;
+
+/// Bytes of each thing that a client says of its device, at most.
+pub const MAX_DEVICE_TEXT: usize = 64;
+
 methods! {
     Service::Presence;
     /// What happened at a gateway. Over the bus only.

@@ -150,6 +150,30 @@ pub struct Grpc<'a, S> {
     pub metrics: GrpcMetrics,
 }
 
+/// A service as tonic generates it.
+pub trait Served:
+    Service<axum::http::Request<TonicBody>, Response = axum::http::Response<TonicBody>, Error = Infallible>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Served for S where
+    S: Service<
+            axum::http::Request<TonicBody>,
+            Response = axum::http::Response<TonicBody>,
+            Error = Infallible,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Where the service is asked, and where the key is kept that opens it.
 #[derive(Debug, Clone)]
 pub struct GrpcRunning {
@@ -196,15 +220,7 @@ pub async fn start<S>(
     context: &Context,
 ) -> Result<GrpcRunning, GrpcError>
 where
-    S: Service<
-            axum::http::Request<TonicBody>,
-            Response = axum::http::Response<TonicBody>,
-            Error = Infallible,
-        > + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: Served,
     S::Future: Send + 'static,
 {
     let by_certificate = config.tls.as_ref().is_some_and(TlsConfig::is_mutual);
@@ -278,15 +294,7 @@ where
 
 fn router<S>(grpc: Grpc<'_, S>, keys: Option<Keys>) -> (Router, HealthReporter)
 where
-    S: Service<
-            axum::http::Request<TonicBody>,
-            Response = axum::http::Response<TonicBody>,
-            Error = Infallible,
-        > + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: Served,
     S::Future: Send + 'static,
 {
     let keys = keys.map(Arc::new);

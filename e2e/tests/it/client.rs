@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
+use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
+use switchboard_e2e::process::Process;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::system::SECRET;
 
 /// Longer than anything here takes on a busy machine of two cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -78,6 +82,25 @@ impl Client {
             .context("the connect reply names no client")?
             .to_owned();
         Ok(client)
+    }
+
+    /// A connection of `user`; `None`: the user has as many as there may be (3504).
+    pub(crate) async fn of_user(gateway: &Process, user: &str) -> Result<Option<Self>> {
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&Header::default(), &json!({ "sub": user }), &key)?;
+        let mut client = Self::open(&gateway.websocket_url()).await?;
+        client.send("connect", json!({ "token": token })).await?;
+        loop {
+            match client.event().await? {
+                Event::Reply(reply) => {
+                    ensure!(reply["connect"]["client"].is_string(), "{reply}");
+                    return Ok(Some(client));
+                }
+                Event::Closed(Some(3504)) => return Ok(None),
+                Event::Closed(code) => bail!("closed with {code:?}"),
+                Event::Ping | Event::Push(_) => {}
+            }
+        }
     }
 
     /// One WebSocket text message, as it is.

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use switchboard_testkit::{PostgresServer, wait_until};
 
+use crate::backend;
 use crate::client::DEADLINE;
 use crate::system::{API_KEY, SECRET};
-use crate::tools;
 use switchboard_e2e::cluster::Cluster;
 use switchboard_e2e::process::Process;
 
@@ -44,19 +44,6 @@ allow_publish_for_subscriber = true
 allow_history_for_subscriber = true
 "#;
 
-async fn javascript(gateways: &[&Process]) -> Result<()> {
-    let join = |urls: Vec<String>| urls.join(",");
-    let urls = join(gateways.iter().map(|gateway| gateway.websocket_url()).collect());
-    let apis = join(gateways.iter().map(|gateway| gateway.api_url()).collect());
-    let environment = [
-        ("SWITCHBOARD_ENDPOINTS", urls.as_str()),
-        ("SWITCHBOARD_API_ENDPOINTS", apis.as_str()),
-        ("SWITCHBOARD_API_KEY", API_KEY),
-        ("SWITCHBOARD_SECRET", SECRET),
-    ];
-    tools::node("conversations.test.js", &environment).await
-}
-
 fn stored_in(database: &PostgresServer) -> String {
     let url = database.url();
     format!(
@@ -73,7 +60,7 @@ async fn conversations_on_embedded() -> Result<()> {
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
     let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
-    javascript(&[&process]).await?;
+    backend::node("conversations.test.js", &[&process]).await?;
     let status = process.terminate().await?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -88,7 +75,11 @@ async fn conversations_on_a_cluster() -> Result<()> {
         cluster.join("switchboard-persistence-svc").await?,
         cluster.join("switchboard-persistence-svc").await?,
     ];
-    javascript(&cluster.gateways.iter().collect::<Vec<_>>()).await?;
+    backend::node(
+        "conversations.test.js",
+        &cluster.gateways.iter().collect::<Vec<_>>(),
+    )
+    .await?;
     for replica in replicas {
         ensure!(
             replica.terminate().await?.success(),
@@ -96,16 +87,6 @@ async fn conversations_on_a_cluster() -> Result<()> {
         );
     }
     cluster.stop().await
-}
-
-async fn call(gateway: &Process, method: &str, params: &Value) -> Result<Value> {
-    let response = reqwest::Client::new()
-        .post(format!("{}/{method}", gateway.api_url()))
-        .header("X-API-Key", API_KEY)
-        .body(params.to_string())
-        .send()
-        .await?;
-    Ok(serde_json::from_str(&response.text().await?)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +105,7 @@ async fn acknowledged_members_outlast_the_killing_of_who_keeps_them() -> Result<
         // An error says that it may be so or not, and asking again says that it is.
         let adding = async {
             let added = wait_until(DEADLINE, async || {
-                let answer = call(gateway, "channel_members_add", &params).await;
+                let answer = backend::call(gateway, "channel_members_add", &params).await;
                 answer.is_ok_and(|answer| answer.get("result").is_some())
             });
             added.await.with_context(|| format!("{user} is not added"))
@@ -145,12 +126,12 @@ async fn acknowledged_members_outlast_the_killing_of_who_keeps_them() -> Result<
         if number % 7 == 6 {
             let gone = format!("user-{:02}", number - 3);
             let removed = json!({ "channel": CHANNEL, "users": [gone] });
-            let answer = call(gateway, "channel_members_remove", &removed).await?;
+            let answer = backend::call(gateway, "channel_members_remove", &removed).await?;
             ensure!(answer.get("result").is_some(), "{answer}");
             members.remove(&gone);
         }
         let expected = u64::try_from(members.len())?;
-        let answer = call(
+        let answer = backend::call(
             gateway,
             "channel_members_list",
             &json!({ "channel": CHANNEL, "limit": 1 }),
@@ -162,7 +143,7 @@ async fn acknowledged_members_outlast_the_killing_of_who_keeps_them() -> Result<
         );
     }
     let gateway = cluster.gateways.first().context("a gateway")?;
-    let answer = call(gateway, "channel_members_list", &json!({ "channel": CHANNEL })).await?;
+    let answer = backend::call(gateway, "channel_members_list", &json!({ "channel": CHANNEL })).await?;
     let listed: BTreeSet<String> = answer["result"]["members"]
         .as_array()
         .context("members")?

@@ -5,6 +5,7 @@
     reason = "a reply that is not what it should be fails the test"
 )]
 
+mod backend;
 mod binaries;
 mod budget;
 mod changes;

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use jsonwebtoken::{EncodingKey, Header};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use switchboard_e2e::cluster::Cluster;
 use switchboard_e2e::process::Process;
 use switchboard_testkit::{RedisServer, wait_until};
 use tokio::time::Instant;
 
-use crate::client::{Client, DEADLINE, Event};
+use crate::backend;
+use crate::client::{Client, DEADLINE};
 use crate::system::{API_KEY, SECRET};
 use crate::tools;
 
@@ -55,19 +55,6 @@ allow_user_limited_channels = true
 allow_publish_for_subscriber = true
 "#;
 
-async fn javascript(gateways: &[&Process]) -> Result<()> {
-    let join = |urls: Vec<String>| urls.join(",");
-    let urls = join(gateways.iter().map(|gateway| gateway.websocket_url()).collect());
-    let apis = join(gateways.iter().map(|gateway| gateway.api_url()).collect());
-    let environment = [
-        ("SWITCHBOARD_ENDPOINTS", urls.as_str()),
-        ("SWITCHBOARD_API_ENDPOINTS", apis.as_str()),
-        ("SWITCHBOARD_API_KEY", API_KEY),
-        ("SWITCHBOARD_SECRET", SECRET),
-    ];
-    tools::node("presence.test.js", &environment).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn presence_on_embedded() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -77,7 +64,7 @@ async fn presence_on_embedded() -> Result<()> {
     );
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
     let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
-    javascript(&[&process]).await?;
+    backend::node("presence.test.js", &[&process]).await?;
     let status = process.terminate().await?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -105,51 +92,25 @@ async fn presence_on_a_cluster() -> Result<()> {
     for _ in 0..2 {
         others.push(cluster.join("switchboard-presence-svc").await?);
     }
-    javascript(&cluster.gateways.iter().collect::<Vec<_>>()).await?;
+    backend::node("presence.test.js", &cluster.gateways.iter().collect::<Vec<_>>()).await?;
     for other in others {
         ensure!(other.terminate().await?.success(), "a service does not end well");
     }
     cluster.stop().await
 }
 
-/// A connection of `user`.
 async fn connection(gateway: &Process, user: &str) -> Result<Client> {
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let token = jsonwebtoken::encode(&Header::default(), &json!({ "sub": user }), &key)?;
-    let mut client = Client::open(&gateway.websocket_url()).await?;
-    client.send("connect", json!({ "token": token })).await?;
-    loop {
-        match client.event().await? {
-            Event::Reply(reply) => {
-                ensure!(reply["connect"]["client"].is_string(), "{reply}");
-                return Ok(client);
-            }
-            Event::Closed(code) => bail!("closed with {code:?}"),
-            Event::Ping | Event::Push(_) => {}
-        }
-    }
+    Client::of_user(gateway, user).await?.context("not let in")
 }
 
-/// The answer to a command, and the pushes before it.
-async fn asked(client: &mut Client, method: &str, params: Value) -> Result<(Value, Vec<Value>)> {
-    client.send(method, params).await?;
-    let mut pushes = Vec::new();
-    loop {
-        match client.event().await? {
-            Event::Reply(reply) => return Ok((reply, pushes)),
-            Event::Push(push) => pushes.push(push),
-            Event::Closed(code) => bail!("closed with {code:?}"),
-            Event::Ping => {}
-        }
-    }
+async fn rpc(client: &mut Client, method: &str, data: Value) -> Result<Value> {
+    let request = json!({ "method": method, "data": data });
+    Ok(client.must("rpc", request).await?["data"].clone())
 }
 
 async fn statuses(client: &mut Client, users: &[&str]) -> Result<Vec<String>> {
-    let params = json!({"method": "presence.get", "data": {"users": users}});
-    let (reply, _) = asked(client, "rpc", params).await?;
-    let users = reply["rpc"]["data"]["users"]
-        .as_array()
-        .with_context(|| reply.to_string())?;
+    let answer = rpc(client, "presence.get", json!({ "users": users })).await?;
+    let users = answer["users"].as_array().with_context(|| answer.to_string())?;
     Ok(users
         .iter()
         .map(|user| user["status"].as_str().unwrap_or_default().to_owned())
@@ -157,13 +118,7 @@ async fn statuses(client: &mut Client, users: &[&str]) -> Result<Vec<String>> {
 }
 
 async fn count(gateway: &Process, channel: &str) -> Result<Value> {
-    let response = reqwest::Client::new()
-        .post(format!("{}/presence_stats", gateway.api_url()))
-        .header("X-API-Key", API_KEY)
-        .body(json!({ "channel": channel }).to_string())
-        .send()
-        .await?;
-    let answer: Value = serde_json::from_str(&response.text().await?)?;
+    let answer = backend::call(gateway, "presence_stats", &json!({ "channel": channel })).await?;
     Ok(answer["result"]["num_clients"].clone())
 }
 
@@ -196,9 +151,7 @@ async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew
     let mut bob = connection(&cluster.gateways[0], "bob").await?;
     let _bob_too = connection(&cluster.gateways[1], "bob").await?;
     for client in [&mut alice, &mut bob, &mut watcher] {
-        let params = json!({"channel": "room:1"});
-        let (reply, _) = asked(client, "subscribe", params).await?;
-        ensure!(reply["error"].is_null(), "{reply}");
+        client.subscribe("room:1").await?;
     }
     let both = ["alice", "bob"];
     // Quiet users are away, which is here as well.
@@ -245,8 +198,7 @@ async fn who_was_at_a_dead_gateway_is_gone_and_what_a_dead_service_or_redis_knew
     .await
     .context("she is not in the room any more")?;
     println!("a dead gateway's members were gone after {:?}", begun.elapsed());
-    let params = json!({"method": "presence.me", "data": {}});
-    asked(&mut bob, "rpc", params).await?;
+    rpc(&mut bob, "presence.me", json!({})).await?;
     seen(&mut watcher, &["alice"], &["offline"], GHOSTS).await?;
     println!(
         "its users were offline after {:?}, with a grace of 1 s",
@@ -305,8 +257,7 @@ async fn presence_is_told_to_backends_that_have_the_key() -> Result<()> {
     std::fs::write(folder.path().join("switchboard.toml"), config)?;
     let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
     let mut alice = connection(&process, "alice").await?;
-    let (reply, _) = asked(&mut alice, "subscribe", json!({ "channel": CHANNEL })).await?;
-    ensure!(reply["error"].is_null(), "{reply}");
+    alice.subscribe(CHANNEL).await?;
     wait_until(DEADLINE, async || {
         count(&process, CHANNEL).await.ok() == Some(json!(1))
     })

@@ -2,35 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use jsonwebtoken::{EncodingKey, Header};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use switchboard_testkit::{NatsServer, RedisServer, wait_until};
 
-use crate::client::{Client, DEADLINE, Event};
+use crate::client::{Client, DEADLINE};
 use crate::system::SECRET;
 use switchboard_e2e::process::Process;
 
 const ARGUMENTS: [&str; 2] = ["--config", "switchboard.toml"];
-
-/// One more connection of `user`; `None`: it is not let in.
-async fn connection(gateway: &Process, user: &str) -> Result<Option<Client>> {
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let token = jsonwebtoken::encode(&Header::default(), &json!({ "sub": user }), &key)?;
-    let mut client = Client::open(&gateway.websocket_url()).await?;
-    client.send("connect", json!({ "token": token })).await?;
-    loop {
-        match client.event().await? {
-            Event::Reply(reply) => {
-                ensure!(reply["connect"]["client"].is_string(), "{reply}");
-                return Ok(Some(client));
-            }
-            Event::Closed(Some(3504)) => return Ok(None),
-            Event::Closed(code) => bail!("closed with {code:?}"),
-            Event::Ping | Event::Push(_) => {}
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_limit_holds_over_all_gateways_and_without_redis_clients_connect_and_talk() -> Result<()> {
@@ -56,11 +36,15 @@ async fn one_limit_holds_over_all_gateways_and_without_redis_clients_connect_and
         gateway.ready().await?;
     }
 
-    let first = connection(&gateways[0], "alice").await?.context("the first")?;
-    let _second = connection(&gateways[1], "alice").await?.context("the second")?;
+    let first = Client::of_user(&gateways[0], "alice")
+        .await?
+        .context("the first")?;
+    let _second = Client::of_user(&gateways[1], "alice")
+        .await?
+        .context("the second")?;
     for gateway in &gateways {
         ensure!(
-            connection(gateway, "alice").await?.is_none(),
+            Client::of_user(gateway, "alice").await?.is_none(),
             "a third, over all gateways"
         );
     }
@@ -69,14 +53,16 @@ async fn one_limit_holds_over_all_gateways_and_without_redis_clients_connect_and
     gateways.remove(0).kill()?;
     let mut again = None;
     wait_until(DEADLINE, async || {
-        again = connection(&gateways[0], "alice").await.ok().flatten();
+        again = Client::of_user(&gateways[0], "alice").await.ok().flatten();
         again.is_some()
     })
     .await
     .context("the place of a gateway that is gone")?;
 
     redis.kill()?;
-    let mut bob = connection(&gateways[0], "bob").await?.context("without Redis")?;
+    let mut bob = Client::of_user(&gateways[0], "bob")
+        .await?
+        .context("without Redis")?;
     bob.subscribe("lobby").await?;
     bob.publish("lobby", json!("hello")).await?;
     ensure!(bob.publication().await?.data == json!("hello"));

@@ -8,7 +8,9 @@ use switchboard_bus::messages::ask;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::{ConnectRequest, Error, PresenceResult, PresenceStatsResult, Reply};
 use switchboard_proto::codes::ErrorCode;
-use switchboard_proto::presence::{ChannelMembersRequest, ChannelMembersResponse, Device, method};
+use switchboard_proto::presence::{
+    ChannelMembersRequest, ChannelMembersResponse, Device, MAX_DEVICE_TEXT, method,
+};
 use tokio::time::Instant;
 
 use super::SessionHandle;
@@ -17,9 +19,6 @@ use super::subscriptions::By;
 use crate::gateway::Gateway;
 use crate::policy::CurrentPolicy;
 use crate::presence::{Here, Joining, Presence, info};
-
-/// Bytes of each thing that a client says of its device, at most.
-pub(super) const DEVICE_TEXT: usize = 64;
 
 /// See the module. Knows the gateway's presence from `connect` on.
 pub(super) struct Present {
@@ -52,7 +51,7 @@ impl SessionHandle {
         let presence = &gateway.presence;
         let known = (Arc::clone(presence), gateway.config.policy.clone());
         self.present.of.get_or_init(|| known);
-        let cut = |text: &str| text[..text.floor_char_boundary(DEVICE_TEXT)].to_owned();
+        let cut = |text: &str| text[..text.floor_char_boundary(MAX_DEVICE_TEXT)].to_owned();
         let device = Device {
             name: cut(&request.name),
             app_version: cut(&request.version),

@@ -1,18 +1,18 @@
 //! What gateways report: sessions, and who is in channels.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use switchboard_bus::messages::AskError;
 use switchboard_proto::ids::Incarnation;
 use switchboard_proto::presence::{
-    ChannelMember, ReportRequest, ReportResponse, ReportedChannel, ReportedSession, ReportedUser,
+    ChannelMember, MAX_DEVICE_TEXT, MAX_USER, ReportRequest, ReportResponse, ReportedChannel,
+    ReportedSession, ReportedUser,
 };
 use switchboard_proto::{channel, format};
 
-use super::{MAX_DEVICE_TEXT, MAX_USER, Service, fault};
-use crate::store::{MAX_BATCH, Member, Moves, Partition, Saved, Stamp, StoreError, Versioned, Write};
+use super::{Service, fault};
+use crate::store::{Member, Moves, Partition, Stamp, StoreError};
 use crate::user::{Lease, User};
 
 /// Channels whose joins and leaves are written at the same time.
@@ -23,9 +23,6 @@ const MAX_REPORTED: usize = 20_000;
 
 /// Bytes of a connection's id.
 const CLIENT: usize = 16;
-
-/// Users whose writes lost to others are tried again so often; then the report fails, and is repeated.
-const ROUNDS: usize = 10;
 
 impl Service {
     /// Takes a gateway's report.
@@ -67,18 +64,15 @@ impl Service {
             return Ok(false);
         }
         // A partition that cannot be reached holds up no other: its part is reported again, with all of the report.
-        let (reached, failed): (BTreeMap<Partition, bool>, Vec<StoreError>) =
-            Partition::all().zip(holds).fold(
-                (BTreeMap::new(), Vec::new()),
-                |(mut reached, mut failed), (partition, held)| {
-                    match held {
-                        Ok(held) => drop(reached.insert(partition, held)),
-                        Err(error) => failed.push(error),
-                    }
-                    (reached, failed)
-                },
-            );
-        let is_reached = |name: &str| reached.contains_key(&Partition::of(name));
+        let mut reached = BTreeSet::new();
+        let mut failed = None;
+        for (partition, held) in Partition::all().zip(holds) {
+            match held {
+                Ok(_) => drop(reached.insert(partition)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let is_reached = |name: &str| reached.contains(&Partition::of(name));
         let mut users: BTreeMap<Partition, BTreeMap<&str, &ReportedUser>> = BTreeMap::new();
         for user in request.users.iter().filter(|user| is_reached(&user.user)) {
             let partition = users.entry(Partition::of(&user.user)).or_default();
@@ -111,83 +105,10 @@ impl Service {
             .buffer_unordered(AT_ONCE)
             .try_fold(true, async |all, held| Ok(all && held))
             .await?;
-        match failed.into_iter().next() {
+        match failed {
             Some(error) if held => Err(error),
             _ => Ok(held),
         }
-    }
-
-    /// Changes users of a partition and settles them, and tells what is new. With each user, leases that she was noted under and that
-    /// are over. `false`: `stamp` does not hold any more.
-    pub(crate) async fn change(
-        &self,
-        partition: Partition,
-        stamp: Option<Stamp>,
-        users: Vec<(&str, Vec<Lease>)>,
-        change: &(dyn Fn(&str, &mut User, u64) + Sync),
-    ) -> Result<bool, StoreError> {
-        let mut open = users;
-        for _ in 0..ROUNDS {
-            let mut lost = Vec::new();
-            for batch in open.chunks(MAX_BATCH) {
-                let names: Vec<&str> = batch.iter().map(|(name, _)| *name).collect();
-                let loaded = self.store.load(partition, &names).await?;
-                let mut writes = Vec::with_capacity(batch.len());
-                for ((name, over), stored) in batch.iter().zip(&loaded.users) {
-                    let mut user = self.read(name, stored.as_ref());
-                    let before = user.leases();
-                    change(name, &mut user, loaded.now_ms);
-                    let news = user.settle(name, &loaded.leases, loaded.now_ms, &self.settings.rules);
-                    let at = user.leases();
-                    let not_at = before.into_iter().chain(over.iter().copied());
-                    let is_forgotten = user.is_forgotten(loaded.now_ms, &self.settings.rules);
-                    writes.push(Write {
-                        user: (*name).to_owned(),
-                        expected: stored.as_ref().map(|stored| stored.version),
-                        due_ms: match is_forgotten {
-                            true => None,
-                            false => user.due_ms(loaded.now_ms, &self.settings.rules),
-                        },
-                        value: (!is_forgotten).then(|| user.encode()),
-                        not_at: not_at.filter(|lease| !at.contains(lease)).collect(),
-                        at,
-                        news: news.as_ref().map(format::encode),
-                    });
-                }
-                let done = match self.store.save(partition, stamp, &writes).await? {
-                    Saved::NotHeld => return Ok(false),
-                    Saved::Done(done) => done,
-                };
-                for ((entry, write), done) in batch.iter().zip(writes).zip(done) {
-                    if !done {
-                        lost.push(entry.clone());
-                    } else if let Some(news) = write.news {
-                        self.metrics.transitions.inc();
-                        self.telling.news(partition, news);
-                    }
-                }
-            }
-            if lost.is_empty() {
-                return Ok(true);
-            }
-            open = lost;
-        }
-        Err(StoreError::Unavailable(
-            "others change the same users all the time".to_owned(),
-        ))
-    }
-
-    /// A user as she is stored. One that cannot be read is begun anew: gateways report who is here again, and a newer release's
-    /// value is not overwritten without a word.
-    fn read(&self, name: &str, stored: Option<&Versioned>) -> User {
-        let Some(stored) = stored else {
-            return User::default();
-        };
-        User::decode(stored.value.clone()).unwrap_or_else(|error| {
-            self.metrics.unreadable.inc();
-            tracing::error!(user = name, %error, "what is stored of a user cannot be read, and is begun anew");
-            User::default()
-        })
     }
 }
 
@@ -225,15 +146,14 @@ fn check(request: &ReportRequest) -> Result<(), AskError> {
             "{entries} entries in one report, {MAX_REPORTED} are allowed"
         ));
     }
-    let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for user in &request.users {
         if user.user.is_empty() || user.user.len() > MAX_USER {
             return invalid(format!("a user's id has 1 to {MAX_USER} bytes"));
         }
-        match seen.entry(&user.user) {
-            Entry::Occupied(_) => return invalid("a user stands twice in a report".to_owned()),
-            Entry::Vacant(entry) => entry.insert(()),
-        };
+        if !seen.insert(&user.user) {
+            return invalid("a user stands twice in a report".to_owned());
+        }
         let ids = user
             .sessions
             .iter()

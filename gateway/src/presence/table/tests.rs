@@ -1,8 +1,5 @@
-use std::net::Ipv4Addr;
-
 use super::*;
-use crate::auth::Identity;
-use crate::session::{Encoding, Limits};
+use crate::presence::tests::session;
 
 /// Entries of a report.
 const REPORT: usize = 2_000;
@@ -15,20 +12,6 @@ const TOLD: Joining = Joining {
     is_seen: false,
     is_told: true,
 };
-
-fn session(user: &str) -> Arc<SessionHandle> {
-    let limits = Limits {
-        outgoing: 1 << 20,
-        channels: 8,
-        system_messages: true,
-    };
-    let session = SessionHandle::new(1, Ipv4Addr::LOCALHOST.into(), Encoding::Json, limits);
-    session.admit(Identity {
-        user: user.to_owned(),
-        ..Identity::default()
-    });
-    session
-}
 
 fn room(name: &str) -> ChannelName {
     ChannelName::parse(name, 255).unwrap()

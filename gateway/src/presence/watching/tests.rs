@@ -1,22 +1,5 @@
-use std::net::Ipv4Addr;
-
 use super::*;
-use crate::auth::Identity;
-use crate::session::{Encoding, Limits};
-
-fn session(user: &str) -> Arc<SessionHandle> {
-    let limits = Limits {
-        outgoing: 1 << 20,
-        channels: 8,
-        system_messages: true,
-    };
-    let session = SessionHandle::new(1, Ipv4Addr::LOCALHOST.into(), Encoding::Json, limits);
-    session.admit(Identity {
-        user: user.to_owned(),
-        ..Identity::default()
-    });
-    session
-}
+use crate::presence::tests::session;
 
 fn is(user: &str, status: Status, version: u64) -> Presence {
     Presence {

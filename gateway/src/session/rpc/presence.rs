@@ -10,12 +10,12 @@ use switchboard_proto::client::Error;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::messages::{SharedRequest, method as messages};
 use switchboard_proto::presence::{
-    Device, GetUserRequest, GetUsersRequest, SetUserRequest, Status, Visibility, method,
+    Device, GetUserRequest, GetUsersRequest, MAX_DEVICE_TEXT, MAX_USER, SetUserRequest, Status, Visibility,
+    method,
 };
 
 use super::{Asking, bad, told};
 use crate::presence::{WatchError, glance, told as seen};
-use crate::session::presence::DEVICE_TEXT;
 
 /// Users of one call, at most.
 const MAX_USERS: usize = 500;
@@ -192,7 +192,7 @@ pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
     )?;
     of_the_caller(&asking)?;
     for text in [&r#type, &name, &platform, &app_version] {
-        if text.len() > DEVICE_TEXT || text.chars().any(char::is_control) {
+        if text.len() > MAX_DEVICE_TEXT || text.chars().any(char::is_control) {
             return Err(bad(
                 "what is said of a device is 64 bytes each at most, without control characters",
             ));
@@ -218,7 +218,7 @@ fn users(asking: &Asking, data: &[u8], wanted: &'static str) -> Result<Vec<Strin
     if users.is_empty() || users.len() > MAX_USERS {
         return Err(bad("users are 1 to 500"));
     }
-    if users.iter().any(|user| user.is_empty() || user.len() > 255) {
+    if users.iter().any(|user| user.is_empty() || user.len() > MAX_USER) {
         return Err(bad("a user's id has 1 to 255 bytes"));
     }
     users.sort_unstable();
