@@ -491,6 +491,7 @@ macro_rules! store_conformance {
             channel_that_expired_whole_keeps_its_head,
             what_is_held_stays,
             what_is_erased_is_blank_whoever_writes_it,
+            holds_keep_what_an_erased_user_was,
             who_is_erased_is_no_member,
             what_stands_beside_messages_is_taken_over,
         );

@@ -8,7 +8,7 @@ pub mod archive;
 mod config;
 pub mod packed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ impl Keeper {
             user: user.to_owned(),
         })
         .await?;
-        self.apply(&erasure).await
+        self.apply(&erasure, None).await
     }
 
     /// Places a hold.
@@ -231,11 +231,13 @@ impl Keeper {
             name: subject.name().to_owned(),
         })
         .await?;
-        let was_held = self.store.lift(subject).await?;
-        for erasure in self.store.erasures().await? {
-            self.apply(&erasure).await?;
+        if !self.store.lift(subject, now_us).await? {
+            return Ok(false);
         }
-        Ok(was_held)
+        for erasure in self.store.erasures().await? {
+            self.apply(&erasure, Some(subject)).await?;
+        }
+        Ok(true)
     }
 
     async fn record(&self, act: &Act) -> Result<(), KeepError> {
@@ -245,9 +247,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// Erases what a user was in channels, and blanks what she said. `within`: what a hold covered that was lifted; elsewhere what she has done
+    /// since is left alone.
+    async fn apply(&self, erasure: &Erasure, within: Option<&Subject>) -> Result<u64, KeepError> {
+        let is_hers = |subject: &&Subject| !matches!(subject, Subject::User(user) if *user != erasure.user);
+        match within {
+            Some(subject) if !is_hers(&subject) => return Ok(0),
+            within => self.store.erase(erasure, within).await?,
+        }
+        let blanked = self.blank(erasure).await?;
+        self.store.erased(erasure).await?;
+        Ok(blanked)
+    }
+
     /// Blanks what an erasure covers, day by day, and takes it out of the index of search.
-    async fn apply(&self, erasure: &Erasure) -> Result<u64, KeepError> {
-        self.store.erase(erasure).await?;
+    async fn blank(&self, erasure: &Erasure) -> Result<u64, KeepError> {
         let end = erasure.until_us.saturating_add(1);
         let mut blanked = 0;
         let mut from = self.store.oldest_us().await?.unwrap_or(end);
@@ -280,6 +294,9 @@ impl Keeper {
     /// # Errors
     /// [`KeepError`].
     pub async fn recall(&self) -> Result<(), KeepError> {
+        for broken_off in self.store.unfinished().await? {
+            self.apply(&broken_off, None).await?;
+        }
         let Some(archive) = &self.archive else {
             return Ok(());
         };
@@ -312,7 +329,7 @@ impl Keeper {
     /// Does what these say that is not done yet.
     async fn act(&self, acts: Vec<Act>) -> Result<(), KeepError> {
         let mut holds: BTreeMap<Subject, Hold> = BTreeMap::new();
-        let mut lifted: BTreeSet<Subject> = BTreeSet::new();
+        let mut lifted: BTreeMap<Subject, u64> = BTreeMap::new();
         let mut erasures: BTreeMap<String, u64> = BTreeMap::new();
         for act in acts {
             match act {
@@ -335,26 +352,40 @@ impl Keeper {
                         });
                     }
                 }
-                Act::Lift { kind, name, .. } => {
+                Act::Lift { at_us, kind, name } => {
                     if let Some(subject) = Subject::new(&kind, &name) {
                         holds.remove(&subject);
-                        lifted.insert(subject);
+                        lifted.insert(subject, at_us);
                     }
                 }
             }
         }
-        for hold in holds.values() {
-            self.store.hold(hold).await?;
+        let mut were_lifted = Vec::new();
+        for (subject, at_us) in lifted {
+            if self.store.lift(&subject, at_us).await? {
+                were_lifted.push(subject);
+            }
         }
-        let mut was_lifted = false;
-        for subject in &lifted {
-            was_lifted |= self.store.lift(subject).await?;
+        for hold in holds.values() {
+            match self.store.hold(hold).await {
+                Err(error @ StoreError::TooMuch { .. }) => {
+                    tracing::error!(%error, kind = hold.subject.kind(), name = hold.subject.name(), "a hold of the archive is not placed");
+                }
+                placed => placed?,
+            }
         }
         let known = self.store.erasures().await?;
+        let unfinished = self.store.unfinished().await?;
         for (user, until_us) in erasures {
-            let is_done = |known: &Erasure| known.user == user && known.until_us >= until_us;
-            if was_lifted || !known.iter().any(is_done) {
-                self.apply(&Erasure { user, until_us }).await?;
+            let is_known = |known: &Erasure| known.user == user && known.until_us >= until_us;
+            let is_done = known.iter().any(is_known) && !unfinished.iter().any(|broken| broken.user == user);
+            let erasure = Erasure { user, until_us };
+            if !is_done {
+                self.apply(&erasure, None).await?;
+                continue;
+            }
+            for subject in &were_lifted {
+                self.apply(&erasure, Some(subject)).await?;
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ const OWNER: MemberRole = MemberRole::Owner;
 const MEMBER: MemberRole = MemberRole::Member;
 
 /// Records, one row each, behind `after`.
-fn records(after: u64, rows: Vec<Row>) -> Written {
+pub(super) fn records(after: u64, rows: Vec<Row>) -> Written {
     Written {
         shard: shard(3),
         log: log(1, 7),
@@ -49,7 +49,7 @@ fn said(channel: &str, sender: &str, text: &str) -> Row {
     }
 }
 
-fn event(channel: &str, event: MembersChanged) -> Row {
+pub(super) fn event(channel: &str, event: MembersChanged) -> Row {
     Row {
         change: Some(Change {
             what: Some(What::Members(event)),
@@ -58,7 +58,7 @@ fn event(channel: &str, event: MembersChanged) -> Row {
     }
 }
 
-fn added(users: &[(&str, MemberRole)]) -> MembersChanged {
+pub(super) fn added(users: &[(&str, MemberRole)]) -> MembersChanged {
     MembersChanged {
         added: users
             .iter()
@@ -89,7 +89,7 @@ async fn standing(store: &dyn Store, channel: &str, user: &str) -> Standing {
     store.standings(&[(channel, user)]).await.unwrap()[0]
 }
 
-async fn role(store: &dyn Store, channel: &str, user: &str) -> Option<MemberRole> {
+pub(super) async fn role(store: &dyn Store, channel: &str, user: &str) -> Option<MemberRole> {
     standing(store, channel, user).await.role
 }
 

@@ -6,6 +6,7 @@ use switchboard_bus::fold;
 use switchboard_proto::bus::change::What;
 use switchboard_proto::bus::{Change, ChannelMember, MemberRole, MembersChanged, Message, Sender};
 
+use super::conversations::{added, event, records, role};
 use super::{DAY_US, StoreFixture, log, now_us, opened, place, shard, written};
 use crate::store::keeping::{Erasure, Hold, Kept, Over, Subject};
 use crate::store::{History, Store, Written};
@@ -151,8 +152,8 @@ pub async fn what_is_held_stays(fixture: &impl StoreFixture) {
         assert_eq!(store.remove(&before).await.unwrap(), 0);
         assert_eq!(store.blank(&before).await.unwrap(), []);
         assert_eq!(removed_to(&*store, "room:odd").await, None);
-        assert!(store.lift(&hold.subject).await.unwrap());
-        assert!(!store.lift(&hold.subject).await.unwrap());
+        assert!(store.lift(&hold.subject, u64::MAX).await.unwrap());
+        assert!(!store.lift(&hold.subject, u64::MAX).await.unwrap());
     }
     store.hold(&held("user", "alice")).await.unwrap();
     let over = store.over("room:odd", COUNT, 9).await.unwrap();
@@ -161,7 +162,10 @@ pub async fn what_is_held_stays(fixture: &impl StoreFixture) {
     // Hers are there still, and go when the hold is lifted.
     let hers = store.said_by("alice", (0, u64::MAX), None, 100).await.unwrap();
     assert_eq!(sequences(&hers), [1, 4, 5, 8, 9, 12]);
-    store.lift(&Subject::User("alice".to_owned())).await.unwrap();
+    store
+        .lift(&Subject::User("alice".to_owned()), u64::MAX)
+        .await
+        .unwrap();
     let over = store.over("room:odd", COUNT, 9).await.unwrap();
     assert_eq!(sequences(&over), [1, 5]);
     assert_eq!(store.remove(&over).await.unwrap(), 2);
@@ -185,12 +189,15 @@ pub async fn what_is_erased_is_blank_whoever_writes_it(fixture: &impl StoreFixtu
         user: "alice".to_owned(),
         until_us,
     };
-    store.erase(&erasure).await.unwrap();
+    store.erase(&erasure, None).await.unwrap();
     store
-        .erase(&Erasure {
-            until_us: 1,
-            ..erasure.clone()
-        })
+        .erase(
+            &Erasure {
+                until_us: 1,
+                ..erasure.clone()
+            },
+            None,
+        )
         .await
         .unwrap();
     assert_eq!(store.erasures().await.unwrap(), std::slice::from_ref(&erasure));
@@ -261,7 +268,7 @@ pub async fn who_is_erased_is_no_member(fixture: &impl StoreFixture) {
         user: "alice".to_owned(),
         until_us: now_us() + DAY_US,
     };
-    store.erase(&erasure).await.unwrap();
+    store.erase(&erasure, None).await.unwrap();
     let is_bob_alone = async || {
         let members = store.members("room:odd", "", 9).await.unwrap();
         let users: Vec<&str> = members.iter().map(|member| member.user.as_str()).collect();
@@ -272,4 +279,50 @@ pub async fn who_is_erased_is_no_member(fixture: &impl StoreFixture) {
     is_bob_alone().await;
     store.write(&event(2, &["bob", "alice"])).await.unwrap();
     is_bob_alone().await;
+}
+
+/// In held channels an erased user stays what she was until the holds are lifted; and what she has done since is hers.
+pub async fn holds_keep_what_an_erased_user_was(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let member = MemberRole::Member;
+    let today = now_us() / DAY_US * DAY_US;
+    let channels = ["case:1", "held:1", "free:1"];
+    let both = || added(&[("alice", member), ("bob", member)]);
+    let events = channels.map(|channel| event(channel, both()));
+    store.write(&records(0, events.into())).await.unwrap();
+    let is_in = async || {
+        let mut is_in = [false; 3];
+        for (channel, is_in) in channels.iter().zip(&mut is_in) {
+            *is_in = role(&*store, channel, "alice").await.is_some();
+            let standing = store.standings(&[(channel, "bob")]).await.unwrap()[0];
+            assert_eq!(standing.members, 1 + u64::from(*is_in), "{channel}");
+        }
+        is_in
+    };
+    let (case, namespace) = (held("channel", "case:1"), held("namespace", "held"));
+    store.hold(&case).await.unwrap();
+    store.hold(&namespace).await.unwrap();
+    let erasure = Erasure {
+        user: "alice".to_owned(),
+        until_us: today + 3,
+    };
+    store.erase(&erasure, None).await.unwrap();
+    assert_eq!(is_in().await, [true, true, false]);
+    assert_eq!(store.unfinished().await.unwrap(), std::slice::from_ref(&erasure));
+    store.erased(&erasure).await.unwrap();
+    assert_eq!(store.unfinished().await.unwrap(), []);
+
+    let back = records(3, vec![event("free:1", added(&[("alice", member)]))]);
+    store.write(&back).await.unwrap();
+    assert_eq!(is_in().await, [true, true, true]);
+    assert!(
+        !store.lift(&case.subject, 4).await.unwrap(),
+        "it was placed later"
+    );
+    assert!(store.lift(&case.subject, 5).await.unwrap());
+    store.erase(&erasure, Some(&case.subject)).await.unwrap();
+    assert_eq!(is_in().await, [false, true, true]);
+    assert!(store.lift(&namespace.subject, 5).await.unwrap());
+    store.erase(&erasure, Some(&namespace.subject)).await.unwrap();
+    assert_eq!(is_in().await, [false, false, true]);
 }

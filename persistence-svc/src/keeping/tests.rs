@@ -287,12 +287,11 @@ async fn hold_keeps_what_is_erased_and_expires_until_it_is_lifted() {
     assert_eq!(stored(&*store, "chat:1").await, before);
     // One that comes after an erasure brings nothing back into a store that is made anew.
     let late = place.store("late.db").await;
-    late.erase(&Erasure {
+    let erasure = Erasure {
         user: "alice".to_owned(),
         until_us: now,
-    })
-    .await
-    .unwrap();
+    };
+    late.erase(&erasure, None).await.unwrap();
     let after = Hold {
         since_us: now + 1,
         ..hold("channel", "chat:1")

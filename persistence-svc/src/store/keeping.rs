@@ -77,11 +77,11 @@ pub trait KeepStore: Send + Sync + 'static {
     /// [`StoreError`]; [`StoreError::TooMuch`] where there are [`MAX_HOLDS`].
     async fn hold(&self, hold: &Hold) -> Result<(), StoreError>;
 
-    /// Lifts a hold; `false`: there was none.
+    /// Lifts a hold that was placed by then, in Unix microseconds; `false`: there was none.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn lift(&self, subject: &Subject) -> Result<bool, StoreError>;
+    async fn lift(&self, subject: &Subject, at_us: u64) -> Result<bool, StoreError>;
 
     /// All erasures, by user.
     ///
@@ -89,12 +89,26 @@ pub trait KeepStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn erasures(&self) -> Result<Vec<Erasure>, StoreError>;
 
-    /// Records an erasure, and deletes the user's memberships, reactions, receipts and conversations. What the user said is blanked
-    /// by [`KeepStore::blank`], piece by piece. Reactions and memberships that are newer than the erasure go as well.
+    /// Records an erasure, which is unfinished until [`KeepStore::erased`] says otherwise, and deletes the user's memberships,
+    /// reactions, receipts and conversations, but for those of channels that are held. `within`: only of what a hold covered that was
+    /// lifted. What the user said is blanked by [`KeepStore::blank`], piece by piece. Reactions and memberships that are newer than the
+    /// erasure go as well.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn erase(&self, erasure: &Erasure) -> Result<(), StoreError>;
+    async fn erase(&self, erasure: &Erasure, within: Option<&Subject>) -> Result<(), StoreError>;
+
+    /// All that an erasure covers is blanked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn erased(&self, erasure: &Erasure) -> Result<(), StoreError>;
+
+    /// Erasures that were broken off.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn unfinished(&self) -> Result<Vec<Erasure>, StoreError>;
 
     /// The time of the oldest row, in Unix microseconds; `None`: there is none.
     ///
@@ -160,6 +174,15 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// The first and the last channel, by name, that may be covered by it. A user's are all.
+    pub(super) fn channels(&self) -> (String, String) {
+        match self {
+            Self::Channel(channel) => (channel.clone(), channel.clone()),
+            Self::Namespace(namespace) => (format!("{namespace}:"), format!("{namespace}:{}", char::MAX)),
+            Self::User(_) => (String::new(), char::MAX.to_string()),
+        }
+    }
+
     /// Of a kind and a name.
     pub fn new(kind: &str, name: &str) -> Option<Self> {
         let name = name.to_owned();

@@ -23,6 +23,7 @@ macro_rules! of_this_release {
             4 "changes" in "0004_changes.sql",
             7 "hidden" in "0007_hidden.sql",
             20 "keeping" in "0020_keeping.sql",
+            31 "erasures_done" in "0031_erasures_done.sql",
         }
     };
 }
@@ -46,4 +47,35 @@ fn migrator(files: &[(i64, &'static str, &'static str)]) -> Migrator {
         )
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that the list forgets is a column that no database has.
+    #[test]
+    fn every_file_is_in_the_list() {
+        for (folder, listed) in [("postgres", postgres()), ("sqlite", sqlite())] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("migrations")
+                .join(folder);
+            let mut files: Vec<String> = std::fs::read_dir(&folder)
+                .expect("a folder of this crate")
+                .map(|entry| {
+                    entry
+                        .expect("readable")
+                        .file_name()
+                        .to_string_lossy()
+                        .into_owned()
+                })
+                .collect();
+            files.sort();
+            let listed: Vec<String> = listed
+                .iter()
+                .map(|migration| format!("{:04}_{}.sql", migration.version, migration.description))
+                .collect();
+            assert_eq!(files, listed, "{}", folder.display());
+        }
+    }
 }

@@ -1,5 +1,20 @@
 //! What both databases do by the same statements, so that they stand here once; a macro makes each backend's functions of them.
 
+/// A condition on a row with a channel: it is between `$2` and `$3`, and no hold of a channel or a namespace covers it.
+macro_rules! not_held {
+    () => {
+        "channel >= $2 AND channel <= $3 AND NOT EXISTS (SELECT 1 FROM holds
+             WHERE (kind = 'channel' AND name = channel)
+                 OR (kind = 'namespace' AND channel >= name || ':' AND channel < name || ';'))"
+    };
+}
+pub(in crate::store) use not_held;
+
+/// The first and the last channel that there can be.
+pub(in crate::store) fn everywhere() -> (String, String) {
+    (String::new(), char::MAX.to_string())
+}
+
 /// `$connection`: the backend's connection. `$store`: the store, which has `changing`, a transaction that writes. `$users`: a
 /// condition that a user is in the JSON array `$1`. `$lock`: keeps holds from being placed until the transaction ends.
 /// `$clean`: a statement for each row that is deleted, with its time, shard, log and offset.
@@ -24,6 +39,13 @@ macro_rules! keeping {
                 subject,
                 since_us: unsigned(row.number(2)?)?,
                 reason: row.text(3)?,
+            })
+        }
+
+        fn erasure(row: &$row) -> Result<Erasure, StoreError> {
+            Ok(Erasure {
+                user: row.text(0)?,
+                until_us: unsigned(row.number(1)?)?,
             })
         }
 
@@ -238,12 +260,13 @@ macro_rules! keeping {
                 .await
             }
 
-            async fn lift(&self, subject: &Subject) -> Result<bool, StoreError> {
+            async fn lift(&self, subject: &Subject, at_us: u64) -> Result<bool, StoreError> {
                 self.asking(async {
                     let mut transaction = self.changing().await?;
-                    let done = sqlx::query("DELETE FROM holds WHERE kind = $1 AND name = $2")
+                    let done = sqlx::query("DELETE FROM holds WHERE kind = $1 AND name = $2 AND since_us <= $3")
                         .bind(subject.kind())
                         .bind(subject.name())
+                        .bind(number(at_us))
                         .execute(&mut *transaction)
                         .await?;
                     transaction.commit().await?;
@@ -258,43 +281,80 @@ macro_rules! keeping {
                         .fetch_all(self.reader())
                         .await?
                         .iter()
-                        .map(|row| {
-                            Ok(Erasure {
-                                user: row.text(0)?,
-                                until_us: unsigned(row.number(1)?)?,
-                            })
-                        })
+                        .map(erasure)
                         .collect()
                 })
                 .await
             }
 
-            async fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+            async fn unfinished(&self) -> Result<Vec<Erasure>, StoreError> {
+                self.asking(async {
+                    sqlx::query("SELECT user_name, until_us FROM erasures WHERE done = 0 ORDER BY user_name")
+                        .fetch_all(self.reader())
+                        .await?
+                        .iter()
+                        .map(erasure)
+                        .collect()
+                })
+                .await
+            }
+
+            async fn erased(&self, erasure: &Erasure) -> Result<(), StoreError> {
                 self.asking(async {
                     let mut transaction = self.changing().await?;
-                    sqlx::query(
-                        "INSERT INTO erasures (user_name, until_us) VALUES ($1, $2)
-                         ON CONFLICT (user_name) DO UPDATE SET until_us = excluded.until_us
-                         WHERE erasures.until_us < excluded.until_us",
-                    )
-                    .bind(erasure.user.as_str())
-                    .bind(number(erasure.until_us))
-                    .execute(&mut *transaction)
-                    .await?;
+                    sqlx::query("UPDATE erasures SET done = 1 WHERE user_name = $1 AND until_us = $2")
+                        .bind(erasure.user.as_str())
+                        .bind(number(erasure.until_us))
+                        .execute(&mut *transaction)
+                        .await?;
+                    transaction.commit().await?;
+                    Ok(())
+                })
+                .await
+            }
+
+            async fn erase(&self, erasure: &Erasure, within: Option<&Subject>) -> Result<(), StoreError> {
+                self.asking(async {
+                    let mut transaction = self.changing().await?;
+                    // Nobody places a hold until it is decided what is held.
+                    sqlx::query($lock).execute(&mut *transaction).await?;
+                    // What is left over of one that is recorded is no erasure of its own, and must not become one of everything.
+                    if within.is_none() {
+                        sqlx::query(
+                            "INSERT INTO erasures (user_name, until_us, done) VALUES ($1, $2, 0)
+                             ON CONFLICT (user_name) DO UPDATE SET until_us = excluded.until_us, done = 0
+                             WHERE erasures.until_us <= excluded.until_us",
+                        )
+                        .bind(erasure.user.as_str())
+                        .bind(number(erasure.until_us))
+                        .execute(&mut *transaction)
+                        .await?;
+                    }
+                    let (first, last) = within.map_or_else(everywhere, Subject::channels);
                     let holds = Holds::new(holds_of(&mut transaction).await?);
                     if !holds.user(&erasure.user) {
                         for statement in [
-                            "UPDATE memberships SET members = members - 1 WHERE channel IN
-                                 (SELECT channel FROM members WHERE user_name = $1 AND role > 0)",
-                            "UPDATE memberships SET owners = owners - 1 WHERE channel IN
-                                 (SELECT channel FROM members WHERE user_name = $1 AND role = 2)",
-                            "DELETE FROM members WHERE user_name = $1",
-                            "DELETE FROM reactions WHERE user_name = $1",
-                            "DELETE FROM receipts WHERE user_name = $1",
-                            "DELETE FROM conversations WHERE user_name = $1",
+                            concat!(
+                                "UPDATE memberships SET members = members - 1 WHERE channel IN
+                                     (SELECT channel FROM members WHERE user_name = $1 AND role > 0 AND ",
+                                not_held!(),
+                                ")"
+                            ),
+                            concat!(
+                                "UPDATE memberships SET owners = owners - 1 WHERE channel IN
+                                     (SELECT channel FROM members WHERE user_name = $1 AND role = 2 AND ",
+                                not_held!(),
+                                ")"
+                            ),
+                            concat!("DELETE FROM members WHERE user_name = $1 AND ", not_held!()),
+                            concat!("DELETE FROM reactions WHERE user_name = $1 AND ", not_held!()),
+                            concat!("DELETE FROM receipts WHERE user_name = $1 AND ", not_held!()),
+                            concat!("DELETE FROM conversations WHERE user_name = $1 AND ", not_held!()),
                         ] {
                             sqlx::query(statement)
                                 .bind(erasure.user.as_str())
+                                .bind(first.as_str())
+                                .bind(last.as_str())
                                 .execute(&mut *transaction)
                                 .await?;
                         }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
 use super::super::columns::{self, Columns as _};
-use super::super::keeping::sql::keeping;
+use super::super::keeping::sql::{everywhere, keeping, not_held};
 use super::super::keeping::{
     Erasure, Forgetting, Hold, Holds, KeepStore, Kept, MAX_HOLDS, MAX_KEPT, Over, Subject, edges, few,
     forgotten, keys, users_of,
