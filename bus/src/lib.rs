@@ -3,7 +3,7 @@
 //!
 //! The traits' documentation is the contract; `conformance` tests it on both backends. Nothing of
 //! a backend shows in a trait, and no other crate may see `async-nats`. What a message means is
-//! none of this crate's business; which of a log's [`records`] count is, and how the message store is asked ([`messages`]).
+//! none of this crate's business; which of a log's [`records`] count is, how the message store is asked ([`messages`]), and how latencies are counted ([`statistics`]).
 
 pub mod answering;
 mod bus;
@@ -24,6 +24,7 @@ pub mod nats;
 mod position;
 pub mod reader;
 pub mod records;
+pub mod statistics;
 mod subject;
 
 pub use bus::{Bus, BusError, BusMessage, RequestError, Subscription};

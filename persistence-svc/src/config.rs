@@ -10,6 +10,7 @@ use switchboard_service_kit::grpc::{GrpcConfig, Sections};
 
 use crate::keeping::KeepingSettings;
 use crate::search::language::{LANGUAGES, Language};
+use crate::statistics::StatisticsSettings;
 use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 
 /// The section `[persistence]` with its stores' own sections.
@@ -29,6 +30,8 @@ pub struct Config {
     pub question_timeout: Duration,
     /// How messages are searched; `None`: not at all.
     pub search: Option<SearchSettings>,
+    /// What is counted; `None`: nothing.
+    pub statistics: Option<StatisticsSettings>,
     /// How long messages are kept.
     pub keeping: KeepingSettings,
     /// Who asks over gRPC, and where; `None`: nobody.
@@ -160,6 +163,7 @@ impl Config {
         );
         let grpc = read_grpc(document);
         let search = read_search(&mut document.section("persistence.search"));
+        let statistics = StatisticsSettings::read(document);
         let keeping = KeepingSettings::read(document);
         // Read always, so that a file may keep the settings of the store not in use.
         let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
@@ -179,6 +183,7 @@ impl Config {
             questions: usize::try_from(questions).unwrap_or(usize::MAX),
             question_timeout,
             search,
+            statistics,
             grpc,
             keeping,
         }

@@ -8,6 +8,7 @@ mod joining;
 mod keeping;
 mod moving;
 pub mod search;
+mod statistics;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use changes::*;
 pub use joining::*;
 pub use keeping::*;
 pub use moving::*;
+pub use statistics::*;
 
 /// A store to test.
 #[async_trait]
@@ -494,6 +496,11 @@ macro_rules! store_conformance {
             holds_keep_what_an_erased_user_was,
             who_is_erased_is_no_member,
             what_stands_beside_messages_is_taken_over,
+            what_is_said_is_counted_once,
+            replicas_count_at_the_same_time,
+            deliveries_are_counted_by_report,
+            what_is_over_is_no_longer_counted,
+            statistics_refuse_what_is_too_much,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -4,17 +4,21 @@
 //! Who has the key, or a certificate that one of the configured authorities signed, may ask everything of everybody: no user's
 //! rights are looked at.
 
+mod ticking;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use switchboard_bus::answering::{Answering, Unanswered};
 use switchboard_bus::messages::AskError;
 use switchboard_proto::messages::message_service_server::{MessageService, MessageServiceServer};
-use switchboard_proto::messages::{self, Method, method};
+use switchboard_proto::messages::{self, LiveRequest, Method, WatchStatisticsRequest, method};
 use switchboard_service_kit::grpc::{self, GrpcConfig, GrpcError, GrpcMetrics, GrpcRunning};
 use switchboard_service_kit::service::Context;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::ticking::Ticking;
+use self::ticking::Ticks;
 use crate::service::{Service, each_method, nothing_stored};
 
 /// Where a key that was made here stands in the data folder.
@@ -31,6 +35,11 @@ pub(crate) async fn start(
     context: &Context,
 ) -> Result<GrpcRunning, GrpcError> {
     let metrics = asked.metrics.clone();
+    if let Some(service) = &asked.service {
+        asked
+            .ticking
+            .start(Arc::clone(service), asked.answering.clone(), &context.tasks);
+    }
     let service = MessageServiceServer::new(asked).max_decoding_message_size(config.request_size);
     let served = grpc::Grpc {
         service,
@@ -49,6 +58,7 @@ pub(crate) struct Asked {
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) answering: Answering,
     pub(crate) metrics: GrpcMetrics,
+    pub(crate) ticking: Ticking,
 }
 
 impl Asked {
@@ -79,6 +89,17 @@ macro_rules! over_grpc {
             ) -> Result<Response<<method::$method as Method>::Response>, Status> {
                 self.answered(self.service()?.$answer(request.into_inner())).await
             })*
+
+            type WatchStatisticsStream = Ticks;
+
+            async fn watch_statistics(
+                &self,
+                _request: Request<WatchStatisticsRequest>,
+            ) -> Result<Response<Ticks>, Status> {
+                // Says at once where there is nothing to be told.
+                self.answered(self.service()?.live(LiveRequest {})).await?;
+                self.ticking.watch().map(Response::new)
+            }
         }
     };
 }

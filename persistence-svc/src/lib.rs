@@ -25,6 +25,7 @@ pub mod moving;
 mod run;
 pub mod search;
 pub mod service;
+pub mod statistics;
 pub mod store;
 mod writer;
 

@@ -7,6 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
 use switchboard_service_kit::grpc::GrpcMetrics;
 use switchboard_service_kit::metrics::Metrics;
 
@@ -20,6 +21,10 @@ pub struct PersistenceMetrics {
     pub(crate) failures: Counter,
     pub(crate) grpc: GrpcMetrics,
     pub(crate) search: FollowerMetrics,
+    pub(crate) statistics: FollowerMetrics,
+    /// Users and channels that are known to be counted.
+    pub(crate) statistics_known: Gauge,
+    pub(crate) statistics_forgotten: Counter,
     pub(crate) expired: Counter,
     pub(crate) archive_files: Counter,
     pub(crate) failed_sweeps: Counter,
@@ -32,6 +37,21 @@ pub struct FollowerMetrics {
     pub(crate) failures: Counter,
     pub(crate) waits: Counter,
     pub(crate) lag_ms: Gauge,
+}
+
+impl FollowerMetrics {
+    /// With names and words for messages, failures, waits and the lag.
+    fn register(&self, registry: &mut Registry, words: [(&'static str, &'static str); 4]) {
+        let [rows, failures, waits, lag] = words;
+        for ((name, help), counter) in [
+            (rows, &self.rows),
+            (failures, &self.failures),
+            (waits, &self.waits),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register(lag.0, lag.1, self.lag_ms.clone());
+    }
 }
 
 impl PersistenceMetrics {
@@ -70,25 +90,54 @@ impl PersistenceMetrics {
                 "Looks for messages that are over that failed and are made again",
                 counts.failed_sweeps.clone(),
             );
-            registry.register(
-                "search_messages",
-                "Messages that the index of search was brought up to here",
-                counts.search.rows.clone(),
+            counts.search.register(
+                registry,
+                [
+                    (
+                        "search_messages",
+                        "Messages that the index of search was brought up to here",
+                    ),
+                    (
+                        "search_failures",
+                        "Steps of indexing that failed and were tried again",
+                    ),
+                    (
+                        "search_waits",
+                        "Times that indexing waited for the writing of messages",
+                    ),
+                    (
+                        "search_lag_milliseconds",
+                        "The age of the oldest message that was not in the index at the last look",
+                    ),
+                ],
+            );
+            counts.statistics.register(
+                registry,
+                [
+                    ("statistics_messages", "Messages that were counted here"),
+                    (
+                        "statistics_failures",
+                        "Steps of counting that failed and were tried again",
+                    ),
+                    (
+                        "statistics_waits",
+                        "Times that counting waited for the writing of messages",
+                    ),
+                    (
+                        "statistics_lag_milliseconds",
+                        "The age of the oldest message that was not counted at the last look",
+                    ),
+                ],
             );
             registry.register(
-                "search_failures",
-                "Steps of indexing that failed and were tried again",
-                counts.search.failures.clone(),
+                "statistics_known",
+                "Users and channels that this process knows to be counted",
+                counts.statistics_known.clone(),
             );
             registry.register(
-                "search_waits",
-                "Times that indexing waited for the writing of messages",
-                counts.search.waits.clone(),
-            );
-            registry.register(
-                "search_lag_milliseconds",
-                "The age of the oldest message that was not in the index at the last look",
-                counts.search.lag_ms.clone(),
+                "statistics_forgotten",
+                "Rows of statistics that were over and were removed",
+                counts.statistics_forgotten.clone(),
             );
             if let Some(store) = store {
                 registry.register_collector(Box::new(Connections(Arc::clone(store))));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use switchboard_bus::answering::{Answering, AnsweringMetrics, Answers};
 use switchboard_bus::membership::{Membership, MembershipSettings};
 use switchboard_bus::reader::{Reader, ReaderSettings};
@@ -21,14 +22,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::StartError;
-use crate::follow::{Following, Writes};
-use crate::grpc;
+use crate::follow::{Follower, Following, Writes};
+use crate::grpc::{self, Ticking};
 use crate::keeping::{ArchiveSettings, KeepError, Keeper, Policy};
-use crate::metrics::PersistenceMetrics;
+use crate::metrics::{FollowerMetrics, PersistenceMetrics};
 use crate::search::analyser::Analyser;
 use crate::search::text::Fields;
 use crate::search::{Indexer, Searching};
 use crate::service::{NothingStored, Service};
+use crate::statistics::{Counting, StatisticsSettings};
 use crate::store::Store;
 use crate::writer::Writer;
 
@@ -43,6 +45,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often the store is asked whether it can still be used, and is given what it needs soon.
 const MAINTENANCE: Duration = Duration::from_secs(10);
+
+/// How often statistics that are over are removed.
+const FORGETTING: Duration = Duration::from_secs(600);
 
 /// What the service needs of the outside.
 #[derive(Clone)]
@@ -87,7 +92,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         Arc::new(Analyser::new(&search.languages, fields))
     });
     let service = |store: &Arc<dyn Store>| {
-        let service = Service::new(Arc::clone(store), deps.shards);
+        let service =
+            Service::new(Arc::clone(store), deps.shards).with_statistics(config.statistics.is_some());
         Arc::new(match &analyser {
             Some(analyser) => service.with_search(Searching::new(Arc::clone(store), Arc::clone(analyser))),
             None => service,
@@ -131,6 +137,12 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                 service,
                 answering: answering.clone(),
                 metrics: metrics.grpc.clone(),
+                ticking: Ticking::new(
+                    config
+                        .statistics
+                        .as_ref()
+                        .map_or(0, |statistics| statistics.watches),
+                ),
             };
             Some(grpc::start(grpc, asked, deps.data.as_deref(), &context).await?)
         }
@@ -149,17 +161,25 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         (Some(store), Some(log), Some(name)) => {
             health.not_ready("the message store was not reached yet");
             let writes = Arc::new(Writes::default());
-            let following = analyser
-                .zip(config.search.as_ref())
-                .map(|(analyser, search)| Following {
-                    store: Arc::clone(&store),
-                    follower: Arc::new(Indexer::new(Arc::clone(&store), analyser, &search.to_string())),
-                    writes: Arc::clone(&writes),
-                    shards: deps.shards,
-                    incarnation,
-                    membership: membership.clone(),
-                    metrics: metrics.search.clone(),
-                });
+            let follow = |follower: Arc<dyn Follower>, metrics: &FollowerMetrics| Following {
+                store: Arc::clone(&store),
+                follower,
+                writes: Arc::clone(&writes),
+                shards: deps.shards,
+                incarnation,
+                membership: membership.clone(),
+                metrics: metrics.clone(),
+            };
+            let mut following = Vec::new();
+            if let Some((analyser, search)) = analyser.zip(config.search.as_ref()) {
+                let indexer = Indexer::new(Arc::clone(&store), analyser, &search.to_string());
+                following.push(follow(Arc::new(indexer), &metrics.search));
+            }
+            if let Some(settings) = &config.statistics {
+                let known = metrics.statistics_known.clone();
+                let counting = Counting::new(Arc::clone(&store), settings.clone(), known);
+                following.push(follow(Arc::new(counting), &metrics.statistics));
+            }
             let archive = config.keeping.archive.as_ref().map(ArchiveSettings::open);
             let work = Work {
                 keeping: Sweeping {
@@ -170,6 +190,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                     metrics: metrics.clone(),
                 },
                 following,
+                statistics: config.statistics,
                 store: Arc::clone(&store),
                 migrate: config.migrate,
                 health,
@@ -214,7 +235,8 @@ struct Sweeping {
 #[derive(Clone)]
 struct Work {
     store: Arc<dyn Store>,
-    following: Option<Following>,
+    following: Vec<Following>,
+    statistics: Option<StatisticsSettings>,
     keeping: Sweeping,
     migrate: bool,
     health: Component,
@@ -248,12 +270,9 @@ impl Work {
             .reader
             .clone()
             .run(self.membership.clone(), self.stop.clone());
-        let following = async {
-            if let Some(following) = &self.following {
-                following.clone().run(self.stop.clone()).await;
-            }
-        };
-        tokio::join!(reading, following, self.maintain(), self.sweep());
+        let following = self.following.iter().cloned();
+        let following = join_all(following.map(|following| following.run(self.stop.clone())));
+        tokio::join!(reading, following, self.maintain(), self.sweep(), self.forget());
         self.store.close().await;
     }
 
@@ -301,6 +320,28 @@ impl Work {
                     metrics.failed_sweeps.inc();
                     tracing::warn!(%error, "what is over stays for now");
                 }
+                None => return,
+            }
+        }
+    }
+
+    /// Forgets sums that are over, in one process at a time where they see each other.
+    async fn forget(&self) {
+        let Some(statistics) = &self.statistics else {
+            return;
+        };
+        let Sweeping {
+            incarnation, metrics, ..
+        } = &self.keeping;
+        let waiting = || self.stop.run_until_cancelled(tokio::time::sleep(FORGETTING));
+        while waiting().await.is_some() {
+            if self.membership.of_role(Role::Persistence).first() != Some(incarnation) {
+                continue;
+            }
+            let forgetting = statistics.forget(&self.store, now_us() / 1_000_000);
+            match self.stop.run_until_cancelled(forgetting).await {
+                Some(Ok(forgotten)) => drop(metrics.statistics_forgotten.inc_by(forgotten)),
+                Some(Err(error)) => tracing::warn!(%error, "statistics that are over stay for now"),
                 None => return,
             }
         }

@@ -5,6 +5,7 @@ mod conversations;
 mod heads;
 mod history;
 mod search;
+pub(crate) mod statistics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,10 @@ macro_rules! each_method {
             MessageStatus => message_status,
             Conversations => conversations,
             Search => search,
+            Statistics => statistics,
+            TopChannels => top_channels,
+            Live => live,
+            ReportDeliveries => report_deliveries,
         }
     };
 }
@@ -52,6 +57,8 @@ pub struct Service {
     shards: ShardCount,
     /// `None`: messages are not searched here.
     searching: Option<Searching>,
+    /// Nothing is counted here, otherwise.
+    is_counted: bool,
 }
 
 impl Service {
@@ -61,6 +68,7 @@ impl Service {
             store,
             shards,
             searching: None,
+            is_counted: false,
         }
     }
 
@@ -71,6 +79,12 @@ impl Service {
             searching: Some(searching),
             ..self
         }
+    }
+
+    /// Tells statistics, too.
+    #[must_use]
+    pub fn with_statistics(self, is_counted: bool) -> Self {
+        Self { is_counted, ..self }
     }
 
     /// Waits until everything up to `place` was read into the store. Never ends where the log has no such place: whoever asks

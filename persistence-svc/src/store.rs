@@ -16,6 +16,7 @@ mod postgres;
 mod progress;
 pub mod search;
 mod sqlite;
+pub mod statistics;
 
 use std::collections::HashMap;
 
@@ -34,6 +35,7 @@ pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
 pub use sqlite::{SqliteSettings, SqliteStore};
+pub use statistics::StatisticsStore;
 
 /// What a [`History`] question may ask for at most, in messages.
 pub const MAX_LIMIT: usize = 10_000;
@@ -48,12 +50,26 @@ impl<S: MessageStore + JoinStore> LogStore for S {}
 
 /// Everything that is asked of a store.
 pub trait Store:
-    LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore
+    LogStore
+    + ConversationStore
+    + FollowStore
+    + SearchStore
+    + ChangeStore
+    + KeepStore
+    + MoveStore
+    + StatisticsStore
 {
 }
 
-impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore> Store
-    for S
+impl<S> Store for S where
+    S: LogStore
+        + ConversationStore
+        + FollowStore
+        + SearchStore
+        + ChangeStore
+        + KeepStore
+        + MoveStore
+        + StatisticsStore
 {
 }
 

@@ -38,6 +38,12 @@ pub enum InvalidChannel {
     Users,
 }
 
+/// As [`ChannelName::namespace`], of a name that was one when it was written.
+pub fn namespace_of(channel: &str) -> Option<&str> {
+    let (namespace, _) = channel.split_once(':')?;
+    Some(namespace.strip_prefix('$').unwrap_or(namespace))
+}
+
 impl ChannelName {
     /// Parses a name of at most `limit` bytes.
     ///
@@ -76,8 +82,7 @@ impl ChannelName {
 
     /// The part before the first `:`, without a private channel's `$`.
     pub fn namespace(&self) -> Option<&str> {
-        let (namespace, _) = self.0.split_once(':')?;
-        Some(namespace.strip_prefix('$').unwrap_or(namespace))
+        namespace_of(&self.0)
     }
 
     /// Each member's inbox channel, where this is a conversation (`dm:#alice,bob`): what is said in it

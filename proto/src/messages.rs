@@ -42,4 +42,12 @@ methods! {
     Folds: FoldsRequest => FoldsResponse,
     /// Messages of a thread.
     Thread: ThreadRequest => ThreadResponse,
+    /// How much was said, by how many and how fast it arrived, by periods.
+    Statistics: StatisticsRequest => StatisticsResponse,
+    /// Channels in which most was said.
+    TopChannels: TopChannelsRequest => TopChannelsResponse,
+    /// What was counted of the last minutes.
+    Live: LiveRequest => LiveResponse,
+    /// What a gateway delivered.
+    ReportDeliveries: ReportDeliveriesRequest => ReportDeliveriesResponse,
 }

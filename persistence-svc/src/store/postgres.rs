@@ -7,6 +7,7 @@ mod joining;
 mod keeping;
 mod moving;
 mod search;
+mod statistics;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

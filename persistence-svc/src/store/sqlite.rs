@@ -7,6 +7,7 @@ mod joining;
 mod keeping;
 mod moving;
 mod search;
+mod statistics;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -542,6 +542,205 @@ pub struct SearchMatch {
     #[prost(bytes = "bytes", tag = "6")]
     pub message: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatisticsRequest {
+    /// Unix milliseconds; the period in which it lies is told whole.
+    #[prost(uint64, tag = "1")]
+    pub from_ms: u64,
+    /// Periods that begin before; 0: now.
+    #[prost(uint64, tag = "2")]
+    pub to_ms: u64,
+    #[prost(enumeration = "Period", tag = "3")]
+    pub period: i32,
+    /// "*": all namespaces together; "": channels without one. None named: "*", and each that there is.
+    #[prost(string, repeated, tag = "4")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatisticsResponse {
+    #[prost(enumeration = "Period", tag = "1")]
+    pub period: i32,
+    #[prost(message, repeated, tag = "2")]
+    pub series: ::prost::alloc::vec::Vec<Series>,
+}
+/// Of one namespace. All lists are of the same length; periods in which nothing happened are left out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Series {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// When each period begins, in Unix seconds.
+    #[prost(uint64, repeated, tag = "2")]
+    pub times: ::prost::alloc::vec::Vec<u64>,
+    /// Messages that were said: no edits, reactions and other changes, and no entries of inboxes.
+    #[prost(uint64, repeated, tag = "3")]
+    pub messages: ::prost::alloc::vec::Vec<u64>,
+    /// Of their payloads.
+    #[prost(uint64, repeated, tag = "4")]
+    pub bytes: ::prost::alloc::vec::Vec<u64>,
+    /// Different users who said or changed something.
+    #[prost(uint64, repeated, tag = "5")]
+    pub users: ::prost::alloc::vec::Vec<u64>,
+    /// Different channels in which something was said.
+    #[prost(uint64, repeated, tag = "6")]
+    pub channels: ::prost::alloc::vec::Vec<u64>,
+    /// Messages handed to connections, each counted.
+    #[prost(uint64, repeated, tag = "7")]
+    pub deliveries: ::prost::alloc::vec::Vec<u64>,
+    /// From the making of a message until it was handed to a connection, in microseconds, about: it is counted in buckets.
+    #[prost(uint64, repeated, tag = "8")]
+    pub latency_p50_us: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "9")]
+    pub latency_p99_us: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopChannelsRequest {
+    /// Unix milliseconds; the day, or month, in which it lies counts whole.
+    #[prost(uint64, tag = "1")]
+    pub from_ms: u64,
+    /// Days, or months, that begin before; 0: now.
+    #[prost(uint64, tag = "2")]
+    pub to_ms: u64,
+    /// "*": all; "": channels without one.
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+    /// 0: 20; 1,000 at most.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopChannelsResponse {
+    /// Days for a range of 14 at most, else months.
+    #[prost(enumeration = "Period", tag = "1")]
+    pub period: i32,
+    /// What was counted, as it was rounded to whole periods: Unix milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub from_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub to_ms: u64,
+    /// Most messages first.
+    #[prost(message, repeated, tag = "4")]
+    pub channels: ::prost::alloc::vec::Vec<ChannelCount>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelCount {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub messages: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiveRequest {}
+/// Counts that go on growing. What happened between two of these is the difference.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LiveResponse {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub counts: ::prost::alloc::vec::Vec<LiveCount>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiveCount {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The minute, in Unix seconds.
+    #[prost(uint64, tag = "2")]
+    pub minute: u64,
+    #[prost(uint64, tag = "3")]
+    pub messages: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// Deliveries by latency, as in ReportDeliveriesRequest.
+    #[prost(uint64, repeated, tag = "5")]
+    pub latency: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchStatisticsRequest {}
+/// What happened since the tick before, or since the stream began.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatisticsTick {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub over_ms: u64,
+    /// Namespaces in which something happened, and "*".
+    #[prost(message, repeated, tag = "3")]
+    pub rates: ::prost::alloc::vec::Vec<StatisticsRate>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatisticsRate {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub messages: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub deliveries: u64,
+    #[prost(uint64, tag = "5")]
+    pub latency_p50_us: u64,
+    #[prost(uint64, tag = "6")]
+    pub latency_p99_us: u64,
+}
+/// What a gateway delivered since its report before. Reports of one gateway are numbered from 1; one that was counted is not counted again.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportDeliveriesRequest {
+    /// A life of the gateway: 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub gateway: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub deliveries: ::prost::alloc::vec::Vec<NamespaceDeliveries>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamespaceDeliveries {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Deliveries with a latency below 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000, 2000, 5000 milliseconds, each without those
+    /// before; and the rest.
+    #[prost(uint64, repeated, tag = "2")]
+    pub latency: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportDeliveriesResponse {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Period {
+    /// The shortest in which the range has no more than 1,000.
+    Unspecified = 0,
+    /// Kept for two days, and without users and channels.
+    Minute = 1,
+    Hour = 2,
+    Day = 3,
+    /// Of the calendar.
+    Month = 4,
+}
+impl Period {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PERIOD_UNSPECIFIED",
+            Self::Minute => "PERIOD_MINUTE",
+            Self::Hour => "PERIOD_HOUR",
+            Self::Day => "PERIOD_DAY",
+            Self::Month => "PERIOD_MONTH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PERIOD_UNSPECIFIED" => Some(Self::Unspecified),
+            "PERIOD_MINUTE" => Some(Self::Minute),
+            "PERIOD_HOUR" => Some(Self::Hour),
+            "PERIOD_DAY" => Some(Self::Day),
+            "PERIOD_MONTH" => Some(Self::Month),
+            _ => None,
+        }
+    }
+}
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
 pub mod message_service_server {
@@ -628,6 +827,49 @@ pub mod message_service_server {
             &self,
             request: tonic::Request<super::ThreadRequest>,
         ) -> std::result::Result<tonic::Response<super::ThreadResponse>, tonic::Status>;
+        /// How much was said, by how many and how fast it arrived, by periods.
+        async fn statistics(
+            &self,
+            request: tonic::Request<super::StatisticsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StatisticsResponse>,
+            tonic::Status,
+        >;
+        /// Channels in which most was said.
+        async fn top_channels(
+            &self,
+            request: tonic::Request<super::TopChannelsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopChannelsResponse>,
+            tonic::Status,
+        >;
+        /// What was counted of the last minutes.
+        async fn live(
+            &self,
+            request: tonic::Request<super::LiveRequest>,
+        ) -> std::result::Result<tonic::Response<super::LiveResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchStatistics method.
+        type WatchStatisticsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StatisticsTick, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What happens, every second. Over gRPC only. It ends with UNAVAILABLE where the store cannot be used: ask anew.
+        async fn watch_statistics(
+            &self,
+            request: tonic::Request<super::WatchStatisticsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchStatisticsStream>,
+            tonic::Status,
+        >;
+        /// Of gateways alone.
+        async fn report_deliveries(
+            &self,
+            request: tonic::Request<super::ReportDeliveriesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportDeliveriesResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct MessageServiceServer<T> {
@@ -1228,6 +1470,234 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ThreadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Statistics" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatisticsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::StatisticsRequest>
+                    for StatisticsSvc<T> {
+                        type Response = super::StatisticsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatisticsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::statistics(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatisticsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/TopChannels" => {
+                    #[allow(non_camel_case_types)]
+                    struct TopChannelsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::TopChannelsRequest>
+                    for TopChannelsSvc<T> {
+                        type Response = super::TopChannelsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopChannelsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::top_channels(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TopChannelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Live" => {
+                    #[allow(non_camel_case_types)]
+                    struct LiveSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::LiveRequest> for LiveSvc<T> {
+                        type Response = super::LiveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LiveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::live(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LiveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/WatchStatistics" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchStatisticsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::ServerStreamingService<
+                        super::WatchStatisticsRequest,
+                    > for WatchStatisticsSvc<T> {
+                        type Response = super::StatisticsTick;
+                        type ResponseStream = T::WatchStatisticsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchStatisticsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::watch_statistics(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchStatisticsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/ReportDeliveries" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportDeliveriesSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ReportDeliveriesRequest>
+                    for ReportDeliveriesSvc<T> {
+                        type Response = super::ReportDeliveriesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportDeliveriesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::report_deliveries(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportDeliveriesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
