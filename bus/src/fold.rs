@@ -192,6 +192,12 @@ pub fn made_us(id: &[u8]) -> Option<u64> {
     Some(millis * 1000)
 }
 
+/// As [`made_us`], of an encoded message.
+pub fn encoded_made_us(message: &[u8]) -> Option<u64> {
+    // Fields are encoded in their order, and the id is the first: 16 bytes.
+    made_us(message.strip_prefix(&[0x0a, 16])?.get(..16)?)
+}
+
 /// The message that a change is about, as the change names it; `None`: it is no change of a message.
 pub fn about(message: &Message) -> Option<&MessageAt> {
     match message.change.as_ref()?.what.as_ref()? {
@@ -404,5 +410,12 @@ mod tests {
         assert_eq!(made_us(&id), Some(0x018f_0000_0001 * 1000));
         assert_eq!(made_us(&[0; 16]), None, "of another version");
         assert_eq!(made_us(b""), None);
+        let message = Message {
+            id: id.to_vec().into(),
+            channel: "room:1".to_owned(),
+            ..Message::default()
+        };
+        assert_eq!(encoded_made_us(&message.encode_to_vec()), made_us(&id));
+        assert_eq!(encoded_made_us(&Message::default().encode_to_vec()), None);
     }
 }

@@ -3,9 +3,13 @@
 //!
 //! It stands here because gateways and the persistence service count alike.
 
+mod ticking;
+
 use std::collections::{BTreeMap, HashMap};
 
 use switchboard_proto::messages::{LiveResponse, StatisticsRate, StatisticsTick};
+
+pub use self::ticking::Ticking;
 
 /// The series of all namespaces together.
 pub const ALL: &str = "*";

@@ -47,6 +47,7 @@ from switchboard.messages import (  # noqa: E402
     place_pb2,
     search_pb2,
     service_pb2_grpc,
+    statistics_pb2,
 )
 
 
@@ -110,6 +111,30 @@ class Messages(unittest.TestCase):
             found = self.call("Search", request)
         self.assertEqual([match.channel for match in found.matches], [name])
         self.assertIn(f"<mark>{word}</mark>", found.matches[0].snippet)
+
+    def test_statistics_and_what_happens_now(self):
+        begun = int(time.time() * 1000)
+        metadata = [("authorization", f"apikey {KEY}")] if KEY else []
+        ticks = self.stub.WatchStatistics(statistics_pb2.WatchStatisticsRequest(), metadata=metadata, timeout=DEADLINE)
+        # From the first on it is watched: nothing that is published now is missed.
+        next(ticks)
+        name, _ = self.published(["one", "two", "three"])
+        told = 0
+        for tick in ticks:
+            told += sum(rate.messages for rate in tick.rates if rate.namespace == "room")
+            if told >= 3:
+                break
+        ticks.cancel()
+        top = self.call("TopChannels", statistics_pb2.TopChannelsRequest(from_ms=begun, namespace="room", limit=1000))
+        self.assertEqual([counted.messages for counted in top.channels if counted.channel == name], [3])
+        request = statistics_pb2.StatisticsRequest(from_ms=begun, period=statistics_pb2.PERIOD_DAY, namespaces=["*", "room"])
+        series = {series.namespace: series for series in self.call("Statistics", request).series}
+        self.assertGreaterEqual(series["room"].messages[-1], 3)
+        self.assertGreaterEqual(series["*"].messages[-1], series["room"].messages[-1])
+        too_many = statistics_pb2.StatisticsRequest(from_ms=1, period=statistics_pb2.PERIOD_MINUTE)
+        self.assertIn("points", self.refused(grpc.StatusCode.INVALID_ARGUMENT, "Statistics", too_many))
+        if KEY:
+            self.refused(grpc.StatusCode.UNAUTHENTICATED, "Statistics", request, "a key that nobody has here")
 
     def test_status_and_members(self):
         name, places = self.published(["one"])

@@ -50,18 +50,22 @@ const NOTHING_COMES: Duration = Duration::from_secs(2);
 /// see [`Verdict::is_as_promised`].
 pub async fn run(victims: Victims, seed: u64, length: Duration) -> Result<Verdict> {
     let mut arena = Arena::start(victims).await?;
-    let crowd = Crowd::gather(&arena.urls()).await?;
+    let (crowd, neighbours) = Crowd::gather(&arena.urls()).await?;
     let begin = Instant::now();
     let faults = schedule(victims, seed, length);
     let count = faults.len();
     arena.carry_out(&faults, begin).await?;
     tokio::time::sleep_until(begin + length).await;
-    let mut told = crowd.dismiss(SETTLE).await;
-    // Nobody remembers what was said, so that those who come now are told what the log holds.
-    arena.kill_routers()?;
-    told.let_latecomers_in(SETTLE).await;
-    told.read_histories(SETTLE).await;
-    let verdict = told.verdict(victims, seed, count);
+    let telling = async {
+        let mut told = crowd.dismiss(SETTLE).await;
+        // Nobody remembers what was said, so that those who come now are told what the log holds.
+        arena.kill_routers()?;
+        told.let_latecomers_in(SETTLE).await;
+        told.read_histories(SETTLE).await;
+        anyhow::Ok(told)
+    };
+    let (told, presence) = tokio::join!(telling, neighbours.dismiss(SETTLE));
+    let verdict = told?.verdict(victims, seed, count, Some(presence));
     if !verdict.is_as_promised() {
         // The next run of this seed may go well: it says what is done, not how that falls together with the load.
         child::show(true);
@@ -88,10 +92,11 @@ pub async fn run_spoiled(groups: &[(&[Spoil], Duration)]) -> Result<Vec<(Spoil, 
 
 async fn spoiled(spoil: Spoil, arena: &Arena, length: Duration) -> Result<(Spoil, Verdict)> {
     let spoiler = Spoiler::start(spoil, &arena.urls()).await?;
-    let crowd = Crowd::gather(&spoiler.urls()).await?;
+    // What passes is done to, and not what is said of who is there.
+    let (crowd, _) = Crowd::gather(&spoiler.urls()).await?;
     tokio::time::sleep(length).await;
     let mut told = crowd.dismiss(NOTHING_COMES).await;
     told.let_latecomers_in(NOTHING_COMES).await;
     told.read_histories(SETTLE).await;
-    Ok((spoil, told.verdict(Victims::Redis, 0, 0)))
+    Ok((spoil, told.verdict(Victims::Redis, 0, 0, None)))
 }

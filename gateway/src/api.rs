@@ -20,12 +20,14 @@ mod grpc;
 mod http;
 mod members;
 mod publishing;
+mod statistics;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
+use switchboard_bus::statistics::Ticking;
 use switchboard_proto::api::{self, BatchRequest, BatchResponse, Command, Reply};
 use switchboard_proto::codes::ErrorCode;
 use switchboard_service_kit::admin::{self, BindError};
@@ -34,6 +36,7 @@ use switchboard_service_kit::api_listener::{self, Listening};
 use switchboard_service_kit::tasks::{TaskKind, Tasks};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::answering::Answering;
 pub use self::config::ApiConfig;
@@ -101,6 +104,9 @@ struct Api {
     gateways: Arc<Gateways>,
     /// A place for each request that is carried out.
     places: Semaphore,
+    /// What happens, for who watches it.
+    ticking: Ticking,
+    stop: CancellationToken,
 }
 
 /// Starts the server API; `None` where there is to be none. `data`: where a key may be kept; `None`: in a cluster,
@@ -132,6 +138,8 @@ pub(crate) async fn start(
     let address = listener.local_addr().map_err(ApiError::Address)?;
     let api = Arc::new(Api {
         places: Semaphore::new(config.requests),
+        ticking: Ticking::new(config.live_streams),
+        stop: tasks.stop_token(),
         keys,
         gateway,
         gateways,
@@ -139,7 +147,16 @@ pub(crate) async fn start(
     });
     let router = grpc::router(&api)
         .merge(http::router(&api))
+        .merge(statistics::router(&api))
         .fallback(http::nothing);
+    let (watched, stop) = (Arc::clone(&api), tasks.stop_token());
+    tasks.spawn("statistics-ticks", TaskKind::Essential, async move {
+        let look = || {
+            let watched = Arc::clone(&watched);
+            async move { watched.look().await }
+        };
+        stop.run_until_cancelled(watched.ticking.run(look)).await;
+    });
     let listening = Listening {
         listener,
         router,

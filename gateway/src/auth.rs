@@ -75,6 +75,8 @@ pub(crate) struct Identity {
     pub(crate) expires_at: Option<UnixTime>,
     /// JSON that goes with everything the connection publishes; empty: none.
     pub(crate) info: Bytes,
+    /// May ask for what concerns everybody, such as statistics.
+    pub(crate) is_admin: bool,
     /// The channels that the server subscribes this connection to.
     pub(crate) subscriptions: BTreeMap<ChannelName, ServerSubscription>,
 }
@@ -235,6 +237,7 @@ impl Tokens {
         Ok(Identity {
             info: claims.info(self.info_size)?,
             subscriptions: claims.server_subscriptions(self.info_size, self.channel_name_length)?,
+            is_admin: claims.admin && !user.is_empty(),
             user,
             expires_at,
         })

@@ -56,6 +56,8 @@ pub struct Config {
     pub answer_timeout: Duration,
     /// Over how long a stopping gateway spreads the closing of its sessions.
     pub drain_spread: Duration,
+    /// Between two reports of what was delivered.
+    pub statistics_interval: Duration,
     /// Bytes of a WebSocket message from a client, at most.
     pub max_frame: usize,
     /// Bytes that wait for one client, at most.
@@ -212,6 +214,12 @@ impl Config {
             seconds(4),
             Duration::from_millis(100)..=Duration::from_millis(4500),
             "Within which every command is answered; clients give up after 5s.",
+        );
+        let statistics_interval = gateway.duration(
+            "statistics_interval",
+            Duration::from_secs(2),
+            Duration::from_millis(500)..=Duration::from_secs(60),
+            "How often is reported what was delivered and how fast, for statistics.",
         );
         let drain_spread = gateway.duration(
             "drain_spread",
@@ -374,6 +382,7 @@ impl Config {
             write_timeout,
             answer_timeout,
             drain_spread,
+            statistics_interval,
             max_frame: size(max_frame),
             outgoing_queue: size(outgoing_queue),
             publish_size: size(publish_size),

@@ -48,6 +48,7 @@ mod sessions;
 #[cfg(feature = "simulation")]
 #[expect(missing_docs, reason = "for one crate of tests")]
 pub mod simulation;
+mod statistics;
 mod system_message;
 mod typing;
 mod upgrade;

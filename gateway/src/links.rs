@@ -35,6 +35,7 @@ pub(crate) use self::link::{Channels, Output, PublishAsked, Subscribe, Subscribe
 use crate::conversations::Events;
 use crate::metrics::LinkMetrics;
 use crate::session::SessionHandle;
+use crate::statistics::Deliveries;
 
 /// What links keep to.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +96,7 @@ impl Links {
         gateway: Incarnation,
         context: &Context,
         metrics: &LinkMetrics,
-        (health, events): (Component, Events),
+        (health, events, deliveries): (Component, Events, Arc<Deliveries>),
     ) -> Result<Self, BusError> {
         let mut beats = bus.subscribe(Pattern::AllOwnerBeats, config.frames).await?;
         let mut asks = Vec::with_capacity(usize::from(shards.get()));
@@ -136,6 +137,7 @@ impl Links {
                 metrics: metrics.clone(),
                 ready: ready.clone(),
                 events: events.clone(),
+                deliveries: Arc::clone(&deliveries),
             };
             context
                 .tasks

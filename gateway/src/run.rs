@@ -34,6 +34,7 @@ use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
 use crate::policy::reload;
 use crate::presence::{self, Presence, PresenceMetrics, Reporting};
+use crate::statistics::{self, Deliveries};
 use crate::typing::{self, TypingMetrics};
 use crate::{listener, upgrade};
 use switchboard_service_kit::tls::Tls;
@@ -139,6 +140,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         &link_context.tasks,
     );
     let (events, removed) = Events::new(Arc::clone(&memberships));
+    let deliveries = Arc::new(Deliveries::new(deps.shards));
     let (receipts, marks) = Receipts::new(&config.conversations);
     let links = Links::start(
         links_config,
@@ -147,7 +149,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         incarnation,
         &link_context,
         &link_metrics,
-        (health, events),
+        (health, events, Arc::clone(&deliveries)),
     )
     .await?;
 
@@ -207,6 +209,17 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         "presence-reports",
         TaskKind::Essential,
         reporting.run(link_context.tasks.stop_token()),
+    );
+    let counted = statistics::Reporting {
+        deliveries,
+        bus: Arc::clone(&deps.bus),
+        me: incarnation,
+        interval: config.statistics_interval,
+    };
+    link_context.tasks.spawn(
+        "delivery-reports",
+        TaskKind::Essential,
+        counted.run(link_context.tasks.stop_token()),
     );
     let hearing = {
         let (presence, bus) = (Arc::clone(&presence), Arc::clone(&deps.bus));

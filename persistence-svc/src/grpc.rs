@@ -4,22 +4,27 @@
 //! Who has the key, or a certificate that one of the configured authorities signed, may ask everything of everybody: no user's
 //! rights are looked at.
 
-mod ticking;
-
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::{Stream, StreamExt as _, stream};
 use switchboard_bus::answering::{Answering, Unanswered};
 use switchboard_bus::messages::AskError;
+use switchboard_bus::statistics::Ticking;
 use switchboard_proto::messages::message_service_server::{MessageService, MessageServiceServer};
-use switchboard_proto::messages::{self, LiveRequest, Method, WatchStatisticsRequest, method};
+use switchboard_proto::messages::{
+    self, LiveRequest, Method, StatisticsTick, WatchStatisticsRequest, method,
+};
 use switchboard_service_kit::grpc::{self, GrpcConfig, GrpcError, GrpcMetrics, GrpcRunning};
 use switchboard_service_kit::service::Context;
+use switchboard_service_kit::tasks::TaskKind;
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::ticking::Ticking;
-use self::ticking::Ticks;
 use crate::service::{Service, each_method, nothing_stored};
+
+/// What happens, second by second.
+type Ticks = Pin<Box<dyn Stream<Item = Result<StatisticsTick, Status>> + Send>>;
 
 /// Where a key that was made here stands in the data folder.
 const KEY_FILE: &str = "persistence-key";
@@ -35,10 +40,18 @@ pub(crate) async fn start(
     context: &Context,
 ) -> Result<GrpcRunning, GrpcError> {
     let metrics = asked.metrics.clone();
-    if let Some(service) = &asked.service {
-        asked
-            .ticking
-            .start(Arc::clone(service), asked.answering.clone(), &context.tasks);
+    if let Some(service) = asked.service.clone() {
+        let (answering, ticking) = (asked.answering.clone(), asked.ticking.clone());
+        let stop = context.tasks.stop_token();
+        context
+            .tasks
+            .spawn("statistics-ticks", TaskKind::Essential, async move {
+                let look = || {
+                    let (answering, service) = (answering.clone(), Arc::clone(&service));
+                    async move { answering.beside(service.live(LiveRequest {})).await.ok() }
+                };
+                stop.run_until_cancelled(ticking.run(look)).await;
+            });
     }
     let service = MessageServiceServer::new(asked).max_decoding_message_size(config.request_size);
     let served = grpc::Grpc {
@@ -98,7 +111,12 @@ macro_rules! over_grpc {
             ) -> Result<Response<Ticks>, Status> {
                 // Says at once where there is nothing to be told.
                 self.answered(self.service()?.live(LiveRequest {})).await?;
-                self.ticking.watch().map(Response::new)
+                let ticks = self.ticking.watch().ok_or_else(|| {
+                    Status::resource_exhausted("as many watch as may (persistence.statistics.watches)")
+                })?;
+                let missed = Err(Status::unavailable("seconds may have been missed: ask anew"));
+                let ticks = ticks.map(Ok).chain(stream::once(async { missed }));
+                Ok(Response::new(Box::pin(ticks)))
             }
         }
     };

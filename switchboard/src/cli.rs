@@ -118,6 +118,9 @@ enum Command {
         /// JSON that goes with everything its bearer publishes.
         #[arg(long, value_name = "JSON")]
         info: Option<String>,
+        /// Its bearer is an administrator: may ask for statistics.
+        #[arg(long)]
+        admin: bool,
     },
 }
 
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
             channel,
             ttl,
             info,
+            admin,
         } => token(
             &config,
             TokenRequest {
@@ -174,6 +178,7 @@ pub fn main() -> ExitCode {
                 channel: channel.as_deref(),
                 ttl,
                 info: info.as_deref(),
+                admin,
             },
         ),
     }
@@ -318,6 +323,7 @@ fn token_command(config: &Config, file: Option<&Path>) -> Option<String> {
         channel: None,
         ttl: Duration::from_secs(1),
         info: None,
+        admin: false,
     };
     config.gateway.tokens.issue(request).ok()?;
     let program = std::env::args().next()?;
@@ -385,6 +391,7 @@ mod tests {
             channel,
             ttl,
             info,
+            admin,
         }) = arguments.command
         else {
             panic!("{arguments:?}");
@@ -394,6 +401,7 @@ mod tests {
             ("alice", Some("room:1"), Some("1"))
         );
         assert_eq!(ttl, Duration::from_secs(300));
+        assert!(!admin);
         for wrong in ["5", "0s", "10ms", "-1h", "1y", ""] {
             assert!(parse(&["token", "alice", "--ttl", wrong]).is_err(), "{wrong}");
         }

@@ -7,7 +7,7 @@ use clap::Parser;
 use switchboard_e2e::child;
 use switchboard_e2e::faults::{Victims, run};
 
-/// Starts a cluster on this machine (three nats-servers, Redis, two routers, two gateways), puts load on it, kills, stops, cuts and
+/// Starts a cluster on this machine (three nats-servers, Redis, two routers, two gateways, two presence services), puts load on it, kills, stops, cuts and
 /// delays its processes and fills disks as a seed says, and tells from each client's own record whether everything was as
 /// promised. Disks that can be full (disk, mixed) have to be mounted: as root, or with sudo.
 #[derive(Debug, Parser)]

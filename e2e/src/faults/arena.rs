@@ -1,4 +1,4 @@
-//! The cluster that faults are done to: two routers and two gateways as processes, each with its own network to three
+//! The cluster that faults are done to: two routers, two gateways and two presence services as processes, each with its own network to three
 //! nats-servers that replicate, have a network between them and may have small disks; Redis, behind a network too; and a persistence
 //! service with PostgreSQL, to which nothing is done.
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::proxy::{Proxy, Way};
 use super::routes::Routes;
-use super::schedule::{Act, Fault, GATEWAYS, ROUTERS, SERVERS, Victim, Victims};
+use super::schedule::{Act, Fault, GATEWAYS, PRESENCES, ROUTERS, SERVERS, Victim, Victims};
 use crate::process::Process;
 
 /// Signs the tokens of the crowd.
@@ -41,6 +41,8 @@ window_age = "1s"
 store = "postgres"
 [persistence.postgres]
 url = "POSTGRES"
+[channels]
+presence = true
 [gateway]
 insecure = true
 [gateway.tokens]
@@ -65,6 +67,7 @@ struct Member {
 pub(super) struct Arena {
     routers: Vec<Member>,
     gateways: Vec<Member>,
+    presences: Vec<Member>,
     nats: NatsCluster,
     routes: Routes,
     redis: RedisServer,
@@ -92,7 +95,9 @@ impl Arena {
             Victims::Disk | Victims::Mixed => (0..SERVERS)
                 .map(|_| SmallDisk::mount(DISK))
                 .collect::<Result<Vec<_>>>()?,
-            Victims::Routers | Victims::Gateways | Victims::Nats | Victims::Redis => Vec::new(),
+            Victims::Routers | Victims::Gateways | Victims::Nats | Victims::Redis | Victims::Presence => {
+                Vec::new()
+            }
         };
         let stores: Vec<PathBuf> = disks.iter().map(|disk| disk.path().to_owned()).collect();
         let mut routes = Routes::default();
@@ -125,6 +130,7 @@ impl Arena {
         for (name, count) in [
             ("switchboard-router-svc", ROUTERS),
             ("switchboard-gateway", GATEWAYS),
+            ("switchboard-presence-svc", PRESENCES),
         ] {
             for number in 0..count {
                 let proxy = Proxy::start(&servers).await?;
@@ -136,10 +142,12 @@ impl Arena {
                 members.push(Member { process, proxy });
             }
         }
+        let presences = members.split_off(ROUTERS + GATEWAYS);
         let gateways = members.split_off(ROUTERS);
         let mut arena = Self {
             routers: members,
             gateways,
+            presences,
             nats,
             routes,
             redis,
@@ -149,11 +157,16 @@ impl Arena {
             disks,
             _folder: folder,
         };
-        for member in arena.routers.iter_mut().chain(&mut arena.gateways) {
+        for member in arena.members() {
             member.process.ready().await?;
         }
         arena.persistence.ready().await?;
         Ok(arena)
+    }
+
+    fn members(&mut self) -> impl Iterator<Item = &mut Member> {
+        let members = self.routers.iter_mut().chain(&mut self.gateways);
+        members.chain(&mut self.presences)
     }
 
     /// Where clients connect.
@@ -189,6 +202,7 @@ impl Arena {
         let Member { process, proxy } = match fault.victim {
             Victim::Router(number) => self.routers.get_mut(number),
             Victim::Gateway(number) => self.gateways.get_mut(number),
+            Victim::Presence(number) => self.presences.get_mut(number),
             Victim::Nats(node) => {
                 return match fault.act {
                     Act::Kill => self.nats.kill(node),
@@ -230,6 +244,7 @@ impl Arena {
         let Member { process, proxy } = match fault.victim {
             Victim::Router(number) => self.routers.get_mut(number),
             Victim::Gateway(number) => self.gateways.get_mut(number),
+            Victim::Presence(number) => self.presences.get_mut(number),
             Victim::Nats(node) => {
                 match fault.act {
                     Act::Kill | Act::Restart => self.nats.restart(node).await?,
@@ -282,10 +297,15 @@ impl Arena {
 
     /// Everybody is there and well, and ends well.
     pub(super) async fn stop(mut self) -> Result<()> {
-        for member in self.gateways.iter_mut().chain(&mut self.routers) {
+        for member in self.members() {
             member.process.ready().await?;
         }
-        for member in self.gateways.into_iter().chain(self.routers) {
+        for member in self
+            .gateways
+            .into_iter()
+            .chain(self.routers)
+            .chain(self.presences)
+        {
             let status = member.process.terminate().await?;
             if !status.success() {
                 bail!("a process ended with {status}");

@@ -1,11 +1,14 @@
 //! The clients: some talk, with a key or without, some listen, and all come back when their connection ends; some come and go all the
 //! time, and some come only when all is over and want everything from the beginning on. Each keeps its own record of what it was told, and at the end
-//! the history of each room is read, which has to say the same.
+//! the history of each room is read, which has to say the same. Others are only there, and watched.
 
 mod historian;
 mod listener;
+mod neighbour;
+mod neighbours;
 mod talker;
 mod visitor;
+mod watcher;
 mod way;
 
 use std::collections::BTreeMap;
@@ -23,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::historian::{Entry, Historian};
 use self::listener::{Listened, Listener};
+pub(super) use self::neighbours::{Neighbours, Presence};
 use self::talker::{Talked, Talker};
 use self::visitor::{Visited, Visitor};
 use self::way::Ways;
@@ -73,9 +77,10 @@ pub(super) struct Told {
 
 impl Crowd {
     /// Everybody is connected and subscribed, and begins.
-    pub(super) async fn gather(urls: &[String]) -> Result<Self> {
+    pub(super) async fn gather(urls: &[String]) -> Result<(Self, Neighbours)> {
         let run = now_us();
         let mut ways = Ways::to(urls, run);
+        let neighbours = Neighbours::gather(&mut ways, run)?;
         let mut crowd = Self {
             begun: Instant::now(),
             talking: JoinSet::new(),
@@ -122,7 +127,7 @@ impl Crowd {
             let visitor = Visitor::new(ways.next()?);
             crowd.visiting.spawn(visitor.visit(crowd.quiet.clone()));
         }
-        Ok(crowd)
+        Ok((crowd, neighbours))
     }
 
     /// Nobody begins a message any more; those that were begun are still acknowledged, and whoever listens gets `settle` to
@@ -214,7 +219,15 @@ impl Told {
         differing.sum()
     }
 
-    pub(super) fn verdict(self, victims: Victims, seed: u64, faults: usize) -> Verdict {
+    /// `presence`: what was told of who is there; `None`: nobody asked.
+    pub(super) fn verdict(
+        self,
+        victims: Victims,
+        seed: u64,
+        faults: usize,
+        presence: Option<Presence>,
+    ) -> Verdict {
+        let presence = presence.unwrap_or_default();
         let mut violations = Violations::default();
         let none = Senders::new();
         for one in &self.listened {
@@ -250,6 +263,10 @@ impl Told {
             refusal: self.slowest_of(|one| one.refusal),
             shut: self.shut(),
             slowest: self.slowest_of(|one| one.answer),
+            flickers: presence.flickers,
+            unseen: presence.unseen,
+            ghosts: presence.ghosts,
+            gone_after: presence.gone_after,
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Victims {
     Nats,
     /// Redis.
     Redis,
+    /// Presence services, and Redis.
+    Presence,
     /// Disks under nats-servers.
     Disk,
     /// Whoever, also two of different kinds at a time.
@@ -32,6 +34,8 @@ pub enum Victim {
     Gateway(usize),
     /// A nats-server.
     Nats(usize),
+    /// A presence service.
+    Presence(usize),
     /// Redis.
     Redis,
     /// The disk of a nats-server.
@@ -43,7 +47,7 @@ impl Victim {
     fn server(self) -> Option<usize> {
         match self {
             Self::Nats(number) | Self::Disk(number) => Some(number),
-            Self::Router(_) | Self::Gateway(_) | Self::Redis => None,
+            Self::Router(_) | Self::Gateway(_) | Self::Presence(_) | Self::Redis => None,
         }
     }
 }
@@ -57,7 +61,7 @@ pub enum Act {
     Pause,
     /// SIGTERM, and started again.
     Restart,
-    /// Its connections (a router's and a gateway's to NATS, a nats-server's to the others, Redis's to gateways) are
+    /// Its connections (a router's, a gateway's and a presence service's to NATS, a nats-server's to the others, Redis's to all) are
     /// closed, and new ones refused.
     Cut,
     /// They stay, and nothing comes through.
@@ -101,10 +105,11 @@ impl fmt::Display for Fault {
 /// Before the first fault.
 const CALM: f64 = 1.5;
 
-/// Routers, gateways, and nats-servers there are.
+/// Routers, gateways, nats-servers and presence services there are.
 pub(super) const ROUTERS: usize = 2;
 pub(super) const GATEWAYS: usize = 2;
 pub(super) const SERVERS: usize = 3;
+pub(super) const PRESENCES: usize = 2;
 
 /// What is done within `length`, in the order of time. All of it is over before `length` is, and no process is a
 /// victim twice at a time.
@@ -144,13 +149,16 @@ fn fault(victims: Victims, at: f64, rng: &mut SmallRng) -> Fault {
         Victims::Nats => 2,
         Victims::Redis => 3,
         Victims::Disk => 4,
-        Victims::Mixed => rng.random_range(0..5),
+        Victims::Presence if rng.random_bool(0.3) => 3,
+        Victims::Presence => 5,
+        Victims::Mixed => rng.random_range(0..6),
     };
     let victim = match kind {
         0 => Victim::Router(rng.random_range(0..ROUTERS)),
         1 => Victim::Gateway(rng.random_range(0..GATEWAYS)),
         2 => Victim::Nats(rng.random_range(0..SERVERS)),
         3 => Victim::Redis,
+        5 => Victim::Presence(rng.random_range(0..PRESENCES)),
         _ => Victim::Disk(rng.random_range(0..SERVERS)),
     };
     let delay = Duration::from_millis(rng.random_range(10..150));
@@ -212,7 +220,7 @@ mod tests {
                 }
             }
         }
-        // Six acts on each of four kinds of processes, and disks.
-        assert_eq!(kinds.len(), 6 * 4 + 1, "{kinds:?}");
+        // Six acts on each of five kinds of processes, and disks.
+        assert_eq!(kinds.len(), 6 * 5 + 1, "{kinds:?}");
     }
 }

@@ -38,6 +38,14 @@ pub struct Verdict {
     pub shut: Duration,
     /// The longest time from sending a command to its answer.
     pub slowest: Duration,
+    /// Times that a user who was there was told to be gone.
+    pub flickers: u64,
+    /// Users and members who were there at the end, and were not told to be.
+    pub unseen: u64,
+    /// Users and members who were told to be there after they had gone.
+    pub ghosts: u64,
+    /// How long it took until all who went without a word were told to be gone.
+    pub gone_after: Duration,
 }
 
 impl Verdict {
@@ -46,17 +54,19 @@ impl Verdict {
     /// promised, or measured of NATS.
     pub fn allowed(&self) -> Duration {
         match self.victims {
-            Victims::Redis => Duration::from_secs(3),
+            Victims::Redis | Victims::Presence => Duration::from_secs(3),
             Victims::Routers => Duration::from_secs(10),
             Victims::Gateways => Duration::from_secs(15),
             Victims::Nats | Victims::Disk | Victims::Mixed => Duration::from_secs(30),
         }
     }
 
-    /// Nothing was lost, doubled, out of order or not recovered, the history says what clients were told, and nobody was refused for longer than allowed.
+    /// Nothing was lost, doubled, out of order or not recovered, the history says what clients were told, nobody was refused for longer than allowed,
+    /// and who was told to be there was there.
     pub fn is_as_promised(&self) -> bool {
         let longest = self.silence.max(self.refusal).max(self.shut);
         self.missing + self.refused_for_good + self.differing == 0
+            && self.flickers + self.unseen + self.ghosts == 0
             && self.violations.is_empty()
             && longest <= self.allowed()
     }
@@ -74,7 +84,7 @@ impl fmt::Display for Verdict {
             f,
             "{:?} seed {}: {} faults, {} acknowledged, {} received, {} came back; {lost} lost, {doubled} doubled, \
              {disordered} out of order, {unrecovered} not recovered, {} otherwise in the history, {} refused for good, {} clients missing; longest silence {:.1} s, refusal {:.1} s, \
-             shut door {:.1} s (allowed {:.0} s), slowest answer {:.1} s",
+             shut door {:.1} s (allowed {:.0} s), slowest answer {:.1} s; presence: {} flickers, {} unseen, {} ghosts, all gone after {:.1} s",
             self.victims,
             self.seed,
             self.faults,
@@ -89,6 +99,10 @@ impl fmt::Display for Verdict {
             self.shut.as_secs_f64(),
             self.allowed().as_secs_f64(),
             self.slowest.as_secs_f64(),
+            self.flickers,
+            self.unseen,
+            self.ghosts,
+            self.gone_after.as_secs_f64(),
         )
     }
 }

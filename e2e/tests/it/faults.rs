@@ -39,6 +39,11 @@ async fn redis_comes_and_goes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn presence_services_come_and_go() -> Result<()> {
+    is_as_promised(Victims::Presence, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn disks_under_nats_are_full_and_have_room_again() -> Result<()> {
     is_as_promised(Victims::Disk, 6).await
 }

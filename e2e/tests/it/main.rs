@@ -38,6 +38,7 @@ mod sdks;
 mod search;
 mod server_api;
 mod slow;
+mod statistics;
 mod stored_history;
 mod system;
 mod tools;

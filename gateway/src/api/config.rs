@@ -23,6 +23,8 @@ pub struct ApiConfig {
     pub requests: usize,
     /// Connections, at most.
     pub connections: usize,
+    /// Streams of live statistics, at most.
+    pub live_streams: usize,
     /// Channels in one broadcast, and in one answer to `channels`, at most.
     pub channels: usize,
 }
@@ -69,6 +71,12 @@ impl ApiConfig {
             1..=100_000,
             "Channels of one `broadcast`, and of one answer to `channels`, at most; over it the call is answered with error 106.",
         );
+        let live_streams = api.integer(
+            "live_streams",
+            32,
+            1..=10_000,
+            "Streams of live statistics at a time, at most; a further one is refused with HTTP 429.",
+        );
         let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
             enabled,
@@ -78,6 +86,7 @@ impl ApiConfig {
             requests: size(requests),
             connections: size(connections),
             channels: size(channels),
+            live_streams: size(live_streams),
         }
     }
 }

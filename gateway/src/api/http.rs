@@ -182,12 +182,17 @@ impl<R> From<Result<R, Failure>> for Answer<R> {
     }
 }
 
+/// Counts who has no key, and says so.
+pub(super) fn unauthorized(api: &Api) -> Response {
+    api.gateway.metrics.api_unauthorized.inc();
+    let words = "no key that is accepted: X-API-Key: KEY, or Authorization: apikey KEY\n";
+    (StatusCode::UNAUTHORIZED, words).into_response()
+}
+
 /// Who asks, and with what. Nothing of the body is read for who has no key.
 async fn read(api: &Api, request: Request) -> Result<(Caller, Bytes), Response> {
     let Some(key) = api.keys.given(request.headers()) else {
-        api.gateway.metrics.api_unauthorized.inc();
-        let words = "no key that is accepted: X-API-Key: KEY, or Authorization: apikey KEY\n";
-        return Err((StatusCode::UNAUTHORIZED, words).into_response());
+        return Err(unauthorized(api));
     };
     let caller = Caller {
         key,

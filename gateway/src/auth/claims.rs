@@ -38,6 +38,9 @@ pub(super) struct Claims {
     subs: Option<BTreeMap<String, Subscription>>,
     pub(super) channel: Option<String>,
     pub(super) client: Option<String>,
+    /// Ours: may ask for what concerns everybody.
+    #[serde(default)]
+    pub(super) admin: bool,
     #[serde(rename = "override")]
     overrides: Option<RawOverrides>,
 }

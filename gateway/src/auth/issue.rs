@@ -20,6 +20,8 @@ pub struct TokenRequest<'a> {
     pub ttl: Duration,
     /// JSON that goes with what its bearer publishes.
     pub info: Option<&'a str>,
+    /// Its bearer may ask for what concerns everybody.
+    pub admin: bool,
 }
 
 /// Why no token is signed.
@@ -47,6 +49,8 @@ struct Claims<'a> {
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    admin: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +81,7 @@ impl TokensConfig {
             exp: iat.saturating_add(request.ttl.as_secs()),
             channel: request.channel,
             info,
+            admin: request.admin,
             iss: keys.issuer.as_deref(),
             aud: keys.audience.as_deref(),
         };

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use switchboard_bus::{Bus, BusError, Subject, Subscription};
+use switchboard_bus::{Bus, BusError, Subject, Subscription, fold};
 use switchboard_proto::bus::{Delivered, Down, MembersChanged, OwnerBeat, Refusal, Up};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Reply;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::format;
 use switchboard_proto::ids::{Incarnation, Offset, ShardCount, ShardId};
+use switchboard_proto::time::now_us;
 use switchboard_service_kit::health::Component;
 use switchboard_service_kit::tasks::Tasks;
 use tokio::sync::{mpsc, watch};
@@ -28,6 +29,7 @@ use super::{Asker, Publish, Publisher, replies};
 use crate::conversations::{Events, Told};
 use crate::metrics::LinkMetrics;
 use crate::session::{SessionHandle, SharedReply};
+use crate::statistics::Deliveries;
 
 /// What a session asks of a link.
 pub(super) enum Ask {
@@ -122,6 +124,8 @@ pub(super) struct LinkActor {
     pub(super) ready: Readiness,
     /// Where what channels say of their members goes.
     pub(super) events: Events,
+    /// Where deliveries are counted.
+    pub(super) deliveries: Arc<Deliveries>,
 }
 
 /// Between two looks at what is due.
@@ -141,6 +145,7 @@ impl LinkActor {
             shard: self.shard,
             frames: Vec::new(),
             metrics: self.metrics.clone(),
+            deliveries: Arc::clone(&self.deliveries),
             delivering: Delivering::new(self.metrics.clone(), self.tasks.clone()),
             sends: HashMap::new(),
             members: Vec::new(),
@@ -315,6 +320,7 @@ struct Turn {
     shard: ShardId,
     frames: Vec<(Incarnation, Up)>,
     metrics: LinkMetrics,
+    deliveries: Arc<Deliveries>,
     delivering: Delivering,
     /// Ids of the messages of `message.send` commands that wait, by session and command.
     sends: HashMap<(u64, u32), Bytes>,
@@ -430,6 +436,12 @@ impl Output<Arc<SessionHandle>> for Turn {
             receivers += 1;
         }
         self.metrics.delivered(receivers);
+        if receivers > 0
+            && let Some(made_us) = fold::encoded_made_us(&delivered.message)
+        {
+            let latency_us = now_us().saturating_sub(made_us);
+            self.deliveries.count(self.shard, &channel, latency_us, receivers);
+        }
     }
 
     fn deliver_ephemeral(&mut self, message: &Bytes, channels: &Channels<Arc<SessionHandle>>) {

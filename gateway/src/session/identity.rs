@@ -26,12 +26,12 @@ impl SessionHandle {
         }
     }
 
-    /// A refresh succeeded, with a token of the same user. `false`: its server-side subscriptions
-    /// are others than the connection was made with.
+    /// A refresh succeeded, with a token of the same user. `false`: its server-side subscriptions, or whether it is an
+    /// administrator's, are others than the connection was made with.
     pub(super) fn renew(&self, identity: Identity) -> bool {
-        let same = self
-            .identity()
-            .is_some_and(|first| first.subscriptions == identity.subscriptions);
+        let same = self.identity().is_some_and(|first| {
+            first.subscriptions == identity.subscriptions && first.is_admin == identity.is_admin
+        });
         if same {
             *self.admitted.info.lock() = identity.info;
         }

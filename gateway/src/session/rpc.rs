@@ -12,6 +12,7 @@ mod members;
 mod presence;
 mod rights;
 mod search;
+mod statistics;
 mod status;
 mod threads;
 mod typing;
@@ -86,6 +87,8 @@ const METHODS: &[(&str, Handler)] = methods! {
     "presence.set" => presence::set,
     "presence.unwatch" => presence::unwatch,
     "presence.watch" => presence::watch,
+    "statistics.channels" => statistics::channels,
+    "statistics.get" => statistics::get,
     "thread.list" => threads::list,
     "typing.start" => typing::start,
     "typing.stop" => typing::stop,

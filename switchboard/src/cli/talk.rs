@@ -256,6 +256,7 @@ fn sign(config: &Config, user: &str, channel: Option<&str>) -> Option<String> {
         channel,
         ttl: TOKEN_LIFE,
         info: None,
+        admin: false,
     };
     config.gateway.tokens.issue(request).ok()
 }

@@ -40,10 +40,12 @@ impl Ways {
     pub(super) fn next(&mut self) -> Result<Way> {
         let turn = self.given;
         self.given += 1;
-        let claims = json!({ "sub": format!("client-{turn}"), "exp": self.exp });
+        let user = format!("client-{turn}");
+        let claims = json!({ "sub": user, "exp": self.exp });
         Ok(Way {
             urls: Arc::clone(&self.urls),
             turn,
+            user,
             token: jsonwebtoken::encode(&Header::default(), &claims, &self.key)?,
         })
     }
@@ -53,10 +55,16 @@ impl Ways {
 pub(super) struct Way {
     urls: Arc<[String]>,
     turn: usize,
+    user: String,
     token: String,
 }
 
 impl Way {
+    /// Who comes this way.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
     pub(super) async fn connect(&mut self) -> Result<Client, ClientError> {
         self.turn += 1;
         let url = self

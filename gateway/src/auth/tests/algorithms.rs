@@ -162,6 +162,7 @@ async fn the_secret_before_stays_valid_and_signs_nothing_new() {
             channel: None,
             ttl: Duration::from_secs(60),
             info: Some(r#"{"name":"Alice"}"#),
+            admin: false,
         })
         .unwrap();
     let identity = tokens.connection(&issued, UnixTime::now()).await.unwrap();

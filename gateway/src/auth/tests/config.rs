@@ -59,6 +59,7 @@ fn only_a_secret_signs() {
         channel: None,
         ttl: Duration::from_secs(60),
         info: None,
+        admin: false,
     };
     assert!(matches!(
         config.issue(request),

@@ -1,0 +1,92 @@
+//! Reports of deliveries: one on the way at a time, numbered, and sent again under its number until it is answered, so that each counts
+//! once. Until then what is counted meanwhile goes with the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchboard_bus::Bus;
+use switchboard_bus::messages::{AskError, ask};
+use switchboard_proto::ids::Incarnation;
+use switchboard_proto::messages::{NamespaceDeliveries, ReportDeliveriesRequest, method};
+use tokio_util::sync::CancellationToken;
+
+use super::Deliveries;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest pause after reports that were not answered, and where nothing is counted.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What a last report may take when the gateway stops.
+const LAST: Duration = Duration::from_millis(500);
+
+/// See the module.
+pub(crate) struct Reporting {
+    pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) me: Incarnation,
+    /// Between two reports.
+    pub(crate) interval: Duration,
+}
+
+impl Reporting {
+    /// Reports until the stop, and once more then.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut report = ReportDeliveriesRequest {
+            gateway: self.me.as_bytes().to_vec().into(),
+            ..ReportDeliveriesRequest::default()
+        };
+        let mut pause = self.interval;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_some()
+        {
+            self.fill(&mut report);
+            pause = match self.send(&mut report, PATIENCE).await {
+                Ok(()) => self.interval,
+                Err(AskError::NotAvailable(_)) => {
+                    report.deliveries.clear();
+                    LONGEST
+                }
+                // The same would be refused again.
+                Err(error @ AskError::Invalid(_)) => {
+                    tracing::error!(%error, "a report of deliveries is refused, and left out");
+                    report.deliveries.clear();
+                    self.interval
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "report of deliveries not answered");
+                    (pause * 2).min(LONGEST)
+                }
+            };
+        }
+        self.fill(&mut report);
+        self.send(&mut report, LAST).await.ok();
+    }
+
+    /// With what is new, where the report before was answered.
+    fn fill(&self, report: &mut ReportDeliveriesRequest) {
+        if !report.deliveries.is_empty() {
+            return;
+        }
+        report.number += 1;
+        let taken = self.deliveries.take().into_iter();
+        report.deliveries = taken
+            .map(|(namespace, latency)| NamespaceDeliveries {
+                namespace,
+                latency: latency.buckets().to_vec(),
+            })
+            .collect();
+    }
+
+    async fn send(&self, report: &mut ReportDeliveriesRequest, within: Duration) -> Result<(), AskError> {
+        if report.deliveries.is_empty() {
+            return Ok(());
+        }
+        ask::<method::ReportDeliveries>(&*self.bus, report, within).await?;
+        report.deliveries.clear();
+        Ok(())
+    }
+}
