@@ -581,6 +581,77 @@ pub async fn edited_messages_are_found_by_what_they_say(fixture: &impl StoreFixt
     assert_eq!(numbers(&searching, &question("fox")).await, [2].into());
 }
 
+/// In many channels all is found that is said in them, whether that is most of what is said or next to nothing.
+pub async fn many_channels_are_searched(fixture: &impl StoreFixture) {
+    const MANY: u64 = 12_000;
+    let store = opened(fixture).await;
+    // One of a thousand is said in a quiet channel, the others in twenty busy ones.
+    let channel = |sequence: u64| match sequence % 1000 {
+        0 => format!("quiet:{}", sequence / 1000),
+        _ => format!("busy:{}", sequence % 20),
+    };
+    let rows: Vec<Row> = (1..=MANY)
+        .map(|sequence| Row {
+            time_us: now_us() / 1_000_000 * 1_000_000 - (MANY - sequence) * 10_000,
+            ..said(sequence, &channel(sequence), "a word among others")
+        })
+        .collect();
+    for (number, rows) in rows.chunks(2_000).enumerate() {
+        store_rows(
+            &*store,
+            (shard(3), log(1, 7)),
+            number as u64 * 2_000,
+            rows.to_vec(),
+        )
+        .await;
+    }
+    let indexer = indexer(&store);
+    indexer.prepare().await.unwrap();
+    while let Some(behind) = store.behind("search").await.unwrap().first() {
+        let of = (behind.shard, behind.log);
+        let rows = store
+            .log_rows(of, behind.done_to, behind.stored_to, 10_000)
+            .await
+            .unwrap();
+        let step = Step {
+            to: rows.last().map_or(behind.stored_to, |last| last.offset),
+            ..whole(behind)
+        };
+        assert!(indexer.apply(&step, rows).await.unwrap());
+    }
+    let searching = Searching::new(Arc::clone(&store), analyser());
+    let within = |kind: &str, most: u64| {
+        let channels = (0..most).map(|number| format!("{kind}:{number}"));
+        Question {
+            channels: Some(channels.collect()),
+            ..question("words")
+        }
+    };
+    let numbers = async |question: Question| {
+        let (mut question, mut numbers) = (question, Vec::new());
+        loop {
+            let found = searching.search(&question).await.unwrap();
+            numbers.extend(sequences(&found));
+            question.cursor = found.cursor;
+            if question.cursor.is_none() {
+                break;
+            }
+        }
+        let set: BTreeSet<u64> = numbers.iter().copied().collect();
+        assert_eq!(set.len(), numbers.len(), "one twice");
+        set
+    };
+    let all = |wanted: &dyn Fn(u64) -> bool| -> BTreeSet<u64> {
+        (1..=MANY).filter(|sequence| wanted(*sequence)).collect()
+    };
+    let quiet = numbers(within("quiet", 200)).await;
+    assert_eq!(quiet, all(&|sequence| sequence % 1000 == 0));
+    let busy = numbers(within("busy", 10)).await;
+    assert_eq!(busy, all(&|sequence| sequence % 1000 != 0 && sequence % 20 < 10));
+    let nowhere = numbers(within("none", 200)).await;
+    assert_eq!(nowhere, BTreeSet::new());
+}
+
 /// What a backend removed (`history_remove`) is not found, though the index has it.
 pub async fn hidden_messages_are_not_found(fixture: &impl StoreFixture) {
     let (store, searching) = indexed(fixture).await;
@@ -607,6 +678,7 @@ macro_rules! search_conformance {
             some_messages_are_not_searched,
             edited_messages_are_found_by_what_they_say,
             hidden_messages_are_not_found,
+            many_channels_are_searched,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

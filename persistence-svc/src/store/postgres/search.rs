@@ -24,6 +24,13 @@ const SPAN_KINDS: [char; 3] = ['t', 'u', 'v'];
 /// Entries that are looked at to learn whether the beginning of a word is a common one.
 const TRIAL: usize = 8000;
 
+/// Channels of a question up to which the index is asked for them. More are looked for in what it has of the words, until it turns out that
+/// these are mostly said elsewhere: for each entry the index would go through all of the channels.
+const FEW_CHANNELS: usize = 8;
+
+/// Entries that are looked at to learn whether many channels hold much of what is looked for.
+const CHANNELS_TRIAL: usize = 4000;
+
 /// Entries of a piece that holds a beginning of a word in the index.
 const PREFIX_PIECE: usize = 20_000;
 
@@ -79,6 +86,10 @@ fn vector(document: &Document) -> String {
 
 /// What a question is to the index, but for the time.
 struct Asked {
+    /// The channels, one of which it must be in; empty: any.
+    channels: String,
+    /// The same, where these are many: hashes of their names.
+    many: Option<Vec<i64>>,
     /// What a message must have, words in any order. Without the beginnings of words; empty: there is nothing else.
     plain: String,
     /// The same with them.
@@ -95,19 +106,17 @@ impl Asked {
                 words(dialect, item, join, into)
             });
         };
-        let mut plain = String::new();
+        let (mut channels, mut plain) = (String::new(), String::new());
         let add = |into: &mut String, form: &dyn Fn(&mut String)| {
             if !into.is_empty() {
                 into.push_str(Tsquery::AND);
             }
             form(into);
         };
-        if let Some(channels) = find.channels {
-            let forms: Vec<String> = channels.iter().map(|channel| channel_form(channel)).collect();
-            add(&mut plain, &|into| {
-                any(&Tsquery, &forms, into, |dialect, form, into| {
-                    dialect.form(form, false, into)
-                });
+        if let Some(names) = find.channels {
+            let forms: Vec<String> = names.iter().map(|channel| channel_form(channel)).collect();
+            any(&Tsquery, &forms, &mut channels, |dialect, form, into| {
+                dialect.form(form, false, into)
             });
         }
         if let Some(sender) = find.sender {
@@ -131,7 +140,13 @@ impl Asked {
                 clause(each, "<->", into);
             });
         }
+        // Without words there is nothing else to ask for.
+        let many = find
+            .channels
+            .filter(|names| names.len() > FEW_CHANNELS && !plain.is_empty());
         Self {
+            channels,
+            many: many.map(|names| names.iter().map(|name| channel_hash(name)).collect()),
             plain,
             full,
             exact,
@@ -139,23 +154,27 @@ impl Asked {
         }
     }
 
-    /// What the index is asked for a piece.
-    fn of(&self, piece: &Piece, is_full: bool) -> String {
-        let Spans::Of { size, first, last } = piece.spans else {
-            return self.full.clone();
-        };
-        let kind = SPAN_KINDS.get(size).copied().unwrap_or('t');
-        let spans: Vec<String> = (first..=last).map(|span| marked(kind, span)).collect();
-        let mut text = String::new();
-        any(&Tsquery, &spans, &mut text, |dialect, form, into| {
-            dialect.form(form, false, into)
-        });
-        let words = if is_full { &self.full } else { &self.plain };
-        if !words.is_empty() {
-            text.push_str(Tsquery::AND);
-            text.push_str(words);
+    /// What the index is asked for a piece. `with_channels`: also for the channels, where it is many.
+    fn of(&self, piece: &Piece, is_full: bool, with_channels: bool) -> String {
+        let (mut spans, mut words) = (String::new(), &self.full);
+        if let Spans::Of { size, first, last } = piece.spans {
+            let kind = SPAN_KINDS.get(size).copied().unwrap_or('t');
+            let forms: Vec<String> = (first..=last).map(|span| marked(kind, span)).collect();
+            any(&Tsquery, &forms, &mut spans, |dialect, form, into| {
+                dialect.form(form, false, into)
+            });
+            if !is_full {
+                words = &self.plain;
+            }
         }
-        text
+        let channels = match with_channels || self.many.is_none() {
+            true => self.channels.as_str(),
+            false => "",
+        };
+        let parts = [&spans, channels, words]
+            .into_iter()
+            .filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join(Tsquery::AND)
     }
 }
 
@@ -201,11 +220,18 @@ impl PostgresStore {
         let mut before = find.before;
         // Beginnings of words are looked for in the messages themselves, until it turns out that they are rare.
         let mut is_full = !asked.has_prefix;
+        let mut with_channels = asked.many.is_none();
         while let Some(piece) = walk.next() {
-            let text = asked.of(&piece, is_full);
+            let text = asked.of(&piece, is_full, with_channels);
+            let looked_for = LookedFor {
+                text: &text,
+                exact: &asked.exact,
+                channels: asked.many.as_deref(),
+                before,
+            };
             if piece.is_smallest || (asked.has_prefix && is_full) {
                 let limit = if is_full { PREFIX_PIECE } else { PIECE };
-                let entries = ordered(&mut transaction, &piece, (&text, &asked.exact), before, limit).await?;
+                let entries = ordered(&mut transaction, &piece, &looked_for, limit).await?;
                 found.effort += entries.len();
                 found
                     .hits
@@ -218,8 +244,7 @@ impl PostgresStore {
                     _ => walk.looked(&piece, entries.len()),
                 }
             } else {
-                let (count, mut hits) =
-                    unordered(&mut transaction, &piece, (&text, &asked.exact), before).await?;
+                let (count, mut hits) = unordered(&mut transaction, &piece, &looked_for).await?;
                 if count > PIECE {
                     found.effort += PIECE / 8;
                     walk.too_much(&piece);
@@ -244,12 +269,18 @@ impl PostgresStore {
             if next.is_none() || found.hits.len() >= most || found.effort >= find.effort {
                 break;
             }
+            let is_sparse = |hits: usize, effort: usize| {
+                // More effort would not find enough of them.
+                let left = find.effort.saturating_sub(effort);
+                hits * left < (most - hits) * effort
+            };
+            if !with_channels && found.effort >= CHANNELS_TRIAL {
+                with_channels = is_sparse(found.hits.len(), found.effort);
+            }
             if asked.has_prefix && is_full {
                 walk.by_days();
             } else if asked.has_prefix && found.effort >= TRIAL {
-                // More effort would not find enough of them.
-                let left = find.effort.saturating_sub(found.effort);
-                is_full = found.hits.len() * left < (most - found.hits.len()) * found.effort;
+                is_full = is_sparse(found.hits.len(), found.effort);
                 if is_full {
                     walk.by_days();
                 }
@@ -260,32 +291,44 @@ impl PostgresStore {
     }
 }
 
+/// What is looked for in a piece.
+struct LookedFor<'a> {
+    /// In the index.
+    text: &'a str,
+    /// Of what that has.
+    exact: &'a str,
+    /// In one of these, which the index was not asked for.
+    channels: Option<&'a [i64]>,
+    before: Mark,
+}
+
 /// How many entries of a piece the index has, [`PIECE`] and one at most, and which of them are what is looked for.
 async fn unordered(
     connection: &mut PgConnection,
     piece: &Piece,
-    (text, exact): (&str, &str),
-    before: Mark,
+    looked_for: &LookedFor<'_>,
 ) -> Result<(usize, Vec<Hit>), StoreError> {
-    let Mark([time, shard, log, offset]) = before;
+    let Mark([time, shard, log, offset]) = looked_for.before;
     let row = sqlx::query(
         r#"SELECT count(*), array_agg(log_time) FILTER (WHERE hit), array_agg(shard) FILTER (WHERE hit),
                array_agg(log) FILTER (WHERE hit), array_agg("offset") FILTER (WHERE hit)
            FROM (
                SELECT log_time, shard, log, "offset",
-                   words @@ $4::tsquery AND (log_time, shard::bigint, log, "offset") < ($6, $7, $8, $9) AS hit
+                   ($10::bigint[] IS NULL OR channel_hash = ANY($10))
+                       AND (log_time, shard::bigint, log, "offset") < ($6, $7, $8, $9) AND words @@ $4::tsquery AS hit
                FROM search WHERE log_time >= $1 AND log_time < $2 AND words @@ $3::tsquery LIMIT $5
            ) AS entries"#,
     )
     .bind(number(piece.from))
     .bind(number(piece.to))
-    .bind(text)
-    .bind(exact)
+    .bind(looked_for.text)
+    .bind(looked_for.exact)
     .bind(i64::try_from(PIECE + 1).unwrap_or(i64::MAX))
     .bind(time)
     .bind(shard)
     .bind(log)
     .bind(offset)
+    .bind(looked_for.channels)
     .fetch_one(connection)
     .await?;
     let count: i64 = row.try_get(0)?;
@@ -310,26 +353,26 @@ async fn unordered(
 async fn ordered(
     connection: &mut PgConnection,
     piece: &Piece,
-    (text, exact): (&str, &str),
-    before: Mark,
+    looked_for: &LookedFor<'_>,
     limit: usize,
 ) -> Result<Vec<(Hit, bool)>, StoreError> {
-    let Mark([time, shard, log, offset]) = before;
+    let Mark([time, shard, log, offset]) = looked_for.before;
     let rows = sqlx::query(
-        r#"SELECT log_time, shard, log, "offset", words @@ $4::tsquery
+        r#"SELECT log_time, shard, log, "offset", ($10::bigint[] IS NULL OR channel_hash = ANY($10)) AND words @@ $4::tsquery
            FROM search WHERE log_time >= $1 AND log_time < $2 AND words @@ $3::tsquery
                AND (log_time, shard::bigint, log, "offset") < ($6, $7, $8, $9)
            ORDER BY log_time DESC, shard DESC, log DESC, "offset" DESC LIMIT $5"#,
     )
     .bind(number(piece.from))
     .bind(number(piece.to))
-    .bind(text)
-    .bind(exact)
+    .bind(looked_for.text)
+    .bind(looked_for.exact)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .bind(time)
     .bind(shard)
     .bind(log)
     .bind(offset)
+    .bind(looked_for.channels)
     .fetch_all(connection)
     .await?;
     let entry = |row: &PgRow| {
@@ -545,16 +588,21 @@ async fn insert(
         .map(|document| number(document.offset.get()))
         .collect();
     let words: Vec<String> = documents.iter().map(vector).collect();
+    let channels: Vec<i64> = documents
+        .iter()
+        .map(|document| channel_hash(&document.channel))
+        .collect();
     sqlx::query(
-        r#"INSERT INTO search (log_time, shard, log, "offset", words)
-           SELECT time, $1, $2, place, forms::tsvector
-           FROM UNNEST($3::bigint[], $4::bigint[], $5::text[]) AS given (time, place, forms)"#,
+        r#"INSERT INTO search (log_time, shard, log, "offset", words, channel_hash)
+           SELECT time, $1, $2, place, forms::tsvector, channel
+           FROM UNNEST($3::bigint[], $4::bigint[], $5::text[], $6::bigint[]) AS given (time, place, forms, channel)"#,
     )
     .bind(shard)
     .bind(log)
     .bind(times)
     .bind(offsets)
     .bind(words)
+    .bind(channels)
     .execute(connection)
     .await?;
     Ok(())
