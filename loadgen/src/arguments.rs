@@ -118,6 +118,9 @@ pub(crate) enum Command {
         /// Connections that are cut, in the middle of what is measured; by default half of them.
         #[arg(long)]
         cuts: Option<usize>,
+        /// Seconds over which these cuts are spread.
+        #[arg(long, default_value_t = 0)]
+        over: u64,
         #[command(flatten)]
         time: Time,
     },
@@ -265,12 +268,13 @@ impl Command {
                 room,
                 rate,
                 cuts,
+                over,
                 time,
             } => Plan {
                 listeners: connections,
                 room,
                 pace: Pace::Open(rate),
-                cuts: Cuts::Together(cuts.unwrap_or(connections / 2)),
+                cuts: Cuts::Together(cuts.unwrap_or(connections / 2), Duration::from_secs(over)),
                 ..named("storm", time)
             },
             Self::Publish {
@@ -309,7 +313,7 @@ mod tests {
             (7, 1, Pace::Closed(3))
         );
         let storm = plan(&["storm", "--connections", "8"]).unwrap();
-        assert_eq!(storm.cuts, Cuts::Together(4));
+        assert_eq!(storm.cuts, Cuts::Together(4, Duration::ZERO));
         assert_eq!(plan(&["idle", "9"]).unwrap().pace, Pace::Once);
         assert!(plan(&["rooms", "--rate", "5", "--closed", "1"]).is_err());
     }

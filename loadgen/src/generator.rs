@@ -281,6 +281,9 @@ fn cut_at(cuts: Cuts, load: Load) -> Instant {
             let after = rand::rng().random_range(0.1..0.9);
             load.begin + (load.end - load.begin).mul_f64(after)
         }
-        Cuts::Together(_) => load.measure + (load.end - load.measure) / 2,
+        Cuts::Together(_, over) => {
+            let middle = load.measure + (load.end - load.measure) / 2;
+            middle + over.mul_f64(rand::rng().random_range(0.0..1.0))
+        }
     }
 }

@@ -59,8 +59,8 @@ pub enum Pace {
 pub enum Cuts {
     /// So many, each at a random time.
     Scattered(usize),
-    /// So many at once, in the middle of what is measured.
-    Together(usize),
+    /// So many from the middle of what is measured on, spread over this time.
+    Together(usize, Duration),
 }
 
 /// With what connections connect.
@@ -160,7 +160,7 @@ impl Plan {
 
     /// Whether the connection with this number is cut.
     pub(crate) fn is_cut(&self, number: usize) -> bool {
-        let (Cuts::Scattered(cuts) | Cuts::Together(cuts)) = self.cuts;
+        let (Cuts::Scattered(cuts) | Cuts::Together(cuts, _)) = self.cuts;
         number < cuts.min(self.listeners)
     }
 }

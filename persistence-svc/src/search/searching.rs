@@ -29,7 +29,7 @@ pub const MAX_PAGE: usize = 100;
 pub const MAX_BYTES: usize = 512 << 10;
 
 /// Entries of the index that one page looks at, about.
-const EFFORT: usize = 20_000;
+const EFFORT: usize = 12_000;
 
 /// Messages that one page looks at, about.
 const MESSAGES: usize = 2048;
