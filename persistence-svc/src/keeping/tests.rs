@@ -351,9 +351,9 @@ async fn archive_that_is_new_learns_what_the_store_knows() {
     let archive = place.archive();
     let keeper = Keeper::new(Arc::clone(&store), Some(archive.clone()));
     keeper.recall().await.unwrap();
-    let acts = archive.acts().await.unwrap();
+    let acts = archive.acts().await.unwrap().acts;
     keeper.recall().await.unwrap();
-    assert_eq!((acts.len(), archive.acts().await.unwrap()), (2, acts));
+    assert_eq!((acts.len(), archive.acts().await.unwrap().acts), (2, acts));
 
     let anew = place.store("two.db").await;
     Keeper::new(Arc::clone(&anew), Some(archive))
