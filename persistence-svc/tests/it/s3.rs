@@ -119,11 +119,11 @@ async fn what_expires_is_in_the_bucket_and_can_be_read_back() {
     let keeper = Keeper::new(Arc::clone(&store), Some(archive.clone()));
     keeper.recall().await.unwrap();
     let swept = keeper.sweep(&policy(), NOW).await.unwrap();
-    assert_eq!((swept.files, swept.failed), (3, 0));
+    assert_eq!((swept.files, swept.failed), (2, 0));
     assert_eq!(stored(&*store).await as u64, 40 - swept.expired);
     assert_eq!(keeper.sweep(&policy(), NOW).await.unwrap(), Swept::default());
     let manifests = archive.manifests().await.unwrap();
-    assert_eq!(manifests.len(), 3);
+    assert_eq!(manifests.len(), 2);
     assert_eq!(archive.unfinished().await.unwrap(), [""; 0]);
     let mut rows = 0;
     for manifest in &manifests {
