@@ -162,6 +162,7 @@ pub(crate) async fn start(
         router,
         tls: None,
         connections: api.config.connections,
+        times: api.config.times,
     };
     let listening = api_listener::listen(listening, tasks.clone());
     tasks.spawn("api-listener", TaskKind::Essential, listening);

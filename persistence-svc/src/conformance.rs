@@ -494,6 +494,8 @@ macro_rules! store_conformance {
             what_is_held_stays,
             what_is_erased_is_blank_whoever_writes_it,
             holds_keep_what_an_erased_user_was,
+            hold_of_no_namespace_is_of_channels_without_one,
+            what_was_deleted_since_is_blank_when_it_is_read_back,
             who_is_erased_is_no_member,
             what_stands_beside_messages_is_taken_over,
             what_is_said_is_counted_once,

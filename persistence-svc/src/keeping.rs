@@ -8,14 +8,15 @@ pub mod archive;
 mod config;
 pub mod packed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use switchboard_proto::ids::Offset;
 
 use crate::search::FOLLOWER;
-use crate::store::keeping::{Erasure, Hold, Holds, Kept, Over, Subject, namespace};
+use crate::store::keeping::{Erasure, Hold, Holds, Kept, MAX_HOLDS, Over, Subject, Unkeepable, namespace};
 use crate::store::{Place, Store, StoreError};
 use archive::{Act, Archive, ArchiveError};
 
@@ -31,8 +32,14 @@ const CHANNELS: usize = 1000;
 const BATCH_ROWS: usize = 4000;
 const BATCH_BYTES: usize = 16 << 20;
 
+/// Failed channels of one sweep that are named in the log; the others are counted.
+const TOLD: u64 = 10;
+
 /// A span of time in which rows of a user are looked for at once: a partition.
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// The last time that databases hold.
+const LAST_US: u64 = i64::MAX as u64;
 
 /// How long messages are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +94,8 @@ pub struct Swept {
     pub expired: u64,
     /// Files that were written to the archive.
     pub files: u64,
+    /// Channels that failed and were passed over: the next sweep comes to them again.
+    pub failed: u64,
 }
 
 /// Why something was not kept, or not removed.
@@ -101,6 +110,16 @@ pub enum KeepError {
     /// The user is under a legal hold.
     #[error("user {0} is under a legal hold: lift it first (`switchboard hold remove user {0}`)")]
     Held(String),
+    /// Nothing was recorded.
+    #[error("{0} cannot be kept: {1}")]
+    Unkeepable(String, #[source] Unkeepable),
+}
+
+impl KeepError {
+    /// Whether others would fail as well: it is the archive that is not there.
+    fn is_of_all(&self) -> bool {
+        matches!(self, Self::Archive(ArchiveError::Unavailable(_)))
+    }
 }
 
 /// Keeps and removes.
@@ -108,18 +127,30 @@ pub enum KeepError {
 pub struct Keeper {
     store: Arc<dyn Store>,
     archive: Option<Archive>,
+    bad_acts: Counter,
 }
 
 impl Keeper {
     /// Of `store`. Without an archive what expires is deleted for good, and a store that is made anew knows of no erasure.
     pub fn new(store: Arc<dyn Store>, archive: Option<Archive>) -> Self {
-        Self { store, archive }
+        Self {
+            store,
+            archive,
+            bad_acts: Counter::default(),
+        }
     }
 
-    /// Archives and removes what is over. May be given up at any moment, and done by several at once.
+    /// Counts there what is recorded and cannot be done.
+    #[must_use]
+    pub fn counting(self, bad_acts: Counter) -> Self {
+        Self { bad_acts, ..self }
+    }
+
+    /// Archives and removes what is over. May be given up at any moment, and done by several at once. A channel that fails is passed
+    /// over where others may do better.
     ///
     /// # Errors
-    /// [`KeepError`]. What was not archived is not removed.
+    /// [`KeepError`]: the store or the archive as a whole. What was not archived is not removed.
     pub async fn sweep(&self, policy: &Policy, now_us: u64) -> Result<Swept, KeepError> {
         let mut swept = Swept::default();
         if policy.keeps_all() {
@@ -140,13 +171,19 @@ impl Keeper {
                     continue;
                 }
                 loop {
-                    let rows = self.store.over(channel, over, PAGE).await?;
+                    let rows = match self.store.over(channel, over, PAGE).await {
+                        Ok(rows) => rows,
+                        Err(error) => {
+                            self.pass_over(channel, error.into(), &mut swept).await?;
+                            break;
+                        }
+                    };
                     let is_all = rows.len() < PAGE;
                     bytes += rows.iter().map(|row| row.message.len()).sum::<usize>();
                     batch.extend(rows);
                     // The same rows are given until they are gone.
                     if !is_all || batch.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
-                        let removed = self.expire(&batch, now_us, &mut swept).await?;
+                        let removed = self.expire_each(&batch, now_us, &mut swept).await?;
                         batch.clear();
                         bytes = 0;
                         if removed == 0 {
@@ -160,8 +197,38 @@ impl Keeper {
             }
             after = last;
         }
-        self.expire(&batch, now_us, &mut swept).await?;
+        self.expire_each(&batch, now_us, &mut swept).await?;
         Ok(swept)
+    }
+
+    /// Rows of several channels at once; where that fails, channel by channel, so that one keeps no other.
+    async fn expire_each(&self, rows: &[Kept], now_us: u64, swept: &mut Swept) -> Result<u64, KeepError> {
+        match self.expire(rows, now_us, swept).await {
+            Err(error) if !error.is_of_all() => {}
+            done => return done,
+        }
+        let mut removed = 0;
+        for rows in rows.chunk_by(|one, other| one.channel == other.channel) {
+            let Some(first) = rows.first() else { continue };
+            match self.expire(rows, now_us, swept).await {
+                Ok(of_this) => removed += of_this,
+                Err(error) => self.pass_over(&first.channel, error, swept).await?,
+            }
+        }
+        Ok(removed)
+    }
+
+    /// A channel failed: is it the channel?
+    async fn pass_over(&self, channel: &str, error: KeepError, swept: &mut Swept) -> Result<(), KeepError> {
+        if error.is_of_all() {
+            return Err(error);
+        }
+        self.store.check().await?;
+        swept.failed += 1;
+        if swept.failed <= TOLD {
+            tracing::warn!(channel, %error, "what is over in a channel stays for now");
+        }
+        Ok(())
     }
 
     async fn expire(&self, rows: &[Kept], now_us: u64, swept: &mut Swept) -> Result<u64, KeepError> {
@@ -197,19 +264,32 @@ impl Keeper {
             user: user.to_owned(),
             until_us: now_us,
         };
+        erasure
+            .check()
+            .map_err(|why| KeepError::Unkeepable(format!("an erasure of user {user:.40}"), why))?;
         self.record(&Act::Erase {
             at_us: now_us,
             user: user.to_owned(),
         })
         .await?;
-        self.apply(&erasure, None).await
+        self.apply(&erasure).await
     }
 
     /// Places a hold.
     ///
     /// # Errors
-    /// [`KeepError`].
+    /// [`KeepError`]. One that is refused is recorded nowhere.
     pub async fn hold(&self, hold: &Hold) -> Result<(), KeepError> {
+        hold.check().map_err(|why| {
+            KeepError::Unkeepable(format!("a hold of {:.40}", hold.subject.to_string()), why)
+        })?;
+        let holds = self.store.holds().await?;
+        if holds.len() >= MAX_HOLDS && !holds.iter().any(|held| held.subject == hold.subject) {
+            return Err(KeepError::Store(StoreError::TooMuch {
+                asked: holds.len() + 1,
+                most: MAX_HOLDS,
+            }));
+        }
         self.record(&Act::Hold {
             at_us: hold.since_us,
             kind: hold.subject.kind().to_owned(),
@@ -231,13 +311,44 @@ impl Keeper {
             name: subject.name().to_owned(),
         })
         .await?;
-        if !self.store.lift(subject, now_us).await? {
-            return Ok(false);
+        let was_held = self.store.lift(subject, now_us).await?;
+        self.finish_lifts().await?;
+        Ok(was_held)
+    }
+
+    /// Erases what holds kept that are lifted, also those whose lifting was broken off.
+    async fn finish_lifts(&self) -> Result<(), KeepError> {
+        let lifts = self.store.lifts().await?;
+        if lifts.is_empty() {
+            return Ok(());
         }
+        let is_of_all = lifts.iter().any(|lift| !matches!(lift, Subject::User(_)));
+        let users: HashSet<&str> = lifts
+            .iter()
+            .filter_map(|lift| match lift {
+                Subject::User(user) => Some(user.as_str()),
+                Subject::Channel(_) | Subject::Namespace(_) => None,
+            })
+            .collect();
         for erasure in self.store.erasures().await? {
-            self.apply(&erasure, Some(subject)).await?;
+            let is_lifted = users.contains(erasure.user.as_str());
+            if !is_of_all && !is_lifted {
+                continue;
+            }
+            for lift in lifts.iter().filter(|lift| !matches!(lift, Subject::User(_))) {
+                self.store.erase(&erasure, Some(lift)).await?;
+            }
+            if is_lifted {
+                let hers = Subject::User(erasure.user.clone());
+                self.store.erase(&erasure, Some(&hers)).await?;
+            }
+            // Once, however many were lifted: it goes through all that was said.
+            self.blank(&erasure).await?;
         }
-        Ok(true)
+        for lift in &lifts {
+            self.store.lifted(lift).await?;
+        }
+        Ok(())
     }
 
     async fn record(&self, act: &Act) -> Result<(), KeepError> {
@@ -247,14 +358,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Erases what a user was in channels, and blanks what she said. `within`: what a hold covered that was lifted; elsewhere what she has done
-    /// since is left alone.
-    async fn apply(&self, erasure: &Erasure, within: Option<&Subject>) -> Result<u64, KeepError> {
-        let is_hers = |subject: &&Subject| !matches!(subject, Subject::User(user) if *user != erasure.user);
-        match within {
-            Some(subject) if !is_hers(&subject) => return Ok(0),
-            within => self.store.erase(erasure, within).await?,
-        }
+    /// Erases what a user was in channels, and blanks what she said.
+    async fn apply(&self, erasure: &Erasure) -> Result<u64, KeepError> {
+        self.store.erase(erasure, None).await?;
         let blanked = self.blank(erasure).await?;
         self.store.erased(erasure).await?;
         Ok(blanked)
@@ -295,13 +401,19 @@ impl Keeper {
     /// [`KeepError`].
     pub async fn recall(&self) -> Result<(), KeepError> {
         for broken_off in self.store.unfinished().await? {
-            self.apply(&broken_off, None).await?;
+            self.apply(&broken_off).await?;
         }
+        self.finish_lifts().await?;
         let Some(archive) = &self.archive else {
             return Ok(());
         };
         let recorded = archive.acts().await?;
-        self.act(recorded.clone()).await?;
+        for error in &recorded.damaged {
+            self.bad_acts.inc();
+            tracing::error!(%error, "what is recorded there is not done");
+        }
+        self.act(recorded.acts.clone()).await?;
+        let recorded: BTreeSet<Act> = recorded.acts.into_iter().collect();
         for act in acts_in(&*self.store).await? {
             if !recorded.contains(&act) {
                 archive.record(&act).await?;
@@ -320,7 +432,7 @@ impl Keeper {
     /// # Errors
     /// [`KeepError`].
     pub async fn take_over(&self, acts: Vec<Act>) -> Result<(), KeepError> {
-        for act in &acts {
+        for act in acts.iter().filter(|act| is_doable(act)) {
             self.record(act).await?;
         }
         self.act(acts).await
@@ -334,7 +446,15 @@ impl Keeper {
         for act in acts {
             match act {
                 Act::Erase { at_us, user } => {
-                    let until = erasures.entry(user).or_default();
+                    let erasure = Erasure {
+                        user,
+                        until_us: at_us,
+                    };
+                    if erasure.check().is_err() {
+                        self.cannot_do("an erasure", "user", at_us);
+                        continue;
+                    }
+                    let until = erasures.entry(erasure.user).or_default();
                     *until = at_us.max(*until);
                 }
                 Act::Hold {
@@ -343,52 +463,78 @@ impl Keeper {
                     name,
                     reason,
                 } => {
-                    if let Some(subject) = Subject::new(&kind, &name) {
-                        lifted.remove(&subject);
-                        holds.entry(subject.clone()).or_insert(Hold {
-                            subject,
-                            since_us: at_us,
-                            reason,
-                        });
+                    let hold = Subject::new(&kind, &name).map(|subject| Hold {
+                        subject,
+                        since_us: at_us,
+                        reason,
+                    });
+                    match hold {
+                        Some(hold) if hold.check().is_ok() => {
+                            lifted.remove(&hold.subject);
+                            holds.entry(hold.subject.clone()).or_insert(hold);
+                        }
+                        Some(_) | None => self.cannot_do("a hold", &kind, at_us),
                     }
                 }
                 Act::Lift { at_us, kind, name } => {
-                    if let Some(subject) = Subject::new(&kind, &name) {
+                    // What was never held is not lifted, whatever its name is.
+                    let subject = Subject::new(&kind, &name);
+                    if let Some(subject) = subject.filter(|subject| !subject.name().contains('\0')) {
                         holds.remove(&subject);
-                        lifted.insert(subject, at_us);
+                        lifted.insert(subject, at_us.min(LAST_US));
                     }
                 }
             }
         }
-        let mut were_lifted = Vec::new();
+        let held: HashSet<Subject> = self
+            .store
+            .holds()
+            .await?
+            .into_iter()
+            .map(|hold| hold.subject)
+            .collect();
         for (subject, at_us) in lifted {
-            if self.store.lift(&subject, at_us).await? {
-                were_lifted.push(subject);
+            if held.contains(&subject) {
+                self.store.lift(&subject, at_us).await?;
             }
         }
-        for hold in holds.values() {
+        // Each that is placed is looked at beside all others: those that are placed are passed over.
+        for hold in holds.values().filter(|hold| !held.contains(&hold.subject)) {
             match self.store.hold(hold).await {
-                Err(error @ StoreError::TooMuch { .. }) => {
+                Err(error @ (StoreError::TooMuch { .. } | StoreError::Data(_) | StoreError::Refused(_))) => {
+                    self.bad_acts.inc();
                     tracing::error!(%error, kind = hold.subject.kind(), name = hold.subject.name(), "a hold of the archive is not placed");
                 }
                 placed => placed?,
             }
         }
-        let known = self.store.erasures().await?;
-        let unfinished = self.store.unfinished().await?;
+        let known = self.store.erasures().await?.into_iter();
+        let known: HashMap<String, u64> = known.map(|one| (one.user, one.until_us)).collect();
+        let unfinished = self.store.unfinished().await?.into_iter();
+        let unfinished: HashSet<String> = unfinished.map(|one| one.user).collect();
         for (user, until_us) in erasures {
-            let is_known = |known: &Erasure| known.user == user && known.until_us >= until_us;
-            let is_done = known.iter().any(is_known) && !unfinished.iter().any(|broken| broken.user == user);
-            let erasure = Erasure { user, until_us };
-            if !is_done {
-                self.apply(&erasure, None).await?;
+            let is_known = known.get(&user).is_some_and(|known| *known >= until_us);
+            if is_known && !unfinished.contains(&user) {
                 continue;
             }
-            for subject in &were_lifted {
-                self.apply(&erasure, Some(subject)).await?;
+            let erasure = Erasure { user, until_us };
+            match self.apply(&erasure).await {
+                Err(KeepError::Store(error @ (StoreError::Data(_) | StoreError::Refused(_)))) => {
+                    self.bad_acts.inc();
+                    tracing::error!(%error, at_us = until_us, "an erasure that is recorded cannot be done");
+                }
+                done => {
+                    done?;
+                }
             }
         }
-        Ok(())
+        self.finish_lifts().await
+    }
+
+    /// A record that no store takes: the service is of more use with all others than without any.
+    fn cannot_do(&self, what: &str, kind: &str, at_us: u64) {
+        self.bad_acts.inc();
+        tracing::error!(what, kind, at_us, "what is recorded is nothing that can be done");
     }
 
     async fn remember(&self, manifest: &archive::Manifest) -> Result<(), KeepError> {
@@ -426,6 +572,31 @@ impl Keeper {
             restored += self.store.restore(rows).await?;
         }
         Ok(restored)
+    }
+}
+
+fn is_doable(act: &Act) -> bool {
+    match act.clone() {
+        Act::Erase { at_us, user } => Erasure {
+            user,
+            until_us: at_us,
+        }
+        .check()
+        .is_ok(),
+        Act::Hold {
+            at_us: since_us,
+            kind,
+            name,
+            reason,
+        } => Subject::new(&kind, &name).is_some_and(|subject| {
+            let hold = Hold {
+                subject,
+                since_us,
+                reason,
+            };
+            hold.check().is_ok()
+        }),
+        Act::Lift { .. } => true,
     }
 }
 

@@ -28,6 +28,8 @@ pub struct PersistenceMetrics {
     pub(crate) expired: Counter,
     pub(crate) archive_files: Counter,
     pub(crate) failed_sweeps: Counter,
+    pub(crate) failed_channels: Counter,
+    pub(crate) bad_acts: Counter,
 }
 
 /// Of one follower.
@@ -89,6 +91,16 @@ impl PersistenceMetrics {
                 "failed_sweeps",
                 "Looks for messages that are over that failed and are made again",
                 counts.failed_sweeps.clone(),
+            );
+            registry.register(
+                "failed_channels",
+                "Channels that a look for messages that are over had to pass over",
+                counts.failed_channels.clone(),
+            );
+            registry.register(
+                "bad_acts",
+                "Recorded erasures and holds that cannot be read or done; the others are",
+                counts.bad_acts.clone(),
             );
             counts.search.register(
                 registry,

@@ -184,7 +184,8 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
             let archive = config.keeping.archive.as_ref().map(ArchiveSettings::open);
             let work = Work {
                 keeping: Sweeping {
-                    keeper: Keeper::new(Arc::clone(&store), archive.transpose()?),
+                    keeper: Keeper::new(Arc::clone(&store), archive.transpose()?)
+                        .counting(metrics.bad_acts.clone()),
                     policy: config.keeping.policy.clone(),
                     interval: config.keeping.interval,
                     incarnation,
@@ -313,6 +314,13 @@ impl Work {
                 Some(Ok(swept)) => {
                     metrics.expired.inc_by(swept.expired);
                     metrics.archive_files.inc_by(swept.files);
+                    metrics.failed_channels.inc_by(swept.failed);
+                    if swept.failed > 0 {
+                        tracing::warn!(
+                            channels = swept.failed,
+                            "channels were passed over: what is over in them stays for now"
+                        );
+                    }
                     if swept.expired > 0 {
                         tracing::info!(messages = swept.expired, files = swept.files, "messages expired");
                     }

@@ -1,4 +1,7 @@
-//! Connections of backends: HTTP/1.1 and HTTP/2, over TLS or with prior knowledge, told apart by their first bytes.
+//! Connections of backends: HTTP/1.1 and HTTP/2, over TLS or with prior knowledge, told apart by their first bytes. One on which nothing
+//! is asked gives its place back.
+
+mod activity;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::rt::Executor;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use self::activity::{Activity, Asked, Heard};
+use crate::config::Section;
 use crate::tasks::{TaskKind, Tasks};
 use crate::tls::Tls;
 
@@ -25,9 +31,6 @@ const PING: Duration = Duration::from_secs(30);
 
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS: u32 = 256;
-
-/// Until a TLS handshake must be done.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What a connection gets to end in at the stop.
 const STOP: Duration = Duration::from_secs(1);
@@ -45,6 +48,37 @@ pub struct Listening {
     pub tls: Option<Arc<Tls>>,
     /// Connections, at most; more wait in the kernel's queue.
     pub connections: usize,
+    /// How long a connection keeps its place and asks nothing.
+    pub times: Times,
+}
+
+/// How long a connection may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Until its TLS handshake must be done, and from then on until it has said what it speaks.
+    pub handshake: Duration,
+    /// Without a request, however well it answers pings.
+    pub idle: Duration,
+}
+
+impl Times {
+    /// Reads both out of the section of a listener.
+    pub fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            handshake: section.duration(
+                "handshake_timeout",
+                Duration::from_secs(10),
+                Duration::from_millis(100)..=Duration::from_secs(600),
+                "Until a new connection must have done its TLS handshake, and from then on until it must have begun to ask.",
+            ),
+            idle: section.duration(
+                "idle_timeout",
+                Duration::from_secs(300),
+                Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60),
+                "A connection on which nothing is asked for so long is closed, in an orderly way. A stream that is open is something asked.",
+            ),
+        }
+    }
 }
 
 /// Serves until `tasks` stop. Not to be dropped before.
@@ -54,6 +88,7 @@ pub async fn listen(listening: Listening, tasks: Tasks) {
         router,
         tls,
         connections,
+        times,
     } = listening;
     let places = Arc::new(Semaphore::new(connections));
     let stop = tasks.stop_token();
@@ -68,7 +103,7 @@ pub async fn listen(listening: Listening, tasks: Tasks) {
                     let (tls, of_this) = (tls.clone(), tasks.clone());
                     tasks.spawn("api-connection", TaskKind::Replaceable, async move {
                         let _place = place;
-                        connection(stream, tls.as_deref(), router, &of_this).await;
+                        connection(stream, tls.as_deref(), router, times, &of_this).await;
                     });
                 }
                 Err(error) => {
@@ -81,21 +116,21 @@ pub async fn listen(listening: Listening, tasks: Tasks) {
     stop.run_until_cancelled(accepting).await;
 }
 
-async fn connection(stream: TcpStream, tls: Option<&Tls>, router: Router, tasks: &Tasks) {
+async fn connection(stream: TcpStream, tls: Option<&Tls>, router: Router, times: Times, tasks: &Tasks) {
     stream.set_nodelay(true).ok();
     let Some(tls) = tls else {
-        return serve(stream, router, tasks).await;
+        return serve(stream, router, times, tasks).await;
     };
-    let handshake = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream));
+    let handshake = tokio::time::timeout(times.handshake, tls.acceptor().accept(stream));
     match tasks.stop_token().run_until_cancelled(handshake).await {
-        Some(Ok(Ok(stream))) => serve(stream, router, tasks).await,
+        Some(Ok(Ok(stream))) => serve(stream, router, times, tasks).await,
         Some(Ok(Err(error))) => tracing::debug!(%error, "TLS handshake of a backend failed"),
         Some(Err(_)) => tracing::debug!("TLS handshake of a backend took too long"),
         None => {}
     }
 }
 
-async fn serve<S>(stream: S, router: Router, tasks: &Tasks)
+async fn serve<S>(stream: S, router: Router, times: Times, tasks: &Tasks)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -110,19 +145,33 @@ where
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .max_concurrent_streams(STREAMS);
-    let service = TowerToHyperService::new(router);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let stop = tasks.stop_token();
-    let served = tokio::select! {
-        served = serving.as_mut() => served,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            match tokio::time::timeout(STOP, serving).await {
-                Ok(served) => served,
-                Err(_) => return,
-            }
+    let activity = Arc::new(Activity::default());
+    let router = TowerToHyperService::new(router);
+    let of_requests = Arc::clone(&activity);
+    let service = service_fn(move |request| {
+        let asked = Asked::on(&of_requests);
+        let answering = router.call(request);
+        async move {
+            answering
+                .await
+                .map(|answer| answer.map(|body| asked.until_told(body)))
         }
-    };
+    });
+    let stream = TokioIo::new(Heard::new(stream, Arc::clone(&activity)));
+    let mut serving = pin!(builder.serve_connection(stream, service));
+    let stop = tasks.stop_token();
+    tokio::select! {
+        served = serving.as_mut() => return tell(served),
+        () = stop.cancelled() => {}
+        () = activity.until_silent(times) => tracing::debug!("a backend asks nothing on its connection"),
+    }
+    serving.as_mut().graceful_shutdown();
+    if let Ok(served) = tokio::time::timeout(STOP, serving).await {
+        tell(served);
+    }
+}
+
+fn tell(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = served {
         tracing::debug!(%error, "connection of a backend failed");
     }
@@ -141,3 +190,6 @@ where
         self.0.spawn(future);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::{self, BindError};
 use crate::api_key::{self, KeyError, Keys, NamedKeys};
-use crate::api_listener::{self, Listening};
+use crate::api_listener::{self, Listening, Times};
 use crate::config::Document;
 use crate::service::Context;
 use crate::tasks::TaskKind;
@@ -45,6 +45,8 @@ pub struct GrpcConfig {
     pub request_size: usize,
     /// Connections, at most.
     pub connections: usize,
+    /// How long one may be silent.
+    pub times: Times,
 }
 
 /// What is different from service to service.
@@ -87,6 +89,7 @@ impl GrpcConfig {
             1..=100_000,
             "Connections of backends, at most; more wait in the kernel's queue.",
         );
+        let times = Times::read(&mut section);
         let tls = TlsConfig::read_mutual(
             &mut document.section(sections.tls),
             tls::HTTP,
@@ -100,6 +103,7 @@ impl GrpcConfig {
             tls,
             request_size: size(request_size),
             connections: size(connections),
+            times,
         })
     }
 }
@@ -271,6 +275,7 @@ where
         router,
         tls,
         connections: config.connections,
+        times: config.times,
     };
     let listening = api_listener::listen(listening, context.tasks.clone());
     context

@@ -1,8 +1,9 @@
 //! Real servers for tests: the programs that Switchboard runs with, on free ports of the loopback
 //! address, with their data in folders that go away.
 //!
-//! NATS ([`NatsServer`], [`NatsCluster`]), Redis ([`RedisServer`], [`RedisCluster`]) and PostgreSQL
-//! ([`PostgresServer`], a [database](PostgresServer::database) of it for each test).
+//! NATS ([`NatsServer`], [`NatsCluster`]), Redis ([`RedisServer`], [`RedisCluster`]), PostgreSQL
+//! ([`PostgresServer`], a [database](PostgresServer::database) of it for each test) and an S3 server
+//! ([`S3Server`]).
 //!
 //! A missing program is an error that says how to get it, never a skipped test.
 
@@ -12,6 +13,7 @@ mod nats;
 mod postgres;
 mod program;
 mod redis;
+mod s3;
 
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub use logged::Logged;
 pub use nats::{NatsCluster, NatsServer};
 pub use postgres::PostgresServer;
 pub use redis::{RedisCluster, RedisServer, RedisTls};
+pub use s3::{S3Keys, S3Server};
 
 /// Waits until `condition` holds, asking a hundred times a second. For tests: instead of a sleep
 /// that hopes.

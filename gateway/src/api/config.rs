@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use switchboard_service_kit::api_key::{self, NamedKeys};
+use switchboard_service_kit::api_listener::Times;
 use switchboard_service_kit::config::Document;
 
 const KIB: u64 = 1024;
@@ -25,6 +26,8 @@ pub struct ApiConfig {
     pub connections: usize,
     /// Streams of live statistics, at most.
     pub live_streams: usize,
+    /// How long one may be silent.
+    pub times: Times,
     /// Channels in one broadcast, and in one answer to `channels`, at most.
     pub channels: usize,
 }
@@ -65,6 +68,7 @@ impl ApiConfig {
             1..=100_000,
             "Connections of backends, at most; more wait in the kernel's queue.",
         );
+        let times = Times::read(&mut api);
         let channels = api.integer(
             "channels",
             10_000,
@@ -85,6 +89,7 @@ impl ApiConfig {
             request_size: size(request_size),
             requests: size(requests),
             connections: size(connections),
+            times,
             channels: size(channels),
             live_streams: size(live_streams),
         }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use switchboard_bus::fold;
 use switchboard_proto::bus::change::What;
-use switchboard_proto::bus::{Change, ChannelMember, MemberRole, MembersChanged, Message, Sender};
+use switchboard_proto::bus::{
+    Change, ChannelMember, Delete, Edit, MemberRole, MembersChanged, Message, MessageAt, Sender,
+};
 
 use super::conversations::{added, event, records, role};
 use super::{DAY_US, StoreFixture, log, now_us, opened, place, shard, written};
@@ -325,4 +327,104 @@ pub async fn holds_keep_what_an_erased_user_was(fixture: &impl StoreFixture) {
     assert!(store.lift(&namespace.subject, 5).await.unwrap());
     store.erase(&erasure, Some(&namespace.subject)).await.unwrap();
     assert_eq!(is_in().await, [false, false, true]);
+}
+
+/// The namespace without a name is that of the channels that have none, for messages and for members.
+pub async fn hold_of_no_namespace_is_of_channels_without_one(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let member = MemberRole::Member;
+    let channels = ["plain", ":odd", "room:1"];
+    let both = || added(&[("alice", member), ("bob", member)]);
+    let events = channels.map(|channel| event(channel, both()));
+    store.write(&records(0, events.into())).await.unwrap();
+    let is_in = async || {
+        let mut is_in = [false; 3];
+        for (channel, is_in) in channels.iter().zip(&mut is_in) {
+            *is_in = role(&*store, channel, "alice").await.is_some();
+        }
+        is_in
+    };
+    let none = held("namespace", "");
+    store.hold(&none).await.unwrap();
+    let all = Over {
+        before_us: Some(u64::MAX),
+        count: None,
+    };
+    for (channel, removed) in channels.iter().zip([0, 0, 1]) {
+        let over = store.over(channel, all, 9).await.unwrap();
+        assert_eq!(store.remove(&over).await.unwrap(), removed, "{channel}");
+    }
+    let erasure = Erasure {
+        user: "alice".to_owned(),
+        until_us: now_us() + DAY_US,
+    };
+    store.erase(&erasure, None).await.unwrap();
+    assert_eq!(is_in().await, [true, true, false]);
+    assert!(store.lift(&none.subject, u64::MAX).await.unwrap());
+    assert_eq!(store.lifts().await.unwrap(), std::slice::from_ref(&none.subject));
+    store.erase(&erasure, Some(&none.subject)).await.unwrap();
+    assert_eq!(is_in().await, [false, false, false]);
+    store.lifted(&none.subject).await.unwrap();
+    assert_eq!(store.lifts().await.unwrap(), []);
+}
+
+/// A message that expired before it was deleted is blank when it is read back, and so are its edits, in whichever order they come.
+pub async fn what_was_deleted_since_is_blank_when_it_is_read_back(fixture: &impl StoreFixture) {
+    let store = opened(fixture).await;
+    let change = |batch: &mut Written, what: What| {
+        for row in &mut batch.rows {
+            row.channel = "room:odd".to_owned();
+            row.sender = Some("bob".to_owned());
+            row.change = Some(Change {
+                what: Some(what.clone()),
+            });
+            row.message = Message {
+                change: row.change.clone(),
+                ..Message::decode(said("bob", row.offset.sequence().0)).unwrap()
+            }
+            .encode_to_vec()
+            .into();
+        }
+    };
+    let about = |sequence: u64| {
+        Some(MessageAt {
+            offset: place(1, 7, sequence, 0).offset.get(),
+            ..MessageAt::default()
+        })
+    };
+    store.write(&spoken(0, 4)).await.unwrap();
+    let mut edit = written(4, 5);
+    change(&mut edit, What::Edit(Edit { target: about(3) }));
+    store.write(&edit).await.unwrap();
+    let all = Over {
+        before_us: Some(u64::MAX),
+        count: None,
+    };
+    let gone = store.over("room:odd", all, 9).await.unwrap();
+    assert_eq!(sequences(&gone), [1, 3, 5]);
+    store.remove(&gone).await.unwrap();
+    let mut delete = written(5, 6);
+    change(&mut delete, What::Delete(Delete { target: about(3) }));
+    store.write(&delete).await.unwrap();
+    let deletion = store.over("room:odd", all, 9).await.unwrap();
+    let secrets = async || {
+        let page = store.history(&History::of("room:odd", 9)).await.unwrap();
+        let is_said = |stored: &&crate::store::Stored| text(&stored.message).contains("secret");
+        let said = page.messages.iter().filter(is_said);
+        said.map(|stored| stored.place.offset.sequence().0)
+            .collect::<Vec<u64>>()
+    };
+    // More than once: the deletion outlives that the message expires again.
+    for _ in 0..2 {
+        assert_eq!(store.restore(&gone).await.unwrap(), 3);
+        assert_eq!(secrets().await.first(), Some(&1));
+        assert!(!secrets().await.contains(&3) && !secrets().await.contains(&5));
+        store.remove(&gone).await.unwrap();
+    }
+    // All of it expires and is given back, the last first.
+    store.remove(&deletion).await.unwrap();
+    for row in deletion.iter().chain(gone.iter().rev()) {
+        store.restore(std::slice::from_ref(row)).await.unwrap();
+    }
+    assert!(!secrets().await.contains(&3) && !secrets().await.contains(&5));
 }

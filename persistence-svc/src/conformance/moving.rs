@@ -1,6 +1,6 @@
 //! What is taken to another store beside the messages: the contract of [`MoveStore`](crate::store::MoveStore).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use switchboard_proto::bus::MemberRole;
 
@@ -48,7 +48,7 @@ pub async fn what_stands_beside_messages_is_taken_over(fixture: &impl StoreFixtu
         member("carol", None, 7),
     ];
     for _ in 0..2 {
-        store.take_heads(&heads).await.unwrap();
+        store.take_heads(&heads, &HashSet::new()).await.unwrap();
         store.take_members(&members).await.unwrap();
     }
     assert_eq!(store.all_heads("").await.unwrap(), heads);
@@ -73,9 +73,12 @@ pub async fn what_stands_beside_messages_is_taken_over(fixture: &impl StoreFixtu
     assert_eq!(channels, ["dm:#alice,bob"]);
 
     // What was said and done here since then.
-    store.take_heads(&[head("room:1", 2, 1)]).await.unwrap();
+    store
+        .take_heads(&[head("room:1", 2, 1)], &HashSet::new())
+        .await
+        .unwrap();
     store.take_members(&[member("bob", None, 8)]).await.unwrap();
-    store.take_heads(&heads).await.unwrap();
+    store.take_heads(&heads, &HashSet::new()).await.unwrap();
     store.take_members(&members).await.unwrap();
     assert_eq!(standing(&*store, "bob").await, (None, 1, 1));
     let known = store.heads(&["room:1"]).await.unwrap();
@@ -106,7 +109,7 @@ pub async fn what_stands_beside_messages_is_taken_over(fixture: &impl StoreFixtu
         .map(|number| head(&format!("many:{number:05}"), 1, 1))
         .collect();
     for some in many.chunks(MAX_MOVED) {
-        store.take_heads(some).await.unwrap();
+        store.take_heads(some, &HashSet::new()).await.unwrap();
     }
     let (mut all, mut after) = (BTreeSet::new(), String::new());
     loop {
@@ -117,6 +120,6 @@ pub async fn what_stands_beside_messages_is_taken_over(fixture: &impl StoreFixtu
         all.extend(page.into_iter().map(|head| head.channel));
     }
     assert_eq!(all.len(), many.len() + 2);
-    let too_many = store.take_heads(&many).await;
+    let too_many = store.take_heads(&many, &HashSet::new()).await;
     assert!(matches!(too_many, Err(StoreError::TooMuch { .. })));
 }

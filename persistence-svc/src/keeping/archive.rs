@@ -81,6 +81,15 @@ pub enum Act {
     },
 }
 
+/// What was done, as far as it can be read.
+#[derive(Debug, Default)]
+pub struct Acts {
+    /// In the order of their times.
+    pub acts: Vec<Act>,
+    /// Of each file that is no act why not.
+    pub damaged: Vec<ArchiveError>,
+}
+
 impl Act {
     fn at_us(&self) -> u64 {
         match self {
@@ -311,20 +320,23 @@ impl Archive {
         Ok(())
     }
 
-    /// All acts, in the order of their times.
+    /// All acts, in the order of their times. One that cannot be read keeps none of the others.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub async fn acts(&self) -> Result<Vec<Act>, ArchiveError> {
-        let mut acts = Vec::new();
+    pub async fn acts(&self) -> Result<Acts, ArchiveError> {
+        let mut read = Acts::default();
         for path in self.names("acts").await? {
             let said = self.get(&path).await?;
-            acts.push(
-                serde_json::from_slice(&said)
-                    .map_err(|error| ArchiveError::Damaged(path.to_string(), error.to_string()))?,
-            );
+            match serde_json::from_slice(&said) {
+                Ok(act) => read.acts.push(act),
+                Err(error) => {
+                    let damaged = ArchiveError::Damaged(path.to_string(), error.to_string());
+                    read.damaged.push(damaged);
+                }
+            }
         }
-        acts.sort_by_key(Act::at_us);
-        Ok(acts)
+        read.acts.sort_by_key(Act::at_us);
+        Ok(read)
     }
 }

@@ -351,9 +351,9 @@ async fn archive_that_is_new_learns_what_the_store_knows() {
     let archive = place.archive();
     let keeper = Keeper::new(Arc::clone(&store), Some(archive.clone()));
     keeper.recall().await.unwrap();
-    let acts = archive.acts().await.unwrap();
+    let acts = archive.acts().await.unwrap().acts;
     keeper.recall().await.unwrap();
-    assert_eq!((acts.len(), archive.acts().await.unwrap()), (2, acts));
+    assert_eq!((acts.len(), archive.acts().await.unwrap().acts), (2, acts));
 
     let anew = place.store("two.db").await;
     Keeper::new(Arc::clone(&anew), Some(archive))
@@ -363,4 +363,173 @@ async fn archive_that_is_new_learns_what_the_store_knows() {
     anew.write(&spoken(40)).await.unwrap();
     assert_eq!(anew.holds().await.unwrap(), [hold]);
     assert_eq!(stored(&*anew, "chat:1").await, stored(&*store, "chat:1").await);
+}
+
+fn erasure_of(user: &str, until_us: u64) -> Erasure {
+    Erasure {
+        user: user.to_owned(),
+        until_us,
+    }
+}
+
+#[tokio::test]
+async fn what_no_store_takes_is_recorded_nowhere() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    let archive = place.archive();
+    let keeper = Keeper::new(Arc::clone(&store), Some(archive.clone()));
+    let long = "x".repeat(5000);
+    for (kind, name, reason) in [
+        ("channel", "", ""),
+        ("user", "", ""),
+        ("channel", long.as_str(), ""),
+        ("channel", "chat:1", long.as_str()),
+        ("channel", "chat:\0", ""),
+        ("channel", "chat:1", "a\0case"),
+    ] {
+        let hold = Hold {
+            subject: Subject::new(kind, name).unwrap(),
+            since_us: 1,
+            reason: reason.to_owned(),
+        };
+        let refused = keeper.hold(&hold).await;
+        assert!(matches!(refused, Err(KeepError::Unkeepable(..))), "{refused:?}");
+    }
+    for user in ["", "a\0b", long.as_str()] {
+        let refused = keeper.erase(user, 1).await;
+        assert!(matches!(refused, Err(KeepError::Unkeepable(..))), "{refused:?}");
+    }
+    assert_eq!(archive.acts().await.unwrap().acts, []);
+    for number in 0..MAX_HOLDS {
+        let hold = Hold {
+            subject: Subject::Channel(format!("held:{number}")),
+            since_us: 1,
+            reason: String::new(),
+        };
+        store.hold(&hold).await.unwrap();
+    }
+    let one_more = Hold {
+        subject: Subject::Channel("chat:1".to_owned()),
+        since_us: 1,
+        reason: String::new(),
+    };
+    let refused = keeper.hold(&one_more).await;
+    assert!(
+        matches!(refused, Err(KeepError::Store(StoreError::TooMuch { .. }))),
+        "{refused:?}"
+    );
+    assert_eq!(archive.acts().await.unwrap().acts, []);
+}
+
+#[tokio::test]
+async fn record_that_is_no_good_keeps_no_start() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    store.write(&spoken(40)).await.unwrap();
+    let archive = place.archive();
+    let hold = |name: &str| Act::Hold {
+        at_us: 1,
+        kind: "channel".to_owned(),
+        name: name.to_owned(),
+        reason: String::new(),
+    };
+    for act in [hold("a\0b"), hold(&"x".repeat(5000)), hold("chat:9")] {
+        archive.record(&act).await.unwrap();
+    }
+    let erase = |at_us, user: &str| Act::Erase {
+        at_us,
+        user: user.to_owned(),
+    };
+    archive.record(&erase(2, "a\0b")).await.unwrap();
+    archive.record(&erase(u64::MAX, "carol")).await.unwrap();
+    archive.record(&erase(START + 5 * DAY_US, "alice")).await.unwrap();
+    let acts = place.folder.path().join("archive/acts");
+    std::fs::write(acts.join("00000000000000000003-0.json"), "half an ac").unwrap();
+    let bad_acts = Counter::default();
+    let keeper = Keeper::new(Arc::clone(&store), Some(archive)).counting(bad_acts.clone());
+    keeper.recall().await.unwrap();
+    assert_eq!(bad_acts.get(), 5);
+    assert_eq!(store.holds().await.unwrap().len(), 1);
+    let rows = stored(&*store, "chat:1").await;
+    assert!(
+        rows.iter()
+            .all(|(sequence, is_blank)| (sequence % 2 == 1) == *is_blank)
+    );
+}
+
+#[tokio::test]
+async fn channel_that_fails_keeps_no_other_from_expiring() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    let mut written = spoken(40);
+    for row in &mut written.rows {
+        if row.channel == "news:1" {
+            row.channel = "chat:0".to_owned();
+        }
+    }
+    store.write(&written).await.unwrap();
+    let path = place.folder.path().join("one.db");
+    let database = sqlx::SqlitePool::connect(&format!("sqlite:{}", path.display()))
+        .await
+        .unwrap();
+    sqlx::query("UPDATE messages SET shard = 99999 WHERE channel = 'chat:0'")
+        .execute(&database)
+        .await
+        .unwrap();
+    database.close().await;
+    let keeper = Keeper::new(Arc::clone(&store), Some(place.archive()));
+    let swept = keeper.sweep(&policy(3), START + 5 * DAY_US).await.unwrap();
+    assert_eq!((swept.failed, swept.files), (1, 2));
+    assert!(swept.expired > 0);
+    assert_eq!(removed_to(&*store, "chat:1").await, Some(14));
+    assert_eq!(removed_to(&*store, "chat:0").await, None);
+}
+
+/// A death just after the hold was gone, before what it kept was blanked.
+#[tokio::test]
+async fn lifting_that_was_broken_off_is_taken_up_again() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    store.write(&spoken(40)).await.unwrap();
+    let keeper = Keeper::new(Arc::clone(&store), Some(place.archive()));
+    let now = START + 6 * DAY_US;
+    let chat = Subject::Channel("chat:1".to_owned());
+    let hold = Hold {
+        subject: chat.clone(),
+        since_us: now,
+        reason: String::new(),
+    };
+    keeper.hold(&hold).await.unwrap();
+    keeper.erase("alice", now).await.unwrap();
+    let is_hers_blank = async || {
+        let rows = stored(&*store, "chat:1").await;
+        rows.iter()
+            .all(|(sequence, is_blank)| (sequence % 2 == 1) == *is_blank)
+    };
+    assert!(!is_hers_blank().await);
+    assert!(store.lift(&chat, now).await.unwrap());
+    assert!(!is_hers_blank().await);
+    assert_eq!(store.lifts().await.unwrap(), std::slice::from_ref(&chat));
+    keeper.recall().await.unwrap();
+    assert!(is_hers_blank().await);
+    assert_eq!(store.lifts().await.unwrap(), []);
+    assert_eq!(store.erasures().await.unwrap(), [erasure_of("alice", now)]);
+}
+
+/// What a start has to look at grows as what was held and erased does, not with its square.
+#[tokio::test]
+async fn many_acts_are_recalled_one_by_one() {
+    let place = Folder::new();
+    let store = place.store("one.db").await;
+    let acts = (0..3000).map(|number| Act::Erase {
+        at_us: 1 + number,
+        user: format!("user {number}"),
+    });
+    let keeper = Keeper::new(Arc::clone(&store), None);
+    keeper.take_over(acts.clone().collect()).await.unwrap();
+    assert_eq!(store.erasures().await.unwrap().len(), 3000);
+    // Again: all are known, and none is done once more, however often each is told.
+    let again: Vec<Act> = (0..20).flat_map(|_| acts.clone()).collect();
+    keeper.take_over(again).await.unwrap();
+    assert_eq!(store.unfinished().await.unwrap(), []);
 }

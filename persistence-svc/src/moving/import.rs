@@ -1,6 +1,6 @@
 //! From a folder into a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message as _;
 use serde::Deserialize;
@@ -194,9 +194,11 @@ impl Import {
     ) -> Result<Imported, MoveError> {
         self.fits(store).await?;
         // First what keeps or blanks messages, and what they are shown by; and members, for an old event counts where nothing newer is known.
-        keeper.take_over(self.acts().await?).await?;
+        let acts = self.acts().await?;
+        let forgotten = forgotten(store, &acts).await?;
+        keeper.take_over(acts).await?;
         for file in &self.manifest.beside {
-            take_beside(store, self.beside(file).await?).await?;
+            take_beside(store, self.beside(file).await?, &forgotten).await?;
         }
         for (exported, log) in self.manifest.logs.iter().zip(&self.logs) {
             self.write_log(store, exported, *log).await?;
@@ -311,12 +313,39 @@ fn row(kept: &Kept) -> Row {
     }
 }
 
-async fn take_beside(store: &dyn Store, lines: Vec<Beside>) -> Result<(), MoveError> {
+/// Users who were erased here since the export was made, which does not know of it: what they were in it they are no more. Events and
+/// messages tell when they are of, and need no such list.
+async fn forgotten(store: &dyn Store, acts: &[Act]) -> Result<HashSet<String>, MoveError> {
+    let mut known: HashMap<&str, u64> = HashMap::new();
+    for act in acts {
+        if let Act::Erase { at_us, user } = act {
+            let at = known.entry(user).or_default();
+            *at = (*at).max(*at_us);
+        }
+    }
+    let erasures = store.erasures().await?.into_iter();
+    Ok(erasures
+        .filter(|erasure| {
+            known
+                .get(erasure.user.as_str())
+                .is_none_or(|at_us| *at_us < erasure.until_us)
+        })
+        .map(|erasure| erasure.user)
+        .collect())
+}
+
+async fn take_beside(
+    store: &dyn Store,
+    lines: Vec<Beside>,
+    forgotten: &HashSet<String>,
+) -> Result<(), MoveError> {
     let (mut heads, mut members, mut marks) = (Vec::new(), Vec::new(), Vec::new());
     let mut hidden: BTreeMap<(u32, u32), Vec<(String, Offset)>> = BTreeMap::new();
     for line in lines {
         match line {
             Beside::Head(head) => heads.push(head),
+            Beside::Member(member) if forgotten.contains(&member.user) => {}
+            Beside::Receipt(mark) if forgotten.contains(&mark.user) => {}
             Beside::Member(member) => members.push(member),
             Beside::Receipt(mark) => marks.push(mark),
             Beside::Hidden(channel, place) => {
@@ -325,7 +354,7 @@ async fn take_beside(store: &dyn Store, lines: Vec<Beside>) -> Result<(), MoveEr
             }
         }
     }
-    store.take_heads(&heads).await?;
+    store.take_heads(&heads, forgotten).await?;
     store.take_members(&members).await?;
     if !marks.is_empty() {
         store.mark(&marks).await?;

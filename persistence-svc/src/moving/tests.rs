@@ -294,6 +294,48 @@ async fn what_was_exported_is_seen_where_it_is_imported() {
     assert_eq!(second.messages, manifest.messages);
 }
 
+/// An export that is older than an erasure brings nothing of the user back, also where it is imported again.
+#[tokio::test]
+async fn older_export_brings_nobody_back_who_was_erased_since() {
+    let folder = TempDir::new().unwrap();
+    let source = installation(folder.path()).await;
+    let path = folder.path().join("export");
+    exported(&*source, &path).await;
+    let import = import(&path).await.unwrap();
+    let target = opened(folder.path(), "target.db").await;
+    import.write(&*target, &keeper(&target), |_| {}).await.unwrap();
+    for user in ["alice", "bob"] {
+        keeper(&target).erase(user, START + 100_000).await.unwrap();
+    }
+    let erased = seen(&*target).await;
+    assert_eq!(target.members("team:1", "", 9).await.unwrap(), []);
+    assert_eq!(target.all_receipts(("", "")).await.unwrap(), []);
+    import.write(&*target, &keeper(&target), |_| {}).await.unwrap();
+    assert_eq!(target.members("team:1", "", 9).await.unwrap(), []);
+    assert_eq!(target.all_receipts(("", "")).await.unwrap(), []);
+    assert_eq!(seen(&*target).await, erased);
+    // One that knows of the erasures has what they were from then on.
+    let event = MembersChanged {
+        added: vec![ChannelMember {
+            user: "bob".to_owned(),
+            role: MemberRole::Member.into(),
+        }],
+        ..MembersChanged::default()
+    };
+    let mut back = row(at(1021, 0), "team:1", "carol", Some(What::Members(event)));
+    back.time_us = START + 200_000;
+    let back = written(3, LOG, (1020, 1020, 1021), vec![back]);
+    target.write(&back).await.unwrap();
+    let again = folder.path().join("again");
+    exported(&*target, &again).await;
+    let other = opened(folder.path(), "other.db").await;
+    let import = self::import(&again).await.unwrap();
+    import.write(&*other, &keeper(&other), |_| {}).await.unwrap();
+    let members = other.members("team:1", "", 9).await.unwrap();
+    assert_eq!(members, target.members("team:1", "", 9).await.unwrap());
+    assert_eq!(members.len(), 1);
+}
+
 #[tokio::test]
 async fn import_that_was_broken_off_is_begun_anew() {
     let folder = TempDir::new().unwrap();

@@ -267,7 +267,7 @@ pub(super) async fn fold(
             row: key_of(written, row),
             message,
         };
-        if let Some(place) = target(store, &event, written).await? {
+        if let Some(place) = target(store, &event).await? {
             let channel = row.channel.clone();
             targets.entry(Key { channel, place }).or_default().push(event);
         }
@@ -278,8 +278,59 @@ pub(super) async fn fold(
     for row in &written.rows {
         // It fills a hole: what is behind it was folded already.
         if row.offset.sequence() <= progress.read_to && is_new(row) {
-            fold_late(store, written, row).await?;
+            fold_late(store, &row.channel, key_of(written, row)).await?;
         }
+    }
+    Ok(())
+}
+
+/// Does to a row that is stored again what became of its message since, and does its own deletion again. So deletions win, in whichever
+/// order rows come back.
+pub(super) async fn fold_again(
+    store: &mut impl Folding,
+    channel: &str,
+    row: RowKey,
+    message: &Bytes,
+) -> Result<(), StoreError> {
+    fold_late(store, channel, row).await?;
+    if !fold::is_foldable(message) {
+        return Ok(());
+    }
+    let Ok(message) = Message::decode(message.clone()) else {
+        return Ok(());
+    };
+    let is_edit = match fold::effect(&message, row.place.log) {
+        Some((_, Does::Edit)) => true,
+        Some((_, Does::Delete)) => false,
+        Some((_, Does::React { .. })) | None => return Ok(()),
+    };
+    let event = Event { row, message };
+    let Some(place) = target(store, &event).await? else {
+        return Ok(());
+    };
+    let key = Key {
+        channel: channel.to_owned(),
+        place,
+    };
+    if !is_edit {
+        return fold_into(store, &key, &[event]).await;
+    }
+    let is_deleted = store
+        .state(&key)
+        .await?
+        .is_some_and(|state| state.delete.is_some());
+    if is_deleted
+        && let Some(edit) = store
+            .find(
+                &Key {
+                    place: row.place,
+                    ..key
+                },
+                Some(row.time_us),
+            )
+            .await?
+    {
+        blank(store, &edit).await?;
     }
     Ok(())
 }
@@ -304,20 +355,16 @@ fn key_of(written: &Written, row: &Row) -> RowKey {
 }
 
 /// Which message the event is about.
-async fn target(
-    store: &mut impl Folding,
-    event: &Event,
-    written: &Written,
-) -> Result<Option<Place>, StoreError> {
-    let message = &event.message;
-    let named = match fold::effect(message, written.log) {
+async fn target(store: &mut impl Folding, event: &Event) -> Result<Option<Place>, StoreError> {
+    let (message, log) = (&event.message, event.place().log);
+    let named = match fold::effect(message, log) {
         Some((target, _)) => Some(target),
-        None => fold::thread(message, written.log),
+        None => fold::thread(message, log),
     };
     let place = |log, offset: Offset| Place { log, offset };
     Ok(match named {
         None => None,
-        Some(Target::Here(offset)) => Some(place(written.log, offset)),
+        Some(Target::Here(offset)) => Some(place(log, offset)),
         Some(Target::Elsewhere(log, offset)) => Some(place(log, offset)),
         Some(Target::Copy(id)) => copy_of(store, id, event).await?,
     })
@@ -420,11 +467,10 @@ async fn fold_into(store: &mut impl Folding, key: &Key, events: &[Event]) -> Res
 }
 
 /// A row came when changes of it may be folded already.
-async fn fold_late(store: &mut impl Folding, written: &Written, row: &Row) -> Result<(), StoreError> {
-    let row_key = key_of(written, row);
+async fn fold_late(store: &mut impl Folding, channel: &str, row: RowKey) -> Result<(), StoreError> {
     let key = Key {
-        channel: row.channel.clone(),
-        place: row_key.place,
+        channel: channel.to_owned(),
+        place: row.place,
     };
     let Some(state) = store.state(&key).await? else {
         return Ok(());

@@ -77,11 +77,24 @@ pub trait KeepStore: Send + Sync + 'static {
     /// [`StoreError`]; [`StoreError::TooMuch`] where there are [`MAX_HOLDS`].
     async fn hold(&self, hold: &Hold) -> Result<(), StoreError>;
 
-    /// Lifts a hold that was placed by then, in Unix microseconds; `false`: there was none.
+    /// Lifts a hold that was placed by then, in Unix microseconds; `false`: there was none. What it kept from erasures is to be blanked
+    /// now, and until [`KeepStore::lifted`] says that it is, [`KeepStore::lifts`] tells of it.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn lift(&self, subject: &Subject, at_us: u64) -> Result<bool, StoreError>;
+
+    /// All that a lifted hold kept from erasures is blanked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn lifted(&self, subject: &Subject) -> Result<(), StoreError>;
+
+    /// Holds whose lifting was broken off.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn lifts(&self) -> Result<Vec<Subject>, StoreError>;
 
     /// All erasures, by user.
     ///
@@ -167,7 +180,7 @@ pub struct Over {
 pub enum Subject {
     /// All messages of a channel.
     Channel(String),
-    /// All messages of the channels of a namespace.
+    /// All messages of the channels of a namespace; empty: of those without one.
     Namespace(String),
     /// All messages of a user.
     User(String),
@@ -178,6 +191,8 @@ impl Subject {
     pub(super) fn channels(&self) -> (String, String) {
         match self {
             Self::Channel(channel) => (channel.clone(), channel.clone()),
+            // Of those without one; a condition leaves out the others.
+            Self::Namespace(namespace) if namespace.is_empty() => (String::new(), char::MAX.to_string()),
             Self::Namespace(namespace) => (format!("{namespace}:"), format!("{namespace}:{}", char::MAX)),
             Self::User(_) => (String::new(), char::MAX.to_string()),
         }
@@ -214,6 +229,69 @@ impl Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+/// Bytes of a hold's name, and of its reason, at most: what no channel and no user has as a name is held by nobody.
+pub const MAX_NAME: usize = 1024;
+pub const MAX_REASON: usize = 4096;
+
+/// Why something is no hold, or no erasure, that a store can keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unkeepable {
+    /// A channel or a user without a name.
+    #[error("the name is empty")]
+    Empty,
+    /// More than [`MAX_NAME`] bytes.
+    #[error("the name has more than {MAX_NAME} bytes")]
+    LongName,
+    /// More than [`MAX_REASON`] bytes.
+    #[error("the reason has more than {MAX_REASON} bytes")]
+    LongReason,
+    /// Databases do not take a zero byte in a text.
+    #[error("there is a zero byte in it")]
+    Zero,
+    /// A time that no database holds.
+    #[error("its time is beyond all times")]
+    Time,
+}
+
+fn keepable(name: &str, reason: &str, at_us: u64) -> Result<(), Unkeepable> {
+    if name.len() > MAX_NAME {
+        return Err(Unkeepable::LongName);
+    }
+    if reason.len() > MAX_REASON {
+        return Err(Unkeepable::LongReason);
+    }
+    if name.contains('\0') || reason.contains('\0') {
+        return Err(Unkeepable::Zero);
+    }
+    i64::try_from(at_us).map(|_| ()).map_err(|_| Unkeepable::Time)
+}
+
+impl Hold {
+    /// Whether a store can keep it. To be asked before it is written down anywhere.
+    ///
+    /// # Errors
+    /// [`Unkeepable`].
+    pub fn check(&self) -> Result<(), Unkeepable> {
+        match &self.subject {
+            Subject::Channel(name) | Subject::User(name) if name.is_empty() => Err(Unkeepable::Empty),
+            subject => keepable(subject.name(), &self.reason, self.since_us),
+        }
+    }
+}
+
+impl Erasure {
+    /// As [`Hold::check`].
+    ///
+    /// # Errors
+    /// [`Unkeepable`].
+    pub fn check(&self) -> Result<(), Unkeepable> {
+        match self.user.is_empty() {
+            true => Err(Unkeepable::Empty),
+            false => keepable(&self.user, "", self.until_us),
+        }
     }
 }
 

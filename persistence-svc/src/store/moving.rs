@@ -5,6 +5,8 @@
 
 pub(super) mod sql;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use switchboard_proto::bus::MemberRole;
 
@@ -48,11 +50,11 @@ pub trait MoveStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn all_receipts(&self, after: (&str, &str)) -> Result<Vec<Mark>, StoreError>;
 
-    /// Takes heads over, and whom their channels name; [`MAX_MOVED`] at most.
+    /// Takes heads over, and whom their channels name, but for these users; [`MAX_MOVED`] at most.
     ///
     /// # Errors
     /// [`StoreError`]; [`StoreError::TooMuch`].
-    async fn take_heads(&self, heads: &[ChannelHead]) -> Result<(), StoreError>;
+    async fn take_heads(&self, heads: &[ChannelHead], without: &HashSet<String>) -> Result<(), StoreError>;
 
     /// Takes members over, and counts those of their channels; [`MAX_MOVED`] at most. To be called before the messages are written: an
     /// old event that nothing newer is known of counts.

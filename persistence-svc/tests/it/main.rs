@@ -2,4 +2,5 @@
 #![expect(clippy::unwrap_used, reason = "fixtures are tests, too")]
 
 mod postgres;
+mod s3;
 mod sqlite;

@@ -1,9 +1,10 @@
 //! The statements of [`Folding`](super::Folding) and [`ChangeStore`](super::ChangeStore): both databases take the same, so they
 //! stand here once, and a macro makes each backend's implementation of them.
 
-/// `$connection`: the backend's connection. `$store`: the store, which has `asking` and `reader`. `$lock`: what takes a row's lock.
+/// `$connection`: the backend's connection. `$store`: the store, which has `asking` and `reader`. `$lock`: what takes a row's lock, and
+/// `$lock_message` that of the row of `messages` alone: what is read to be replaced is not to be blanked by somebody else in between.
 macro_rules! changes {
-    ($connection:ty, $store:ty, $row:ty, $lock:literal) => {
+    ($connection:ty, $store:ty, $row:ty, $lock:literal, $lock_message:literal) => {
         use std::collections::HashMap;
 
         use async_trait::async_trait;
@@ -53,19 +54,29 @@ macro_rules! changes {
             })
         }
 
+        const FIND: &str = r#"SELECT log_time, shard, log, "offset", message FROM messages
+            WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4
+                AND log_time >= $5 AND log_time <= $6
+            LIMIT 1"#;
+
+        /// Until the transaction ends nobody else changes it.
+        const FIND_TO_REPLACE: &str = concat!(
+            r#"SELECT log_time, shard, log, "offset", message FROM messages
+               WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4
+                   AND log_time >= $5 AND log_time <= $6
+               LIMIT 1"#,
+            $lock
+        );
+
         async fn find_in(
             connection: &mut $connection,
             channel: &str,
             place: Place,
             made_us: Option<u64>,
+            statement: &'static str,
         ) -> Result<Option<Found>, StoreError> {
             for (from, to) in around(made_us) {
-                let row = sqlx::query(
-                    r#"SELECT log_time, shard, log, "offset", message FROM messages
-                       WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4
-                           AND log_time >= $5 AND log_time <= $6
-                       LIMIT 1"#,
-                )
+                let row = sqlx::query(statement)
                 .bind(channel_hash(channel))
                 .bind(channel)
                 .bind(log_number(place.log))
@@ -131,7 +142,7 @@ macro_rules! changes {
             }
 
             async fn find(&mut self, key: &Key, made_us: Option<u64>) -> Result<Option<Found>, StoreError> {
-                find_in(self, &key.channel, key.place, made_us).await
+                find_in(self, &key.channel, key.place, made_us, FIND_TO_REPLACE).await
             }
 
             async fn entries(
@@ -194,13 +205,14 @@ macro_rules! changes {
             }
 
             async fn edits(&mut self, target: &Key) -> Result<Vec<Found>, StoreError> {
-                sqlx::query(
+                sqlx::query(concat!(
                     r#"SELECT m.log_time, m.shard, m.log, m."offset", m.message
                        FROM changes c JOIN messages m ON m.log_time = c.log_time AND m.shard = c.shard
                            AND m.log = c.log AND m."offset" = c."offset"
                        WHERE c.channel_hash = $1 AND c.target_log = $2 AND c.target_offset = $3 AND c.kind = $4
                            AND c.channel = $5"#,
-                )
+                    $lock_message
+                ))
                 .bind(channel_hash(&target.channel))
                 .bind(log_number(target.place.log))
                 .bind(number(target.place.offset.get()))
@@ -263,7 +275,7 @@ macro_rules! changes {
             ) -> Result<Option<Stored>, StoreError> {
                 self.asking(async {
                     let mut connection = self.reader().acquire().await?;
-                    let found = find_in(&mut connection, channel, place, made_us).await?;
+                    let found = find_in(&mut connection, channel, place, made_us, FIND).await?;
                     Ok(found.map(|found| Stored {
                         place,
                         time_us: found.key.time_us,

@@ -1,11 +1,14 @@
 //! What both databases do by the same statements, so that they stand here once; a macro makes each backend's functions of them.
 
-/// A condition on a row with a channel: it is between `$2` and `$3`, and no hold of a channel or a namespace covers it.
+/// A condition on a row with a channel: it is between `$2` and `$3`, without a namespace where `$4` is 1, and no hold of a channel or a
+/// namespace covers it. The namespace without a name is that of the channels that have none, as [`super::namespace`] has it.
 macro_rules! not_held {
     () => {
-        "channel >= $2 AND channel <= $3 AND NOT EXISTS (SELECT 1 FROM holds
+        "channel >= $2 AND channel <= $3 AND ($4 = 0 OR channel NOT LIKE '%:%' OR channel LIKE ':%')
+         AND NOT EXISTS (SELECT 1 FROM holds
              WHERE (kind = 'channel' AND name = channel)
-                 OR (kind = 'namespace' AND channel >= name || ':' AND channel < name || ';'))"
+                 OR (kind = 'namespace' AND name <> '' AND channel >= name || ':' AND channel < name || ';')
+                 OR (kind = 'namespace' AND name = '' AND (channel NOT LIKE '%:%' OR channel LIKE ':%')))"
     };
 }
 pub(in crate::store) use not_held;
@@ -16,10 +19,15 @@ pub(in crate::store) fn everywhere() -> (String, String) {
 }
 
 /// `$connection`: the backend's connection. `$store`: the store, which has `changing`, a transaction that writes. `$users`: a
-/// condition that a user is in the JSON array `$1`. `$lock`: keeps holds from being placed until the transaction ends.
+/// condition that a user is in the JSON array `$1`. `$lock`: keeps holds from being placed until the transaction ends. `$beside`: taken
+/// by whoever writes messages before it looks for erasures, until its transaction ends; `$alone`: waits for all of them, and keeps others
+/// out. So each write either knows of an erasure, or is there to be blanked. `$lock_row`: what takes a row's lock.
 /// `$clean`: a statement for each row that is deleted, with its time, shard, log and offset.
 macro_rules! keeping {
-    ($connection:ty, $store:ty, $row:ty, $users:literal, $lock:literal) => {
+    (
+        $connection:ty, $store:ty, $row:ty, users: $users:literal, lock: $lock:literal, beside: $beside:expr, alone: $alone:expr,
+        lock_row: $lock_row:literal
+    ) => {
         fn kept(row: &$row) -> Result<Kept, StoreError> {
             Ok(Kept {
                 time_us: unsigned(row.number(0)?)?,
@@ -31,12 +39,14 @@ macro_rules! keeping {
             })
         }
 
+        fn subject(kind: &str, name: &str) -> Result<Subject, StoreError> {
+            Subject::new(kind, name)
+                .ok_or_else(|| StoreError::Damaged(format!("{kind:?} as a kind of hold")))
+        }
+
         fn held(row: &$row) -> Result<Hold, StoreError> {
-            let (kind, name) = (row.text(0)?, row.text(1)?);
-            let subject = Subject::new(&kind, &name)
-                .ok_or_else(|| StoreError::Damaged(format!("{kind:?} as a kind of hold")))?;
             Ok(Hold {
-                subject,
+                subject: subject(&row.text(0)?, &row.text(1)?)?,
                 since_us: unsigned(row.number(2)?)?,
                 reason: row.text(3)?,
             })
@@ -81,6 +91,7 @@ macro_rules! keeping {
             connection: &mut $connection,
             written: &'w Written,
         ) -> Result<Cow<'w, Written>, StoreError> {
+            sqlx::query($beside).execute(&mut *connection).await?;
             let erasures = erasures_of(connection, &users_of(written)).await?;
             if erasures.is_empty() {
                 return Ok(Cow::Borrowed(written));
@@ -91,6 +102,44 @@ macro_rules! keeping {
                 holds: &holds,
             };
             Ok(forgetting.written(written))
+        }
+
+        /// Those of whose senders nothing was taken out since they were read. To be called when the follower's position is locked: what
+        /// is blanked later waits for it, and is taken out of the index then.
+        pub(super) async fn still_said<'d>(
+            connection: &mut $connection,
+            (shard, log): (i32, i64),
+            documents: &'d [Document],
+        ) -> Result<Cow<'d, [Document]>, StoreError> {
+            let users: HashSet<&str> = documents.iter().filter_map(|document| document.sender.as_deref()).collect();
+            let users: Vec<&str> = users.into_iter().collect();
+            let erasures = erasures_of(connection, &users).await?;
+            if erasures.is_empty() {
+                return Ok(Cow::Borrowed(documents));
+            }
+            let mut said = Vec::with_capacity(documents.len());
+            for document in documents {
+                let user = document.sender.as_deref().filter(|user| erasures.contains_key(*user));
+                let is_said = match user {
+                    Some(user) => sqlx::query(
+                        r#"SELECT 1 FROM messages
+                           WHERE log_time = $1 AND shard = $2 AND log = $3 AND "offset" = $4 AND sender = $5"#,
+                    )
+                    .bind(number(document.time_us))
+                    .bind(shard)
+                    .bind(log)
+                    .bind(number(document.offset.get()))
+                    .bind(user)
+                    .fetch_optional(&mut *connection)
+                    .await?
+                    .is_some(),
+                    None => true,
+                };
+                if is_said {
+                    said.push(document.clone());
+                }
+            }
+            Ok(Cow::Owned(said))
         }
 
         #[async_trait]
@@ -191,6 +240,7 @@ macro_rules! keeping {
                 few(rows)?;
                 self.asking(async {
                     let mut transaction = self.changing().await?;
+                    sqlx::query($beside).execute(&mut *transaction).await?;
                     let users: HashSet<&str> = rows.iter().filter_map(|row| row.sender.as_deref()).collect();
                     let users: Vec<&str> = users.into_iter().collect();
                     let erasures = erasures_of(&mut transaction, &users).await?;
@@ -219,6 +269,12 @@ macro_rules! keeping {
                         .await?
                         .rows_affected();
                         put_head(&mut transaction, &row.channel, row.place, row.time_us).await?;
+                        let key = RowKey {
+                            time_us: row.time_us,
+                            shard: i32::from(row.shard.get()),
+                            place: row.place,
+                        };
+                        fold_again(&mut *transaction, &row.channel, key, &row.message).await?;
                     }
                     transaction.commit().await?;
                     Ok(restored)
@@ -237,10 +293,16 @@ macro_rules! keeping {
             async fn hold(&self, hold: &Hold) -> Result<(), StoreError> {
                 self.asking(async {
                     let mut transaction = self.changing().await?;
-                    let holds = holds_of(&mut transaction).await?;
-                    if holds.len() >= MAX_HOLDS && !holds.iter().any(|one| one.subject == hold.subject) {
+                    // Counted there: with each hold all others are not to be read.
+                    let others = sqlx::query("SELECT count(*) FROM holds WHERE NOT (kind = $1 AND name = $2)")
+                        .bind(hold.subject.kind())
+                        .bind(hold.subject.name())
+                        .fetch_one(&mut *transaction)
+                        .await?;
+                    let others = usize::try_from(others.number(0)?).unwrap_or(usize::MAX);
+                    if others >= MAX_HOLDS {
                         return Err(StoreError::TooMuch {
-                            asked: holds.len() + 1,
+                            asked: others.saturating_add(1),
                             most: MAX_HOLDS,
                         });
                     }
@@ -268,9 +330,44 @@ macro_rules! keeping {
                         .bind(subject.name())
                         .bind(number(at_us))
                         .execute(&mut *transaction)
+                        .await?
+                        .rows_affected()
+                        > 0;
+                    if done {
+                        sqlx::query("INSERT INTO lifts (kind, name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                            .bind(subject.kind())
+                            .bind(subject.name())
+                            .execute(&mut *transaction)
+                            .await?;
+                    }
+                    transaction.commit().await?;
+                    Ok(done)
+                })
+                .await
+            }
+
+            async fn lifts(&self) -> Result<Vec<Subject>, StoreError> {
+                self.asking(async {
+                    sqlx::query("SELECT kind, name FROM lifts ORDER BY kind, name")
+                        .fetch_all(self.reader())
+                        .await?
+                        .iter()
+                        .map(|row| subject(&row.text(0)?, &row.text(1)?))
+                        .collect()
+                })
+                .await
+            }
+
+            async fn lifted(&self, subject: &Subject) -> Result<(), StoreError> {
+                self.asking(async {
+                    let mut transaction = self.changing().await?;
+                    sqlx::query("DELETE FROM lifts WHERE kind = $1 AND name = $2")
+                        .bind(subject.kind())
+                        .bind(subject.name())
+                        .execute(&mut *transaction)
                         .await?;
                     transaction.commit().await?;
-                    Ok(done.rows_affected() > 0)
+                    Ok(())
                 })
                 .await
             }
@@ -316,6 +413,8 @@ macro_rules! keeping {
             async fn erase(&self, erasure: &Erasure, within: Option<&Subject>) -> Result<(), StoreError> {
                 self.asking(async {
                     let mut transaction = self.changing().await?;
+                    // What is being written is there when what the user said is looked for, or is written without it.
+                    sqlx::query($alone).execute(&mut *transaction).await?;
                     // Nobody places a hold until it is decided what is held.
                     sqlx::query($lock).execute(&mut *transaction).await?;
                     // What is left over of one that is recorded is no erasure of its own, and must not become one of everything.
@@ -331,6 +430,7 @@ macro_rules! keeping {
                         .await?;
                     }
                     let (first, last) = within.map_or_else(everywhere, Subject::channels);
+                    let bare = within.is_some_and(|within| matches!(within, Subject::Namespace(name) if name.is_empty()));
                     let holds = Holds::new(holds_of(&mut transaction).await?);
                     if !holds.user(&erasure.user) {
                         for statement in [
@@ -355,6 +455,7 @@ macro_rules! keeping {
                                 .bind(erasure.user.as_str())
                                 .bind(first.as_str())
                                 .bind(last.as_str())
+                                .bind(i64::from(bare))
                                 .execute(&mut *transaction)
                                 .await?;
                         }
@@ -426,9 +527,22 @@ macro_rules! keeping {
                         if holds.message(&row.channel, row.sender.as_deref()) {
                             continue;
                         }
+                        // As it is now: it may have been changed since it was read.
+                        let message = sqlx::query(concat!(
+                            r#"SELECT message FROM messages
+                               WHERE log_time = $1 AND shard = $2 AND log = $3 AND "offset" = $4"#,
+                            $lock_row
+                        ))
+                        .bind(number(row.time_us))
+                        .bind(i32::from(row.shard.get()))
+                        .bind(log_number(row.place.log))
+                        .bind(number(row.place.offset.get()))
+                        .fetch_optional(&mut *transaction)
+                        .await?;
+                        let Some(message) = message else { continue };
                         let row = Kept {
                             sender: None,
-                            message: forgotten(&row.message),
+                            message: forgotten(&message.bytes(0)?.into()),
                             ..row.clone()
                         };
                         sqlx::query(
@@ -491,7 +605,9 @@ macro_rules! keeping {
                 .rows_affected();
             for row in rows {
                 for statement in [
-                    r#"DELETE FROM folds WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4"#,
+                    // That it was deleted holds for what is read back from an archive, where it may stand as it was before.
+                    r#"DELETE FROM folds WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4
+                         AND delete_log IS NULL"#,
                     r#"DELETE FROM reactions WHERE channel_hash = $1 AND channel = $2 AND log = $3 AND "offset" = $4"#,
                     "DELETE FROM changes WHERE channel_hash = $1 AND channel = $2 AND target_log = $3
                          AND target_offset = $4",

@@ -67,13 +67,13 @@ macro_rules! moving {
                 .await
             }
 
-            async fn take_heads(&self, heads: &[ChannelHead]) -> Result<(), StoreError> {
+            async fn take_heads(&self, heads: &[ChannelHead], without: &HashSet<String>) -> Result<(), StoreError> {
                 too_much(heads.len(), MAX_MOVED)?;
                 self.asking(async {
                     let mut transaction = self.changing().await?;
                     for head in heads {
                         put_head(&mut transaction, &head.channel, head.place, head.time_us).await?;
-                        for user in named(&head.channel) {
+                        for user in named(&head.channel).filter(|user| !without.contains(*user)) {
                             sqlx::query(
                                 "INSERT INTO conversations (user_name, channel) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                             )

@@ -6,5 +6,6 @@ changes!(
     sqlx::PgConnection,
     super::PostgresStore,
     sqlx::postgres::PgRow,
-    " FOR UPDATE"
+    " FOR UPDATE",
+    " FOR UPDATE OF m"
 );

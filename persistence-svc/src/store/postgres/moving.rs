@@ -1,6 +1,6 @@
 //! What is taken to another store beside the messages, in PostgreSQL.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 

@@ -10,6 +10,7 @@ use switchboard_proto::time::now_us;
 
 use self::walk::{PIECE, Piece, SPANS, Spans, Walk};
 use super::follow::moved;
+use super::keeping::still_said;
 use super::{DAY_US, DAYS_AHEAD, DAYS_BACK, PostgresStore};
 use crate::search::query::{Clause, Item};
 use crate::store::search::{
@@ -416,13 +417,9 @@ impl SearchStore for PostgresStore {
             if !moved(&mut transaction, step).await? {
                 return Ok(false);
             }
-            insert(
-                &mut transaction,
-                i32::from(step.shard.get()),
-                log_number(step.log),
-                documents,
-            )
-            .await?;
+            let of = (i32::from(step.shard.get()), log_number(step.log));
+            let documents = still_said(&mut transaction, of, documents).await?;
+            insert(&mut transaction, of.0, of.1, &documents).await?;
             transaction.commit().await?;
             Ok(true)
         })

@@ -6,5 +6,6 @@ changes!(
     sqlx::SqliteConnection,
     super::SqliteStore,
     sqlx::sqlite::SqliteRow,
+    "",
     ""
 );

@@ -6,12 +6,14 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
+use super::super::changes::{RowKey, fold_again};
 use super::super::columns::{self, Columns as _};
 use super::super::keeping::sql::{everywhere, keeping, not_held};
 use super::super::keeping::{
     Erasure, Forgetting, Hold, Holds, KeepStore, Kept, MAX_HOLDS, MAX_KEPT, Over, Subject, edges, few,
     forgotten, keys, users_of,
 };
+use super::super::search::Document;
 use super::super::{Place, StoreError, Written, channel_hash, log_number, number, unsigned};
 use super::SqliteStore;
 use super::search::{SHIFT, first_of};
@@ -26,8 +28,11 @@ keeping!(
     sqlx::SqliteConnection,
     SqliteStore,
     sqlx::sqlite::SqliteRow,
-    "user_name IN (SELECT value FROM json_each($1))",
-    "SELECT 1"
+    users: "user_name IN (SELECT value FROM json_each($1))",
+    lock: "SELECT 1",
+    beside: "SELECT 1",
+    alone: "SELECT 1",
+    lock_row: ""
 );
 
 /// Takes rows out of the index of search.

@@ -9,6 +9,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::SqliteStore;
 use super::follow::moved;
+use super::keeping::still_said;
 use crate::search::query::{Clause, Item};
 use crate::store::search::{
     Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, sender_form,
@@ -153,7 +154,8 @@ impl SearchStore for SqliteStore {
             return Ok(false);
         }
         let (shard, log) = (i32::from(step.shard.get()), log_number(step.log));
-        insert(&mut transaction, shard, log, documents).await?;
+        let documents = still_said(&mut transaction, (shard, log), documents).await?;
+        insert(&mut transaction, shard, log, &documents).await?;
         transaction.commit().await?;
         Ok(true)
     }
