@@ -6,6 +6,7 @@ mod changes;
 pub mod conversations;
 mod joining;
 mod keeping;
+mod moderation;
 mod moving;
 pub mod search;
 
@@ -20,6 +21,7 @@ use crate::store::{DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, S
 pub use changes::*;
 pub use joining::*;
 pub use keeping::*;
+pub use moderation::*;
 pub use moving::*;
 
 /// A store to test.
@@ -494,6 +496,13 @@ macro_rules! store_conformance {
             holds_keep_what_an_erased_user_was,
             who_is_erased_is_no_member,
             what_stands_beside_messages_is_taken_over,
+            acts_are_in_force_and_in_the_log,
+            what_is_done_again_changes_nothing,
+            an_act_with_a_key_is_done_once,
+            acts_at_the_same_time_stand_one_behind_the_other,
+            restrictions_end_by_their_time,
+            tokens_do_not_come_back,
+            moderation_is_listed_in_pages,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

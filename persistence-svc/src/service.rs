@@ -4,6 +4,7 @@ mod changes;
 mod conversations;
 mod heads;
 mod history;
+mod moderation;
 mod search;
 
 use std::sync::Arc;
@@ -36,6 +37,10 @@ macro_rules! each_method {
             MessageStatus => message_status,
             Conversations => conversations,
             Search => search,
+            Moderate => moderate,
+            ModerationLog => moderation_log,
+            Restrictions => restrictions,
+            Restricted => restricted,
         }
     };
 }

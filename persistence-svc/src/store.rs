@@ -11,6 +11,7 @@ pub mod follow;
 mod joining;
 pub mod keeping;
 mod migrations;
+pub mod moderation;
 pub mod moving;
 mod postgres;
 mod progress;
@@ -29,6 +30,7 @@ pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
 pub use keeping::KeepStore;
+pub use moderation::ModerationStore;
 pub use moving::MoveStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
@@ -48,12 +50,27 @@ impl<S: MessageStore + JoinStore> LogStore for S {}
 
 /// Everything that is asked of a store.
 pub trait Store:
-    LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore
+    LogStore
+    + ConversationStore
+    + FollowStore
+    + SearchStore
+    + ChangeStore
+    + KeepStore
+    + MoveStore
+    + ModerationStore
 {
 }
 
-impl<S: LogStore + ConversationStore + FollowStore + SearchStore + ChangeStore + KeepStore + MoveStore> Store
-    for S
+impl<
+    S: LogStore
+        + ConversationStore
+        + FollowStore
+        + SearchStore
+        + ChangeStore
+        + KeepStore
+        + MoveStore
+        + ModerationStore,
+> Store for S
 {
 }
 

@@ -42,4 +42,12 @@ methods! {
     Folds: FoldsRequest => FoldsResponse,
     /// Messages of a thread.
     Thread: ThreadRequest => ThreadResponse,
+    /// Blocks, mutes, revokes, and takes it back.
+    Moderate: ModerateRequest => ModerateResponse,
+    /// What was done so.
+    ModerationLog: ModerationLogRequest => ModerationLogResponse,
+    /// What is in force.
+    Restrictions: RestrictionsRequest => RestrictionsResponse,
+    /// Which of some are in force.
+    Restricted: RestrictedRequest => RestrictedResponse,
 }

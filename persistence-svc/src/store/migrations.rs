@@ -24,6 +24,7 @@ macro_rules! of_this_release {
             7 "hidden" in "0007_hidden.sql",
             20 "keeping" in "0020_keeping.sql",
             31 "erasures_done" in "0031_erasures_done.sql",
+            40 "moderation" in "0040_moderation.sql",
         }
     };
 }
