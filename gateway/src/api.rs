@@ -3,7 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `http`, `grpc` | the two ways to ask |
-//! | `publishing`, `calls`, `members` | what each call does, the same for both |
+//! | `publishing`, `calls`, `members`, `moderation` | what each call does, the same for both |
 //! | `control` | asking all gateways about their sessions |
 //! | `answering` | what this gateway answers to that |
 //!
@@ -19,6 +19,7 @@ mod failure;
 mod grpc;
 mod http;
 mod members;
+mod moderation;
 mod publishing;
 mod statistics;
 
@@ -235,6 +236,14 @@ calls! {
     };
     MessageEditRequest -> MessageChangeResult, MessageEdit: |api, request, caller| api.edit(request, caller).await;
     MessageDeleteRequest -> MessageChangeResult, MessageDelete: |api, request, caller| api.delete(request, caller).await;
+    BlockUserRequest -> ModerationResult, BlockUser: |api, request, caller| api.block_user(request, caller).await;
+    UnblockUserRequest -> ModerationResult, UnblockUser: |api, request, caller| api.unblock_user(request, caller).await;
+    MuteUserRequest -> ModerationResult, MuteUser: |api, request, caller| api.mute_user(request, caller).await;
+    UnmuteUserRequest -> ModerationResult, UnmuteUser: |api, request, caller| api.unmute_user(request, caller).await;
+    RevokeTokenRequest -> ModerationResult, RevokeToken: |api, request, caller| api.revoke_token(request, caller).await;
+    InvalidateUserTokensRequest -> ModerationResult, InvalidateUserTokens: |api, request, caller| api.invalidate_user_tokens(request, caller).await;
+    ModerationLogRequest -> ModerationLogResult, ModerationLog: |api, request, caller| api.moderation_log(request, caller).await;
+    ModerationStateRequest -> ModerationStateResult, ModerationState: |api, request, caller| api.moderation_state(request, caller).await;
 }
 
 impl Api {

@@ -51,6 +51,11 @@ impl UnixTime {
         self.0 / 1000
     }
 
+    /// In microseconds.
+    pub(crate) fn micros(self) -> u64 {
+        self.0.saturating_mul(1000)
+    }
+
     /// From `now` until then; nothing where it is past.
     pub(crate) fn after(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))
@@ -66,6 +71,15 @@ impl std::ops::Add<Duration> for UnixTime {
     }
 }
 
+/// By what a token can be told from others of its user, so that it can be revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Stamp {
+    /// Its `jti`; `None`: it has none, or one that is longer than 255 bytes.
+    pub(crate) id: Option<Box<str>>,
+    /// Its `iat`.
+    pub(crate) issued_at: Option<UnixTime>,
+}
+
 /// What a verified connection token says, or who comes without one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Identity {
@@ -79,6 +93,8 @@ pub(crate) struct Identity {
     pub(crate) is_admin: bool,
     /// The channels that the server subscribes this connection to.
     pub(crate) subscriptions: BTreeMap<ChannelName, ServerSubscription>,
+    /// Of the token; `None`: there was none.
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// A server-side subscription that a connection token asks for.
@@ -105,6 +121,8 @@ pub(crate) struct SubscriptionGrant {
     pub(crate) data: Bytes,
     /// What the token says differently from the channel's configuration.
     pub(crate) overrides: Overrides,
+    /// Of the token.
+    pub(crate) stamp: Stamp,
 }
 
 /// Options of a channel as one token wants them; `None`: as configured.
@@ -238,6 +256,7 @@ impl Tokens {
             info: claims.info(self.info_size)?,
             subscriptions: claims.server_subscriptions(self.info_size, self.channel_name_length)?,
             is_admin: claims.admin && !user.is_empty(),
+            stamp: Some(claims.stamp()),
             user,
             expires_at,
         })
@@ -281,6 +300,7 @@ impl Tokens {
             info: claims.info(self.info_size)?,
             data: claims.data(self.info_size)?,
             overrides: claims.overrides(),
+            stamp: claims.stamp(),
         })
     }
 

@@ -107,6 +107,14 @@ pub(crate) async fn publish(
     may(gateway, &by, &wanted)?;
     if let By::User { sender, .. } = &by {
         gateway.lets_in(channel, &sender.user, arrived).await?;
+        // To take back what was said stays everybody's right.
+        if !matches!(wanted.what, What::Delete) {
+            let deadline = arrived + gateway.config.answer_timeout;
+            gateway
+                .moderation
+                .lets_speak(&sender.user, channel, deadline)
+                .await?;
+        }
     }
     let envelope = Envelope {
         key: wanted.key,

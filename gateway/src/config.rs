@@ -11,6 +11,7 @@ use crate::auth::TokensConfig;
 use crate::client_address::Proxies;
 use crate::conversations::ConversationsConfig;
 use crate::limits::LimitsConfig;
+use crate::moderation::ModerationConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
 use crate::presence::PresenceConfig;
@@ -104,6 +105,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// `[gateway.conversations]`.
     pub conversations: ConversationsConfig,
+    /// `[gateway.moderation]`.
+    pub moderation: ModerationConfig,
     /// `[gateway.presence]`.
     pub presence: PresenceConfig,
 }
@@ -410,6 +413,7 @@ impl Config {
             limits: LimitsConfig::read(document),
             api: ApiConfig::read(document),
             conversations: ConversationsConfig::read(document),
+            moderation: ModerationConfig::read(document),
             presence: PresenceConfig::read(document),
         }
     }

@@ -18,6 +18,7 @@ use crate::limited_log::LimitedLog;
 use crate::limits::users::Users;
 use crate::links::Links;
 use crate::metrics::GatewayMetrics;
+use crate::moderation::Moderation;
 use crate::presence::Presence;
 use crate::session::{Encoding, Limits, SessionHandle};
 use crate::sessions::Sessions;
@@ -34,6 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) memberships: Arc<Memberships>,
     /// Up to where users have read.
     pub(crate) receipts: Receipts,
+    /// Who may not come or speak, and which tokens count no more.
+    pub(crate) moderation: Arc<Moderation>,
     /// Who is here.
     pub(crate) presence: Arc<Presence>,
     /// Who is typing where, of those who are connected here.
@@ -65,6 +68,7 @@ pub(crate) struct Conversations {
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) memberships: Arc<Memberships>,
     pub(crate) receipts: Receipts,
+    pub(crate) moderation: Arc<Moderation>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) typing_metrics: TypingMetrics,
 }
@@ -78,6 +82,7 @@ impl Gateway {
             gateways,
             memberships,
             receipts,
+            moderation,
             presence,
             typing_metrics,
         }: Conversations,
@@ -98,6 +103,7 @@ impl Gateway {
             gateways,
             memberships,
             receipts,
+            moderation,
             presence,
             announcer,
             metrics,

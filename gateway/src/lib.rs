@@ -15,6 +15,7 @@
 //! | `envelope` | what a message carries besides its payload |
 //! | `api` | the server API, over HTTP and gRPC |
 //! | `system_message` | what clients are told about the gateway itself |
+//! | `moderation` | who may not come or speak, and which tokens count no more |
 //! | `typing` | who is typing in which channel |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
@@ -37,6 +38,7 @@ mod links;
 mod listener;
 mod maps;
 mod metrics;
+mod moderation;
 mod origin;
 mod policy;
 mod presence;
@@ -58,6 +60,7 @@ pub use auth::{IssueError, JwksError, TokenRequest, TokensConfig};
 pub use config::Config;
 pub use conversations::ConversationsConfig;
 pub use error::StartError;
+pub use moderation::ModerationConfig;
 pub use origin::Origins;
 pub use policy::{CurrentPolicy, Policy};
 pub use presence::PresenceConfig;

@@ -165,6 +165,14 @@ pub(crate) enum ApiMethod {
     ChannelMembersList,
     MessageEdit,
     MessageDelete,
+    BlockUser,
+    UnblockUser,
+    MuteUser,
+    UnmuteUser,
+    RevokeToken,
+    InvalidateUserTokens,
+    ModerationLog,
+    ModerationState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -254,6 +262,14 @@ label_values!(ApiMethod {
     ChannelMembersList = "channel_members_list",
     MessageEdit = "message_edit",
     MessageDelete = "message_delete",
+    BlockUser = "block_user",
+    UnblockUser = "unblock_user",
+    MuteUser = "mute_user",
+    UnmuteUser = "unmute_user",
+    RevokeToken = "revoke_token",
+    InvalidateUserTokens = "invalidate_user_tokens",
+    ModerationLog = "moderation_log",
+    ModerationState = "moderation_state",
 });
 
 label_values!(Reset {

@@ -32,6 +32,7 @@ use crate::gateway::{Conversations, Gateway};
 use crate::links::{Links, LinksConfig};
 use crate::listener::Door;
 use crate::metrics::{GatewayMetrics, LinkMetrics, Reload};
+use crate::moderation::{self, Moderation, ModerationMetrics};
 use crate::policy::reload;
 use crate::presence::{self, Presence, PresenceMetrics, Reporting};
 use crate::statistics::{self, Deliveries};
@@ -204,6 +205,11 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         config.presence.clone(),
         PresenceMetrics::register(&context.metrics),
     );
+    let moderation = Moderation::new(
+        config.moderation.clone(),
+        Arc::clone(&deps.bus),
+        ModerationMetrics::register(&context.metrics),
+    );
     let reporting = Reporting::new(Arc::clone(&presence), Arc::clone(&deps.bus), incarnation);
     link_context.tasks.spawn(
         "presence-reports",
@@ -243,6 +249,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
             gateways: Arc::clone(&gateways),
             memberships,
             receipts,
+            moderation,
             presence,
             typing_metrics: TypingMetrics::register(&context.metrics),
         },
@@ -258,6 +265,16 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         link_context.tasks.clone(),
     );
     let telling = typing::tell_all(Arc::clone(&gateway));
+    let (following, until_end) = (
+        moderation::follow(Arc::clone(&gateway)),
+        link_context.tasks.stop_token(),
+    );
+    // As long as there are sessions, which may have to go.
+    link_context
+        .tasks
+        .spawn("moderation", TaskKind::Essential, async move {
+            until_end.run_until_cancelled(following).await;
+        });
     let until_links_stop = link_context.tasks.stop_token();
     link_context
         .tasks

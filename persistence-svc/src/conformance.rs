@@ -6,6 +6,7 @@ mod changes;
 pub mod conversations;
 mod joining;
 mod keeping;
+mod moderation;
 mod moving;
 pub mod search;
 mod statistics;
@@ -21,6 +22,7 @@ use crate::store::{DeadLetter, History, Hole, MAX_HEADS, Place, Progress, Row, S
 pub use changes::*;
 pub use joining::*;
 pub use keeping::*;
+pub use moderation::*;
 pub use moving::*;
 pub use statistics::*;
 
@@ -503,6 +505,13 @@ macro_rules! store_conformance {
             deliveries_are_counted_by_report,
             what_is_over_is_no_longer_counted,
             statistics_refuse_what_is_too_much,
+            acts_are_in_force_and_in_the_log,
+            what_is_done_again_changes_nothing,
+            an_act_with_a_key_is_done_once,
+            acts_at_the_same_time_stand_one_behind_the_other,
+            restrictions_end_by_their_time,
+            tokens_do_not_come_back,
+            moderation_is_listed_in_pages,
         );
     };
     ($fixture:ty: $($case:ident),* $(,)?) => {

@@ -4,6 +4,7 @@ mod changes;
 mod conversations;
 mod heads;
 mod history;
+mod moderation;
 mod search;
 pub(crate) mod statistics;
 
@@ -41,6 +42,10 @@ macro_rules! each_method {
             TopChannels => top_channels,
             Live => live,
             ReportDeliveries => report_deliveries,
+            Moderate => moderate,
+            ModerationLog => moderation_log,
+            Restrictions => restrictions,
+            Restricted => restricted,
         }
     };
 }

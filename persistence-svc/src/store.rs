@@ -11,6 +11,7 @@ pub mod follow;
 mod joining;
 pub mod keeping;
 mod migrations;
+pub mod moderation;
 pub mod moving;
 mod postgres;
 mod progress;
@@ -30,6 +31,7 @@ pub use conversations::ConversationStore;
 pub use follow::{Behind, FollowStore, LogRow, Step};
 pub use joining::{JoinStore, Joint, Reach};
 pub use keeping::KeepStore;
+pub use moderation::ModerationStore;
 pub use moving::MoveStore;
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use progress::{Hole, Progress};
@@ -58,6 +60,7 @@ pub trait Store:
     + KeepStore
     + MoveStore
     + StatisticsStore
+    + ModerationStore
 {
 }
 
@@ -70,6 +73,7 @@ impl<S> Store for S where
         + KeepStore
         + MoveStore
         + StatisticsStore
+        + ModerationStore
 {
 }
 

@@ -142,6 +142,8 @@ codes! {
         NotAvailable = 3508 "not available",
         /// Too many commands of this connection failed.
         TooManyErrors = 3509 "too many errors",
+        /// The user is blocked: our own, in the range where SDKs do not come back.
+        UserBlocked = 4510 "user blocked",
     }
 }
 

@@ -50,4 +50,12 @@ methods! {
     Live: LiveRequest => LiveResponse,
     /// What a gateway delivered.
     ReportDeliveries: ReportDeliveriesRequest => ReportDeliveriesResponse,
+    /// Blocks, mutes, revokes, and takes it back.
+    Moderate: ModerateRequest => ModerateResponse,
+    /// What was done so.
+    ModerationLog: ModerationLogRequest => ModerationLogResponse,
+    /// What is in force.
+    Restrictions: RestrictionsRequest => RestrictionsResponse,
+    /// Which of some are in force.
+    Restricted: RestrictedRequest => RestrictedResponse,
 }

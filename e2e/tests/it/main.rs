@@ -27,6 +27,7 @@ mod log_life;
 mod memory;
 mod message_store;
 mod messages_api;
+mod moderation;
 mod moving;
 mod nats_permissions;
 mod presence;

@@ -178,6 +178,13 @@ impl Answering {
             Question::RenewSessions(renew) => self.renew(&renew),
             Question::TellSessions(tell) => self.tell(tell),
             Question::ChannelMembersChanged(changed) => self.members_changed(changed).await,
+            Question::ModerationMoved(moved) => {
+                let within = self.gateway.config.answer_timeout;
+                match self.gateway.moderation.caught_up(moved.number, within).await {
+                    true => done(0),
+                    false => failed(ErrorCode::Internal),
+                }
+            }
             Question::DescribeGateway(_) => return vec![Answer::Description(self.describe().await)],
             Question::CountChannels(count) => return self.count(&count).await,
         };

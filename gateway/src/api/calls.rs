@@ -98,7 +98,7 @@ fn check_json(data: &[u8]) -> Result<(), Failure> {
 }
 
 /// How many sessions it concerned; the error that a gateway answered.
-fn done(answers: &[Answered]) -> Result<u32, Failure> {
+pub(super) fn done(answers: &[Answered]) -> Result<u32, Failure> {
     let mut sessions = 0_u32;
     for answer in answers.iter().flat_map(|(_, answers)| answers) {
         match answer {
@@ -154,6 +154,7 @@ impl Api {
         if let Some(target) = &question.target
             && target.client.is_empty()
         {
+            self.may_be_given(&target.user)?;
             self.gateway
                 .lets_in(&channel, &target.user, Instant::now())
                 .await?;

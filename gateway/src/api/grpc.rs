@@ -104,4 +104,12 @@ service! {
     channel_members_list: ChannelMembersListRequest -> ChannelMembersListResponse,
     message_edit: MessageEditRequest -> MessageEditResponse,
     message_delete: MessageDeleteRequest -> MessageDeleteResponse,
+    block_user: BlockUserRequest -> BlockUserResponse,
+    unblock_user: UnblockUserRequest -> UnblockUserResponse,
+    mute_user: MuteUserRequest -> MuteUserResponse,
+    unmute_user: UnmuteUserRequest -> UnmuteUserResponse,
+    revoke_token: RevokeTokenRequest -> RevokeTokenResponse,
+    invalidate_user_tokens: InvalidateUserTokensRequest -> InvalidateUserTokensResponse,
+    moderation_log: ModerationLogRequest -> ModerationLogResponse,
+    moderation_state: ModerationStateRequest -> ModerationStateResponse,
 }

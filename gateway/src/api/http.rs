@@ -154,6 +154,14 @@ async fn answer(api: &Api, method: &str, body: &[u8], caller: Caller) -> Result<
         "channel_members_list" => one::<api::ChannelMembersListRequest>(api, body, caller).await,
         "message_edit" => one::<api::MessageEditRequest>(api, body, caller).await,
         "message_delete" => one::<api::MessageDeleteRequest>(api, body, caller).await,
+        "block_user" => one::<api::BlockUserRequest>(api, body, caller).await,
+        "unblock_user" => one::<api::UnblockUserRequest>(api, body, caller).await,
+        "mute_user" => one::<api::MuteUserRequest>(api, body, caller).await,
+        "unmute_user" => one::<api::UnmuteUserRequest>(api, body, caller).await,
+        "revoke_token" => one::<api::RevokeTokenRequest>(api, body, caller).await,
+        "invalidate_user_tokens" => one::<api::InvalidateUserTokensRequest>(api, body, caller).await,
+        "moderation_log" => one::<api::ModerationLogRequest>(api, body, caller).await,
+        "moderation_state" => one::<api::ModerationStateRequest>(api, body, caller).await,
         _ => Ok(None),
     }
 }

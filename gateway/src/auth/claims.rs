@@ -11,10 +11,13 @@ use serde_json::value::RawValue;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::json::{MAX_NESTING, nesting};
 
-use super::{Overrides, ServerSubscription, TokenError, UnixTime};
+use super::{Overrides, ServerSubscription, Stamp, TokenError, UnixTime};
 
 /// Bytes of a user's id, at most: it goes with every message, and into channel names.
 const USER_LENGTH: usize = 255;
+
+/// Bytes of a token's id (`jti`) by which it can be revoked, at most.
+const ID_LENGTH: usize = 255;
 
 /// Libraries of backends differ in whether they pad.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -28,6 +31,9 @@ pub(super) struct Claims {
     sub: Option<String>,
     pub(super) exp: Option<UnixTime>,
     pub(super) nbf: Option<UnixTime>,
+    /// These two were ignored in older releases, so whatever stands there is no reason to refuse a token.
+    iat: Option<Box<RawValue>>,
+    jti: Option<Box<RawValue>>,
     /// When what the token grants ends, where that is not `exp`; 0: never.
     pub(super) expire_at: Option<UnixTime>,
     info: Option<Box<RawValue>>,
@@ -95,6 +101,23 @@ impl Claims {
             return Err(TokenError::Invalid("sub has more than 255 bytes"));
         }
         Ok(user)
+    }
+
+    /// By what the token can be revoked.
+    pub(super) fn stamp(&self) -> Stamp {
+        let id = self.jti.as_deref().and_then(|jti| {
+            // An id that is a number is that number's text.
+            let text = serde_json::from_str::<String>(jti.get()).ok();
+            let text = text.unwrap_or_else(|| jti.get().to_owned());
+            (1..=ID_LENGTH)
+                .contains(&text.len())
+                .then(|| text.into_boxed_str())
+        });
+        let issued_at = self.iat.as_deref();
+        Stamp {
+            id,
+            issued_at: issued_at.and_then(|iat| serde_json::from_str(iat.get()).ok()),
+        }
     }
 
     /// `info` or `b64info`.

@@ -10,6 +10,7 @@ mod history_list;
 mod life;
 mod limits;
 mod members;
+mod moderation;
 mod overrides;
 mod owner;
 mod permissions;

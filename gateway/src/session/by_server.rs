@@ -122,6 +122,7 @@ impl SessionHandle {
             data,
             promise: Promise::new(overrides, nothing),
             overrides,
+            ..Lease::default()
         };
         self.leases.enter(&channel, id, Some(lease));
         if gateway.has_shut_out(&channel, self.user()) {

@@ -5,6 +5,7 @@
 
 mod history;
 mod members;
+mod moderation;
 mod permissions;
 mod policy_change;
 mod presence;
@@ -266,6 +267,10 @@ impl Commands {
             self.failed = true;
             return Ok(());
         };
+        if !self.is_welcome(id, &identity).await? {
+            self.failed = true;
+            return Ok(());
+        }
         let ttl = self.lease_connection(&identity);
         self.take_user_slot(&identity.user)?;
         let kept = self.register(&identity.user, &request).await?;
@@ -273,6 +278,7 @@ impl Commands {
         // Others find it from here on, and what they queue comes behind the reply.
         self.session.outgoing.hold();
         self._registration = Some(self.gateway.sessions.enter(&self.session));
+        self.is_still_welcome(self.session.stamp().as_ref()).await?;
         self._here = Some(self.session.enter(&self.gateway, &request));
         let (subs, payload) = match self.server_side(id, &request, kept).await? {
             Ok(subs) => subs,
@@ -357,9 +363,13 @@ impl Commands {
             let may_recover = is_durable && lease.as_ref().is_none_or(|lease| lease.promise.recoverable);
             match self.session.subscriptions.begin(&channel, id, by) {
                 Ok(()) => {
+                    let stamp = lease.as_ref().and_then(|lease| lease.stamp.clone());
                     self.session.leases.enter(&channel, id, lease);
                     if self.is_shut_out(id, &channel) {
                         return Ok(());
+                    }
+                    if let Some(stamp) = stamp {
+                        self.revoke_if_over(&stamp);
                     }
                     let (used, of) = self.session.subscriptions.fill();
                     if is_near(used, of) {

@@ -6,23 +6,27 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use switchboard_proto::bus::Sender;
 use switchboard_proto::channel::ChannelName;
+use tokio::time::Instant;
 
 use super::SessionHandle;
-use crate::auth::Identity;
+use crate::auth::{Identity, Stamp};
 
 /// Set once, by `connect`; only what goes with publications may change later, at a refresh.
 #[derive(Default)]
 pub(super) struct Admitted {
     identity: OnceLock<Identity>,
     info: Mutex<Bytes>,
+    /// Of the token that it was connected or refreshed with last.
+    stamp: Mutex<Option<Stamp>>,
 }
 
 impl SessionHandle {
     /// `connect` succeeded. A second call changes nothing.
     pub(crate) fn admit(&self, identity: Identity) {
-        let info = identity.info.clone();
+        let (info, stamp) = (identity.info.clone(), identity.stamp.clone());
         if self.admitted.identity.set(identity).is_ok() {
             *self.admitted.info.lock() = info;
+            *self.admitted.stamp.lock() = stamp;
         }
     }
 
@@ -34,8 +38,29 @@ impl SessionHandle {
         });
         if same {
             *self.admitted.info.lock() = identity.info;
+            *self.admitted.stamp.lock() = identity.stamp;
         }
         same
+    }
+
+    /// By what its token can be revoked; `None`: it came without one.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.admitted.stamp.lock().clone()
+    }
+
+    /// Whether it came with such a token.
+    pub(crate) fn came_with(&self, such: impl FnOnce(&Stamp) -> bool) -> bool {
+        self.admitted.stamp.lock().as_ref().is_some_and(such)
+    }
+
+    /// Ends the subscriptions that were made with such tokens; their client subscribes again, with fresh ones. How many these are.
+    pub(crate) fn revoke_subscriptions(&self, such: impl Fn(&Stamp) -> bool) -> usize {
+        let revoked = self.leases.revoke(such, Instant::now());
+        if revoked > 0 {
+            // The session's task looks at its alarm.
+            self.outgoing.come_back();
+        }
+        revoked
     }
 
     /// Replaces what goes with publications from now on; empty: as it was.

@@ -13,7 +13,7 @@ use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::SubscribeResult;
 use tokio::time::Instant;
 
-use crate::auth::{Overrides, UnixTime};
+use crate::auth::{Overrides, Stamp, UnixTime};
 
 /// Seconds that a client may be told, at most: timers of SDKs end near 24 days, and a year is as good
 /// as for ever.
@@ -65,6 +65,10 @@ pub(super) struct Lease {
     pub(super) promise: Promise,
     /// Options of the channel that are different for this subscription.
     pub(super) overrides: Overrides,
+    /// By what the token can be revoked; `None`: there was none.
+    pub(super) stamp: Option<Stamp>,
+    /// It was.
+    pub(super) is_revoked: bool,
 }
 
 /// What a client is told of its place in a channel that is stored. Everything, if no token says otherwise.
@@ -237,14 +241,34 @@ impl Leases {
             .unwrap_or_default()
     }
 
-    /// Takes out the channels whose time is over.
-    pub(super) fn take_ended(&self, now: Instant) -> Vec<ChannelName> {
+    /// Ends now what was granted by such tokens. How many channels that are.
+    pub(super) fn revoke(&self, such: impl Fn(&Stamp) -> bool, now: Instant) -> usize {
+        let mut inner = self.0.lock();
+        let mut revoked = 0;
+        for (_, lease) in inner.channels.values_mut() {
+            if !lease.is_revoked && lease.stamp.as_ref().is_some_and(&such) {
+                lease.is_revoked = true;
+                lease.expiry = Some(Expiry {
+                    at: now,
+                    grace: Duration::ZERO,
+                });
+                revoked += 1;
+            }
+        }
+        if revoked > 0 {
+            inner.note_next();
+        }
+        revoked
+    }
+
+    /// Takes out the channels whose time is over, and says whether their tokens were revoked.
+    pub(super) fn take_ended(&self, now: Instant) -> Vec<(ChannelName, bool)> {
         let mut inner = self.0.lock();
         let is_over = |lease: &Lease| lease.expiry.is_some_and(|expiry| expiry.end() <= now);
-        let ended: Vec<ChannelName> = inner
+        let ended: Vec<(ChannelName, bool)> = inner
             .channels
             .extract_if(|_, (_, lease)| is_over(lease))
-            .map(|(channel, _)| channel)
+            .map(|(channel, (_, lease))| (channel, lease.is_revoked))
             .collect();
         if !ended.is_empty() {
             inner.note_next();
@@ -300,7 +324,7 @@ mod tests {
         leases.enter(&room("c"), 3, Some(Lease::default()));
         assert_eq!(leases.next_channel_end(), Some(now + SECOND * 2));
         assert!(leases.take_ended(now + SECOND).is_empty(), "grace");
-        assert_eq!(leases.take_ended(now + SECOND * 2), [room("a")]);
+        assert_eq!(leases.take_ended(now + SECOND * 2), [(room("a"), false)]);
         assert!(leases.take_ended(now + SECOND * 2).is_empty());
         assert_eq!(leases.next_channel_end(), Some(now + SECOND * 6));
         assert!(leases.renew(&room("b"), lease(now + SECOND * 9)));

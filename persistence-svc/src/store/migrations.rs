@@ -25,6 +25,7 @@ macro_rules! of_this_release {
             20 "keeping" in "0020_keeping.sql",
             31 "erasures_done" in "0031_erasures_done.sql",
             32 "lifts" in "0032_lifts.sql",
+            40 "moderation" in "0040_moderation.sql",
             50 "statistics" in "0050_statistics.sql",
             51 "search_channels" in "0051_search_channels.sql",
         }

@@ -5,6 +5,7 @@ mod conversations;
 mod follow;
 mod joining;
 mod keeping;
+mod moderation;
 mod moving;
 mod search;
 mod statistics;

@@ -1126,6 +1126,394 @@ pub struct ChannelMember {
     #[serde(deserialize_with = "crate::json::or_default")]
     pub role: ::prost::alloc::string::String,
 }
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockUserRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    /// Unix seconds; 0: for ever.
+    #[prost(int64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockUserResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnblockUserRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnblockUserResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MuteUserRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// Unix seconds; 0: for ever.
+    #[prost(int64, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MuteUserResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnmuteUserRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnmuteUserResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenRequest {
+    /// The token's `jti`.
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub uid: ::prost::alloc::string::String,
+    /// Unix seconds from which on it need not be remembered, because the token has expired; 0: for ever.
+    #[prost(int64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvalidateUserTokensRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    /// Unix seconds from which on it need not be remembered; 0: for ever.
+    #[prost(int64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// Unix seconds; 0: now.
+    #[prost(int64, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub issued_before: i64,
+    /// For the audit log: why, and who does it.
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// An act with the key of one that was done is that one.
+    #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Instead of a user.
+    #[prost(bool, tag = "7")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub everybody: bool,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvalidateUserTokensResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationResult {
+    /// The act's number in the audit log.
+    #[prost(uint64, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub number: u64,
+    /// Whether anything is different since.
+    #[prost(bool, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub changed: bool,
+    /// Whether every gateway has carried it out. Else one did not answer, and does so within a second of being there again.
+    #[prost(bool, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub everywhere: bool,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationLogRequest {
+    /// Entries behind this number.
+    #[prost(uint64, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub after: u64,
+    /// 0: 100; 400 at most.
+    #[prost(uint32, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub limit: u32,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModerationLogResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationLogResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModerationLogResult {
+    /// In their order.
+    #[prost(message, repeated, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub entries: ::prost::alloc::vec::Vec<ModerationEntry>,
+    /// The newest entry's number.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub last: u64,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationEntry {
+    #[prost(uint64, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub number: u64,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub time: u64,
+    /// As the method is called.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub act: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub uid: ::prost::alloc::string::String,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "7")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "8")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub issued_before: u64,
+    #[prost(string, tag = "9")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub actor: ::prost::alloc::string::String,
+    /// The name of the API key that was given.
+    #[prost(string, tag = "11")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub api_key: ::prost::alloc::string::String,
+    #[prost(bool, tag = "12")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub changed: bool,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationStateRequest {
+    /// `block_user`, `mute_user`, `revoke_token` or `invalidate_user_tokens`; empty: all.
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub act: ::prost::alloc::string::String,
+    /// Empty: of all users.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    /// The `next` of the page before.
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub cursor: ::prost::alloc::string::String,
+    /// 0: 100; 400 at most.
+    #[prost(uint32, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub limit: u32,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModerationStateResponse {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: ::core::option::Option<ModerationStateResult>,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModerationStateResult {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub restrictions: ::prost::alloc::vec::Vec<ModerationRestriction>,
+    /// Empty: there are no more.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub next: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationRestriction {
+    /// The method that brought it into force.
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub act: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub uid: ::prost::alloc::string::String,
+    /// Unix seconds; 0: never.
+    #[prost(int64, tag = "5")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub expire_at: i64,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "6")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub issued_before: u64,
+    #[prost(string, tag = "7")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub reason: ::prost::alloc::string::String,
+    /// Its entry in the audit log.
+    #[prost(uint64, tag = "8")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub number: u64,
+}
 /// Generated server implementations.
 #[cfg(feature = "grpc")]
 pub mod centrifugo_api_server {
@@ -1261,6 +1649,62 @@ pub mod centrifugo_api_server {
             request: tonic::Request<super::MessageDeleteRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MessageDeleteResponse>,
+            tonic::Status,
+        >;
+        async fn block_user(
+            &self,
+            request: tonic::Request<super::BlockUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BlockUserResponse>,
+            tonic::Status,
+        >;
+        async fn unblock_user(
+            &self,
+            request: tonic::Request<super::UnblockUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnblockUserResponse>,
+            tonic::Status,
+        >;
+        async fn mute_user(
+            &self,
+            request: tonic::Request<super::MuteUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MuteUserResponse>,
+            tonic::Status,
+        >;
+        async fn unmute_user(
+            &self,
+            request: tonic::Request<super::UnmuteUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnmuteUserResponse>,
+            tonic::Status,
+        >;
+        async fn revoke_token(
+            &self,
+            request: tonic::Request<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        >;
+        async fn invalidate_user_tokens(
+            &self,
+            request: tonic::Request<super::InvalidateUserTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InvalidateUserTokensResponse>,
+            tonic::Status,
+        >;
+        async fn moderation_log(
+            &self,
+            request: tonic::Request<super::ModerationLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModerationLogResponse>,
+            tonic::Status,
+        >;
+        async fn moderation_state(
+            &self,
+            request: tonic::Request<super::ModerationStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModerationStateResponse>,
             tonic::Status,
         >;
     }
@@ -2227,6 +2671,371 @@ pub mod centrifugo_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MessageDeleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/BlockUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct BlockUserSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::BlockUserRequest>
+                    for BlockUserSvc<T> {
+                        type Response = super::BlockUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BlockUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::block_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BlockUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/UnblockUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnblockUserSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::UnblockUserRequest>
+                    for UnblockUserSvc<T> {
+                        type Response = super::UnblockUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnblockUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::unblock_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnblockUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MuteUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct MuteUserSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MuteUserRequest>
+                    for MuteUserSvc<T> {
+                        type Response = super::MuteUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MuteUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::mute_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MuteUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/UnmuteUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnmuteUserSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::UnmuteUserRequest>
+                    for UnmuteUserSvc<T> {
+                        type Response = super::UnmuteUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnmuteUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::unmute_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnmuteUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/RevokeToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeTokenSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::RevokeTokenRequest>
+                    for RevokeTokenSvc<T> {
+                        type Response = super::RevokeTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::revoke_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/InvalidateUserTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct InvalidateUserTokensSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::InvalidateUserTokensRequest>
+                    for InvalidateUserTokensSvc<T> {
+                        type Response = super::InvalidateUserTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InvalidateUserTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::invalidate_user_tokens(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InvalidateUserTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/ModerationLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModerationLogSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::ModerationLogRequest>
+                    for ModerationLogSvc<T> {
+                        type Response = super::ModerationLogResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModerationLogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::moderation_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModerationLogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/ModerationState" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModerationStateSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::ModerationStateRequest>
+                    for ModerationStateSvc<T> {
+                        type Response = super::ModerationStateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModerationStateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::moderation_state(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModerationStateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

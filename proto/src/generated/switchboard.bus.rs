@@ -1157,6 +1157,12 @@ pub struct ChannelMembersChanged {
     #[prost(message, optional, tag = "4")]
     pub event: ::core::option::Option<MembersChanged>,
 }
+/// The audit log of moderation has entries up to this number: be as far, and carry out what they say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationMoved {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Control {
     /// Who asks, 16 bytes, and the asker's number for it.
@@ -1164,7 +1170,7 @@ pub struct Control {
     pub gateway: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9, 20")]
+    #[prost(oneof = "control::Question", tags = "3, 4, 5, 6, 7, 8, 9, 20, 21")]
     pub question: ::core::option::Option<control::Question>,
 }
 /// Nested message and enum types in `Control`.
@@ -1187,6 +1193,8 @@ pub mod control {
         TellSessions(super::TellSessions),
         #[prost(message, tag = "20")]
         ChannelMembersChanged(super::ChannelMembersChanged),
+        #[prost(message, tag = "21")]
+        ModerationMoved(super::ModerationMoved),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -478,6 +478,204 @@ pub struct Head {
     #[prost(message, optional, tag = "2")]
     pub place: ::core::option::Option<Place>,
 }
+/// What somebody does.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationAct {
+    #[prost(enumeration = "ModerationKind", tag = "1")]
+    pub kind: i32,
+    /// Whom it concerns; with INVALIDATE_TOKENS, empty: everybody.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// Of MUTE_USER and UNMUTE_USER.
+    #[prost(string, tag = "3")]
+    pub channel: ::prost::alloc::string::String,
+    /// Of REVOKE_TOKEN: the token's `jti`.
+    #[prost(string, tag = "4")]
+    pub token: ::prost::alloc::string::String,
+    /// When it ends by itself, Unix microseconds; 0: never.
+    #[prost(uint64, tag = "5")]
+    pub until_us: u64,
+    /// Of INVALIDATE_TOKENS, Unix microseconds; 0: now. Never goes back while the one before holds.
+    #[prost(uint64, tag = "6")]
+    pub issued_before_us: u64,
+    /// For whoever reads the audit log.
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who does it, as the caller says.
+    #[prost(string, tag = "8")]
+    pub actor: ::prost::alloc::string::String,
+    /// The name of the API key that was given.
+    #[prost(string, tag = "9")]
+    pub api_key: ::prost::alloc::string::String,
+    /// An act with the key of one that is in the log is that one.
+    #[prost(string, tag = "10")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerateRequest {
+    #[prost(message, optional, tag = "1")]
+    pub act: ::core::option::Option<ModerationAct>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerateResponse {
+    #[prost(message, optional, tag = "1")]
+    pub entry: ::core::option::Option<ModerationEntry>,
+    /// It was in the log before.
+    #[prost(bool, tag = "2")]
+    pub duplicate: bool,
+}
+/// An act as the audit log has it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationEntry {
+    /// From 1 on, without gaps, in the order in which acts were done.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Unix microseconds.
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    /// With what is in force since, where that is not what was asked.
+    #[prost(message, optional, tag = "3")]
+    pub act: ::core::option::Option<ModerationAct>,
+    /// Whether anything is different since.
+    #[prost(bool, tag = "4")]
+    pub changed: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModerationLogRequest {
+    /// Entries behind this number.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// 400 at most; 0: 100.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModerationLogResponse {
+    /// In their order.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<ModerationEntry>,
+    /// The newest entry's number, whether it is here or not.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+/// What is in force.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Restriction {
+    /// Of the act that it follows from: BLOCK_USER, MUTE_USER, REVOKE_TOKEN or INVALIDATE_TOKENS.
+    #[prost(enumeration = "ModerationKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub until_us: u64,
+    #[prost(uint64, tag = "6")]
+    pub issued_before_us: u64,
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    /// The entry of the audit log that it is as of.
+    #[prost(uint64, tag = "8")]
+    pub number: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestrictionsRequest {
+    /// UNSPECIFIED: of all kinds.
+    #[prost(enumeration = "ModerationKind", tag = "1")]
+    pub kind: i32,
+    /// Empty: of all users.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// The last of the page before; absent: from the first on.
+    #[prost(message, optional, tag = "3")]
+    pub after: ::core::option::Option<RestrictionKey>,
+    /// 400 at most; 0: 100.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestrictionKey {
+    #[prost(enumeration = "ModerationKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RestrictionsResponse {
+    /// By kind, user, channel and token.
+    #[prost(message, repeated, tag = "1")]
+    pub restrictions: ::prost::alloc::vec::Vec<Restriction>,
+    /// There may be more.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// The newest entry of the audit log that they know.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+}
+/// Whether any of these is in force, for who does not keep them all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RestrictedRequest {
+    /// 100 at most.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<RestrictionKey>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RestrictedResponse {
+    /// Those that are.
+    #[prost(message, repeated, tag = "1")]
+    pub restrictions: ::prost::alloc::vec::Vec<Restriction>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ModerationKind {
+    Unspecified = 0,
+    /// No connection of the user.
+    BlockUser = 1,
+    UnblockUser = 2,
+    /// The user says nothing in the channel.
+    MuteUser = 3,
+    UnmuteUser = 4,
+    /// The token with this `jti` counts no more.
+    RevokeToken = 5,
+    /// Tokens that were issued before a time (`iat`) count no more.
+    InvalidateTokens = 6,
+}
+impl ModerationKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MODERATION_KIND_UNSPECIFIED",
+            Self::BlockUser => "MODERATION_KIND_BLOCK_USER",
+            Self::UnblockUser => "MODERATION_KIND_UNBLOCK_USER",
+            Self::MuteUser => "MODERATION_KIND_MUTE_USER",
+            Self::UnmuteUser => "MODERATION_KIND_UNMUTE_USER",
+            Self::RevokeToken => "MODERATION_KIND_REVOKE_TOKEN",
+            Self::InvalidateTokens => "MODERATION_KIND_INVALIDATE_TOKENS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MODERATION_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "MODERATION_KIND_BLOCK_USER" => Some(Self::BlockUser),
+            "MODERATION_KIND_UNBLOCK_USER" => Some(Self::UnblockUser),
+            "MODERATION_KIND_MUTE_USER" => Some(Self::MuteUser),
+            "MODERATION_KIND_UNMUTE_USER" => Some(Self::UnmuteUser),
+            "MODERATION_KIND_REVOKE_TOKEN" => Some(Self::RevokeToken),
+            "MODERATION_KIND_INVALIDATE_TOKENS" => Some(Self::InvalidateTokens),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchRequest {
     /// Words that must all be there; "a phrase", -without, begin*, one OR other. 1,024 bytes at most.
@@ -868,6 +1066,38 @@ pub mod message_service_server {
             request: tonic::Request<super::ReportDeliveriesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReportDeliveriesResponse>,
+            tonic::Status,
+        >;
+        /// Blocks, mutes, revokes, and takes it back.
+        async fn moderate(
+            &self,
+            request: tonic::Request<super::ModerateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModerateResponse>,
+            tonic::Status,
+        >;
+        /// What was done so.
+        async fn moderation_log(
+            &self,
+            request: tonic::Request<super::ModerationLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModerationLogResponse>,
+            tonic::Status,
+        >;
+        /// What is in force.
+        async fn restrictions(
+            &self,
+            request: tonic::Request<super::RestrictionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestrictionsResponse>,
+            tonic::Status,
+        >;
+        /// Which of some are in force.
+        async fn restricted(
+            &self,
+            request: tonic::Request<super::RestrictedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestrictedResponse>,
             tonic::Status,
         >;
     }
@@ -1698,6 +1928,186 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReportDeliveriesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Moderate" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModerateSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ModerateRequest>
+                    for ModerateSvc<T> {
+                        type Response = super::ModerateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModerateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::moderate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModerateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/ModerationLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModerationLogSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ModerationLogRequest>
+                    for ModerationLogSvc<T> {
+                        type Response = super::ModerationLogResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModerationLogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::moderation_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModerationLogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Restrictions" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestrictionsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::RestrictionsRequest>
+                    for RestrictionsSvc<T> {
+                        type Response = super::RestrictionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RestrictionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::restrictions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestrictionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/switchboard.messages.MessageService/Restricted" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestrictedSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::RestrictedRequest>
+                    for RestrictedSvc<T> {
+                        type Response = super::RestrictedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RestrictedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::restricted(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestrictedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -17,7 +17,7 @@ use switchboard_proto::messages::{
 use switchboard_proto::tags;
 use uuid::Uuid;
 
-use super::harness::{Client, DEADLINE, Node};
+use super::harness::{Client, DEADLINE, Node, next_question};
 use super::owner::Owner;
 use super::tokens::{SECRET, connected, reply, send};
 
@@ -102,7 +102,7 @@ async fn store_asked(
     method: &str,
     answer: Result<Bytes, AskError>,
 ) -> Bytes {
-    let asked = tokio::time::timeout(DEADLINE, store.next())
+    let asked = tokio::time::timeout(DEADLINE, next_question(&*node.bus, store))
         .await
         .expect("a question in time")
         .unwrap();

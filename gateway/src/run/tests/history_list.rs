@@ -10,7 +10,7 @@ use switchboard_proto::messages::{self, HistoryRequest, HistoryResponse, StoredM
 use prost::Message as _;
 
 use super::super::*;
-use super::harness::{Client, DEADLINE, Node};
+use super::harness::{Client, DEADLINE, Node, next_question};
 use super::owner::{Owner, message};
 
 async fn ask(client: &mut Client, id: u32, data: Value) {
@@ -72,7 +72,7 @@ impl Store {
     }
 
     async fn asked(&mut self) -> (HistoryRequest, BusMessage) {
-        let asked = tokio::time::timeout(DEADLINE, self.questions.next()).await;
+        let asked = tokio::time::timeout(DEADLINE, next_question(&*self.bus, &mut self.questions)).await;
         let asked = asked.expect("a question in time").expect("a running bus");
         let question: Question = format::decode(asked.payload.clone()).unwrap();
         assert_eq!(question.method, "History");

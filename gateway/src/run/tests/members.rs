@@ -17,7 +17,7 @@ use switchboard_proto::messages::{
     StandingsResponse, method,
 };
 
-use super::harness::{Client, Node};
+use super::harness::{Client, Node, next_question};
 use super::owner::Owner;
 use super::tokens::{SECRET, connected, reply, send};
 
@@ -48,7 +48,7 @@ impl Store {
             "store",
             switchboard_service_kit::tasks::TaskKind::Replaceable,
             async move {
-                while let Some(message) = questions.next().await {
+                while let Some(message) = next_question(&*bus, &mut questions).await {
                     let question: Question = format::decode(message.payload).unwrap();
                     let answer = this.answer(&question);
                     bus.reply(&message.reply.unwrap(), answered(answer))

@@ -34,6 +34,7 @@ impl Commands {
     ) -> Option<PayloadKind> {
         if !self.may(Action::Publish, id, channel, self.session.holds(channel))
             || !self.is_let_in(id, channel).await
+            || !self.is_heard(id, channel).await
         {
             return None;
         }

@@ -95,6 +95,7 @@ impl Commands {
                 data,
                 promise,
                 overrides,
+                ..Lease::default()
             };
             // One that grants nothing of its own, as an inbox's, is as good as none.
             let lease = Some(lease).filter(|lease| *lease != Lease::default());

@@ -101,7 +101,11 @@ impl Commands {
                 why: "refresh with a token of another user".into(),
             });
         }
+        if !self.is_welcome(id, &identity).await? {
+            return Ok(());
+        }
         let ttl = self.lease_connection(&identity);
+        let stamp = identity.stamp.clone();
         if !self.session.renew(identity) {
             // Server-side subscriptions are made with the connection.
             return Err(Violation {
@@ -109,6 +113,8 @@ impl Commands {
                 why: "refresh with a token of other server-side subscriptions".into(),
             });
         }
+        // Whoever revoked it meanwhile may have looked at the session before it had this token.
+        self.is_still_welcome(stamp.as_ref()).await?;
         let result = RefreshResult {
             client: self.session.client().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -131,6 +137,7 @@ impl Commands {
         request: &SubscribeRequest,
     ) -> Result<Option<Lease>, Violation> {
         match self.grant(Some(channel.as_str()), &request.token).await {
+            Ok(grant) if !self.is_grant_welcome(id, &grant).await => Ok(None),
             Ok(grant) => {
                 let asked = Promise {
                     recoverable: request.recoverable,
@@ -181,7 +188,11 @@ impl Commands {
                 return Ok(());
             }
         };
+        if !self.is_grant_welcome(id, &grant).await {
+            return Ok(());
+        }
         let channel = grant.channel.clone();
+        let stamp = grant.stamp.clone();
         // What was promised at the beginning holds.
         let lease = self.lease(grant, Promise::default());
         let result = SubRefreshResult {
@@ -192,6 +203,7 @@ impl Commands {
         let is_the_servers = self.session.subscriptions.is_the_servers(channel.as_str());
         if !is_the_servers && self.session.leases.renew(&channel, lease) {
             self.answer_sub_refresh(id, result);
+            self.revoke_if_over(&stamp);
         } else {
             self.refuse(
                 id,
@@ -204,9 +216,13 @@ impl Commands {
 
     /// Ends the subscriptions whose time is over. Waits while a link's queue is full.
     pub(in crate::session) async fn end_expired(&self) {
-        for channel in self.session.leases.take_ended(Instant::now()) {
-            self.end_subscription(channel.as_str(), UnsubscribeCode::Expired)
-                .await;
+        for (channel, is_revoked) in self.session.leases.take_ended(Instant::now()) {
+            let code = match is_revoked {
+                // SDKs fetch a fresh token, instead of coming back with this one.
+                true => UnsubscribeCode::StateInvalidated,
+                false => UnsubscribeCode::Expired,
+            };
+            self.end_subscription(channel.as_str(), code).await;
         }
     }
 
@@ -251,6 +267,8 @@ impl Commands {
             data: grant.data,
             promise: Promise::new(grant.overrides, asked),
             overrides: grant.overrides,
+            stamp: Some(grant.stamp),
+            is_revoked: false,
         }
     }
 

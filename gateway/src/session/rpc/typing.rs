@@ -19,11 +19,20 @@ struct Where {
 pub(super) async fn start(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let channel = asking.typed_in(&data).await?;
     let (gateway, session) = (&asking.gateway, &asking.session);
+    let heard = async || {
+        let deadline = asking.arrived + gateway.config.answer_timeout;
+        gateway
+            .moderation
+            .lets_speak(session.user(), &channel, deadline)
+            .await
+    };
+    heard().await?;
     gateway.typing.start(session.id(), session.user(), &channel)?;
-    // Whoever ended the subscription meanwhile may have looked before it was entered.
-    if !session.holds(&channel) {
+    // Whoever ended the subscription, or muted the user, meanwhile may have looked before it was entered.
+    let heard = heard().await;
+    if !session.holds(&channel) || heard.is_err() {
         gateway.typing.stop(session.id(), session.user(), &channel);
-        return Err(ErrorCode::PermissionDenied.into());
+        return Err(heard.err().unwrap_or(ErrorCode::PermissionDenied).into());
     }
     Ok(DONE)
 }

@@ -1,0 +1,12 @@
+//! Moderation in SQLite.
+
+use async_trait::async_trait;
+
+use super::super::moderation::sql::{entries, entry, moderation, restriction, restrictions};
+use super::super::moderation::{
+    Act, Entry, Key, Kind, MAX_MODERATED, ModerationStore, Restriction, Restrictions, few, follows_from,
+};
+use super::super::{StoreError, number, unsigned};
+use super::SqliteStore;
+
+moderation!(sqlx::SqliteConnection, SqliteStore);
