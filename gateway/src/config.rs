@@ -220,7 +220,7 @@ impl Config {
         );
         let statistics_interval = gateway.duration(
             "statistics_interval",
-            Duration::from_secs(2),
+            Duration::from_secs(1),
             Duration::from_millis(500)..=Duration::from_secs(60),
             "How often is reported what was delivered and how fast, for statistics.",
         );

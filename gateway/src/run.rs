@@ -221,6 +221,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
         bus: Arc::clone(&deps.bus),
         me: incarnation,
         interval: config.statistics_interval,
+        metrics: statistics::ReportMetrics::register(&context.metrics),
     };
     link_context.tasks.spawn(
         "delivery-reports",

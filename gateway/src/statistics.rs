@@ -12,4 +12,4 @@ mod reporting;
 pub(crate) mod telling;
 
 pub(crate) use self::counting::Deliveries;
-pub(crate) use self::reporting::Reporting;
+pub(crate) use self::reporting::{ReportMetrics, Reporting};

@@ -40,8 +40,6 @@ macro_rules! each_method {
             Search => search,
             Statistics => statistics,
             TopChannels => top_channels,
-            Live => live,
-            ReportDeliveries => report_deliveries,
             Moderate => moderate,
             ModerationLog => moderation_log,
             Restrictions => restrictions,
@@ -50,6 +48,16 @@ macro_rules! each_method {
     };
 }
 pub(crate) use each_method;
+
+/// The same of what is asked over the bus alone.
+macro_rules! each_method_of_the_bus {
+    ($what:ident) => {
+        $what! {
+            Live => live,
+            ReportDeliveries => report_deliveries,
+        }
+    };
+}
 
 /// Between two looks at how far the store is, doubling.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -117,6 +125,22 @@ macro_rules! by_name {
                     $(method::$method::NAME => {
                         encoded::<method::$method>(self.$answer(decoded::<method::$method>(request)?).await)
                     })*
+                    _ => self.answer_of_the_bus(name, request).await,
+                }
+            }
+        }
+    };
+}
+each_method!(by_name);
+
+macro_rules! of_the_bus {
+    ($($method:ident => $answer:ident,)*) => {
+        impl Service {
+            async fn answer_of_the_bus(&self, name: &str, request: Bytes) -> Result<Bytes, AskError> {
+                match name {
+                    $(method::$method::NAME => {
+                        encoded::<method::$method>(self.$answer(decoded::<method::$method>(request)?).await)
+                    })*
                     _ => Err(AskError::NotAvailable(
                         "this release of the persistence service does not know the method".to_owned(),
                     )),
@@ -125,7 +149,7 @@ macro_rules! by_name {
         }
     };
 }
-each_method!(by_name);
+each_method_of_the_bus!(of_the_bus);
 
 /// Answers where nothing is stored: that it is so.
 pub(crate) struct NothingStored;

@@ -58,9 +58,9 @@ pub struct Running {
 pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Running, StartError> {
     let health = context.health.component(COMPONENT);
     health.not_ready("the presence store was not reached yet");
-    let store: Arc<dyn PresenceStore> = match deps.registry.open_link()? {
-        None => Arc::new(MemoryStore::default()),
-        Some((link, prefix)) => Arc::new(RedisStore::new(link, &prefix)),
+    let (store, is_shared): (Arc<dyn PresenceStore>, bool) = match deps.registry.open_link()? {
+        None => (Arc::new(MemoryStore::default()), false),
+        Some((link, prefix)) => (Arc::new(RedisStore::new(link, &prefix)), true),
     };
     let incarnation = Incarnation::random();
     let metrics = PresenceMetrics::register(&context.metrics);
@@ -104,6 +104,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         me: incarnation,
         every: config.look_interval,
         health,
+        is_shared,
     };
     context
         .tasks

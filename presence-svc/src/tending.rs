@@ -21,6 +21,9 @@ use crate::store::{PARTITIONS, Partition, REPORTED_ANEW, StoreError};
 /// Between two looks at a partition, at most, for leases that are over to count as such.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// Several that do not know of each other's users answer differently in turn.
+const ALONE: &str = "there are several presence services, and each keeps who is here in its own memory: set registry.backend = \"redis\"";
+
 /// When each partition was looked at, and until when nothing of it is taken away.
 type Spared = Mutex<HashMap<Partition, (Option<Instant>, Instant)>>;
 
@@ -32,6 +35,8 @@ pub(crate) struct Tending {
     /// Between two looks at a partition.
     pub(crate) every: Duration,
     pub(crate) health: Component,
+    /// What is kept is kept for all replicas; else there may be one alone.
+    pub(crate) is_shared: bool,
 }
 
 impl Tending {
@@ -47,10 +52,16 @@ impl Tending {
                     .map(|partition| self.look(partition, &spared)),
             );
             let failed = looked.await.into_iter().find_map(Result::err);
+            let failed = match self.is_shared || self.membership.of_role(Role::Presence).len() < 2 {
+                true => {
+                    failed.map(|error| format!("the presence store cannot be used (registry.redis): {error}"))
+                }
+                false => Some(ALONE.to_owned()),
+            };
             match (failed, failing) {
-                (Some(error), false) => {
-                    tracing::warn!(%error, "the presence store cannot be used (registry.redis): nobody's status changes");
-                    self.health.not_ready("the presence store cannot be used");
+                (Some(why), false) => {
+                    tracing::warn!("{why}; nobody's status is right until then");
+                    self.health.not_ready(why);
                     failing = true;
                 }
                 (None, was_failing) => {

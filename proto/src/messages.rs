@@ -46,9 +46,9 @@ methods! {
     Statistics: StatisticsRequest => StatisticsResponse,
     /// Channels in which most was said.
     TopChannels: TopChannelsRequest => TopChannelsResponse,
-    /// What was counted of the last minutes.
+    /// What was counted of the last minutes. Over the bus only.
     Live: LiveRequest => LiveResponse,
-    /// What a gateway delivered.
+    /// What a gateway delivered. Over the bus only.
     ReportDeliveries: ReportDeliveriesRequest => ReportDeliveriesResponse,
     /// Blocks, mutes, revokes, and takes it back.
     Moderate: ModerateRequest => ModerateResponse,

@@ -34,6 +34,7 @@ const NAMESPACES: &str = r#"
 allow_subscribe_for_client = true
 allow_publish_for_client = true
 allow_history_for_client = true
+allow_message_changes = true
 "#;
 
 fn stored_in(database: &PostgresServer) -> String {

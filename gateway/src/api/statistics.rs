@@ -63,7 +63,7 @@ async fn channels(State(api): State<Arc<Api>>, headers: HeaderMap, question: Ask
     }
 }
 
-/// An event every second, until seconds may have been missed or the gateway stops: browsers ask anew by themselves.
+/// An event every second, until seconds may have been missed or the gateway stops.
 async fn live(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     if let Err(response) = api.admitted(&headers, Ok(Query(()))) {
         return *response;
@@ -119,9 +119,9 @@ impl Api {
             let (status, words) = match error {
                 AskError::Invalid(words) => (StatusCode::BAD_REQUEST, words),
                 AskError::NotAvailable(words) => (StatusCode::NOT_IMPLEMENTED, words),
-                AskError::Unavailable(_) => (
+                AskError::Unavailable(words) => (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "statistics cannot be told now".to_owned(),
+                    format!("statistics cannot be told now: {words}"),
                 ),
                 AskError::NotFound(_) | AskError::Denied(_) | AskError::Internal(_) => (
                     StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use switchboard_bus::Bus;
 use switchboard_bus::messages::{AskError, ask};
 use switchboard_proto::ids::Incarnation;
 use switchboard_proto::messages::{NamespaceDeliveries, ReportDeliveriesRequest, method};
+use switchboard_service_kit::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::Deliveries;
@@ -28,6 +30,43 @@ pub(crate) struct Reporting {
     pub(crate) me: Incarnation,
     /// Between two reports.
     pub(crate) interval: Duration,
+    pub(crate) metrics: ReportMetrics,
+}
+
+/// Handles; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReportMetrics {
+    reports: Counter,
+    failed: Counter,
+    dropped: Counter,
+}
+
+impl ReportMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let counts = Self::default();
+        metrics.register("gateway_delivery", |registry| {
+            for (name, help, counter) in [
+                (
+                    "reports",
+                    "Reports of deliveries that were counted",
+                    &counts.reports,
+                ),
+                (
+                    "failed_reports",
+                    "Reports of deliveries that were not answered, and are made again",
+                    &counts.failed,
+                ),
+                (
+                    "dropped_reports",
+                    "Reports of deliveries that were refused, or that nobody counts",
+                    &counts.dropped,
+                ),
+            ] {
+                registry.register(name, help, counter.clone());
+            }
+        });
+        counts
+    }
 }
 
 impl Reporting {
@@ -47,17 +86,18 @@ impl Reporting {
             pause = match self.send(&mut report, PATIENCE).await {
                 Ok(()) => self.interval,
                 Err(AskError::NotAvailable(_)) => {
-                    report.deliveries.clear();
+                    self.drop(&mut report);
                     LONGEST
                 }
                 // The same would be refused again.
                 Err(error @ AskError::Invalid(_)) => {
                     tracing::error!(%error, "a report of deliveries is refused, and left out");
-                    report.deliveries.clear();
+                    self.drop(&mut report);
                     self.interval
                 }
                 Err(error) => {
                     tracing::debug!(%error, "report of deliveries not answered");
+                    self.metrics.failed.inc();
                     (pause * 2).min(LONGEST)
                 }
             };
@@ -87,6 +127,12 @@ impl Reporting {
         }
         ask::<method::ReportDeliveries>(&*self.bus, report, within).await?;
         report.deliveries.clear();
+        self.metrics.reports.inc();
         Ok(())
+    }
+
+    fn drop(&self, report: &mut ReportDeliveriesRequest) {
+        report.deliveries.clear();
+        self.metrics.dropped.inc();
     }
 }

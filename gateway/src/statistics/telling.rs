@@ -143,9 +143,7 @@ impl From<TopQuestion> for TopChannelsRequest {
         Self {
             from_ms: question.from.0,
             to_ms: question.to.map_or(0, |to| to.0),
-            namespace: question
-                .namespace
-                .unwrap_or_else(|| switchboard_bus::statistics::ALL.to_owned()),
+            namespace: question.namespace,
             limit: question.limit.0,
         }
     }
@@ -161,22 +159,30 @@ fn name(period: Period) -> &'static str {
     }
 }
 
-/// The sums of one period, as columns with their names.
-fn points(series: &Series) -> impl Iterator<Item = (u64, [(&'static str, Sum); 7])> + '_ {
+/// The sums of one period, as columns with their names. `None`: not counted of minutes, or there was no delivery.
+fn points(series: &Series, period: Period) -> impl Iterator<Item = (u64, Columns)> + '_ {
     let at = |list: &[u64], number: usize| list.get(number).copied().unwrap_or(0);
+    let told_apart = period != Period::Minute;
     series.times.iter().enumerate().map(move |(number, time)| {
+        let deliveries = at(&series.deliveries, number);
+        let latency = |list: &[u64]| (deliveries > 0).then(|| Sum::Micros(at(list, number)));
         let columns = [
-            ("messages", Sum::Count(at(&series.messages, number))),
-            ("bytes", Sum::Count(at(&series.bytes, number))),
-            ("users", Sum::Count(at(&series.users, number))),
-            ("channels", Sum::Count(at(&series.channels, number))),
-            ("deliveries", Sum::Count(at(&series.deliveries, number))),
-            ("latency_p50_ms", Sum::Micros(at(&series.latency_p50_us, number))),
-            ("latency_p99_ms", Sum::Micros(at(&series.latency_p99_us, number))),
+            ("messages", Some(Sum::Count(at(&series.messages, number)))),
+            ("bytes", Some(Sum::Count(at(&series.bytes, number)))),
+            ("users", told_apart.then(|| Sum::Count(at(&series.users, number)))),
+            (
+                "channels",
+                told_apart.then(|| Sum::Count(at(&series.channels, number))),
+            ),
+            ("deliveries", Some(Sum::Count(deliveries))),
+            ("latency_p50_ms", latency(&series.latency_p50_us)),
+            ("latency_p99_ms", latency(&series.latency_p99_us)),
         ];
         (*time, columns)
     })
 }
+
+type Columns = [(&'static str, Option<Sum>); 7];
 
 #[derive(Clone, Copy)]
 enum Sum {
@@ -198,9 +204,12 @@ impl Sum {
 /// `{"period":…,"series":[{"namespace":…,"points":[{"time":…,…}]}]}`, with times in Unix milliseconds.
 pub(crate) fn as_json(response: &StatisticsResponse) -> Value {
     let series = response.series.iter().map(|series| {
-        let points = points(series).map(|(time, columns)| {
+        let points = points(series, response.period()).map(|(time, columns)| {
             let mut point = serde_json::Map::from_iter([("time".to_owned(), (time * 1000).into())]);
-            point.extend(columns.map(|(name, sum)| (name.to_owned(), sum.value())));
+            let told = columns
+                .into_iter()
+                .filter_map(|(name, sum)| Some((name.to_owned(), sum?.value())));
+            point.extend(told);
             Value::Object(point)
         });
         json!({ "namespace": series.namespace, "points": points.collect::<Vec<_>>() })
@@ -214,13 +223,15 @@ pub(crate) fn as_csv(response: &StatisticsResponse) -> String {
         "namespace,time,messages,bytes,users,channels,deliveries,latency_p50_ms,latency_p99_ms\r\n",
     );
     for series in &response.series {
-        for (time, columns) in points(series) {
+        for (time, columns) in points(series, response.period()) {
             csv.push_str(&series.namespace);
             csv.push(',');
             csv.push_str(&rfc3339(time));
             for (_, sum) in columns {
-                // Writing to a text cannot fail.
-                let _ = write!(csv, ",{}", sum.value());
+                csv.push(',');
+                if let Some(sum) = sum {
+                    csv.push_str(&sum.value().to_string());
+                }
             }
             csv.push_str("\r\n");
         }
@@ -335,7 +346,7 @@ mod tests {
         }
         let top: TopQuestion = serde_json::from_value(json!({ "from": "0", "limit": "7" })).unwrap();
         let top = TopChannelsRequest::from(top);
-        assert_eq!((top.limit, top.namespace.as_str()), (7, "*"));
+        assert_eq!((top.limit, top.namespace), (7, None));
     }
 
     #[test]
@@ -362,6 +373,19 @@ mod tests {
                 "latency_p50_ms": 1.5, "latency_p99_ms": 20.0,
             }]}]})
         );
+        response.series[0].deliveries = vec![0];
+        response.set_period(Period::Minute);
+        let line = as_csv(&response);
+        assert!(
+            line.ends_with("room,2026-11-26T00:00:00Z,5,50,,,0,,\r\n"),
+            "{line}"
+        );
+        assert_eq!(
+            as_json(&response)["series"][0]["points"][0],
+            json!({"time": 1_795_651_200_000_u64, "messages": 5, "bytes": 50, "deliveries": 0})
+        );
+        response.series[0].deliveries = vec![10];
+        response.set_period(Period::Day);
         let line = as_csv(&response);
         assert!(
             line.ends_with("room,2026-11-26T00:00:00Z,5,50,2,1,10,1.5,20.0\r\n"),

@@ -472,9 +472,11 @@ pub async fn statistics_refuse_what_is_too_much(fixture: &impl StoreFixture) {
     for wrong in [
         ask(EVENING * 1000, EVENING * 1000 + year, WirePeriod::Hour, 3),
         ask(0, EVENING * 1000, WirePeriod::Minute, 1),
-        ask(2_000, 1_000, WirePeriod::Day, 1),
+        ask(EVENING * 1000, EVENING * 1000 - 1, WirePeriod::Day, 1),
+        // Seconds.
+        ask(EVENING, 0, WirePeriod::Day, 1),
         ask(0, u64::MAX, WirePeriod::Month, 1),
-        ask(0, 1_000, WirePeriod::Month, 1_001),
+        ask(EVENING * 1000, EVENING * 1000 + 1, WirePeriod::Month, 1_001),
     ] {
         let refused = service.statistics(wrong).await;
         assert!(matches!(refused, Err(AskError::Invalid(_))), "{refused:?}");

@@ -38,12 +38,20 @@ const LIVE: u64 = 180;
 /// Seconds of the latest time that there can be: far enough for every clock, and near enough to be added to.
 const LATEST: u64 = 1 << 36;
 
+/// Whoever names an earlier time means seconds.
+const EARLIEST_MS: u64 = 100_000_000_000;
+
 fn now() -> u64 {
     now_us() / 1_000_000
 }
 
 /// From milliseconds to seconds, each end included in its period.
 fn range(from_ms: u64, to_ms: u64) -> Result<(u64, u64), AskError> {
+    if [from_ms, to_ms].iter().any(|at| (1..EARLIEST_MS).contains(at)) {
+        return Err(AskError::Invalid(
+            "a time before 1973: times are milliseconds since 1970, not seconds".to_owned(),
+        ));
+    }
     let from = from_ms / 1000;
     let to = match to_ms {
         0 => now() + 1,
@@ -163,7 +171,7 @@ impl Service {
             true => by_days,
             false => span(Period::Month, range),
         };
-        let namespace = (request.namespace != ALL).then_some(request.namespace.as_str());
+        let namespace = request.namespace.as_deref().filter(|namespace| *namespace != ALL);
         let top = self.store.top_channels(&span, namespace, limit).await;
         let channels = top
             .map_err(|error| fault(&error))?

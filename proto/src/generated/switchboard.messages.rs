@@ -798,9 +798,9 @@ pub struct TopChannelsRequest {
     /// Days, or months, that begin before; 0: now.
     #[prost(uint64, tag = "2")]
     pub to_ms: u64,
-    /// "*": all; "": channels without one.
-    #[prost(string, tag = "3")]
-    pub namespace: ::prost::alloc::string::String,
+    /// "": channels without one; "*", or absent: all.
+    #[prost(string, optional, tag = "3")]
+    pub namespace: ::core::option::Option<::prost::alloc::string::String>,
     /// 0: 20; 1,000 at most.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
@@ -826,6 +826,7 @@ pub struct ChannelCount {
     #[prost(uint64, tag = "2")]
     pub messages: u64,
 }
+/// Over the bus only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveRequest {}
 /// Counts that go on growing. What happened between two of these is the difference.
@@ -879,7 +880,7 @@ pub struct StatisticsRate {
     #[prost(uint64, tag = "6")]
     pub latency_p99_us: u64,
 }
-/// What a gateway delivered since its report before. Reports of one gateway are numbered from 1; one that was counted is not counted again.
+/// What a gateway delivered since its report before. Over the bus only. Reports of one gateway are numbered from 1; one that was counted is not counted again.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportDeliveriesRequest {
     /// A life of the gateway: 16 bytes.
@@ -1041,11 +1042,6 @@ pub mod message_service_server {
             tonic::Response<super::TopChannelsResponse>,
             tonic::Status,
         >;
-        /// What was counted of the last minutes.
-        async fn live(
-            &self,
-            request: tonic::Request<super::LiveRequest>,
-        ) -> std::result::Result<tonic::Response<super::LiveResponse>, tonic::Status>;
         /// Server streaming response type for the WatchStatistics method.
         type WatchStatisticsStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::StatisticsTick, tonic::Status>,
@@ -1058,14 +1054,6 @@ pub mod message_service_server {
             request: tonic::Request<super::WatchStatisticsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchStatisticsStream>,
-            tonic::Status,
-        >;
-        /// Of gateways alone.
-        async fn report_deliveries(
-            &self,
-            request: tonic::Request<super::ReportDeliveriesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ReportDeliveriesResponse>,
             tonic::Status,
         >;
         /// Blocks, mutes, revokes, and takes it back.
@@ -1805,50 +1793,6 @@ pub mod message_service_server {
                     };
                     Box::pin(fut)
                 }
-                "/switchboard.messages.MessageService/Live" => {
-                    #[allow(non_camel_case_types)]
-                    struct LiveSvc<T: MessageService>(pub Arc<T>);
-                    impl<
-                        T: MessageService,
-                    > tonic::server::UnaryService<super::LiveRequest> for LiveSvc<T> {
-                        type Response = super::LiveResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::LiveRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as MessageService>::live(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = LiveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
                 "/switchboard.messages.MessageService/WatchStatistics" => {
                     #[allow(non_camel_case_types)]
                     struct WatchStatisticsSvc<T: MessageService>(pub Arc<T>);
@@ -1893,52 +1837,6 @@ pub mod message_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/switchboard.messages.MessageService/ReportDeliveries" => {
-                    #[allow(non_camel_case_types)]
-                    struct ReportDeliveriesSvc<T: MessageService>(pub Arc<T>);
-                    impl<
-                        T: MessageService,
-                    > tonic::server::UnaryService<super::ReportDeliveriesRequest>
-                    for ReportDeliveriesSvc<T> {
-                        type Response = super::ReportDeliveriesResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ReportDeliveriesRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as MessageService>::report_deliveries(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ReportDeliveriesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

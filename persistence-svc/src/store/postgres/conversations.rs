@@ -161,7 +161,7 @@ impl PostgresStore {
             Some((time_us, channel)) => (number(*time_us), channel.as_str()),
             None => (i64::MAX, ""),
         };
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.moment().await?;
         let rows = sqlx::query(
             r#"WITH mine AS (
                    (SELECT channel, role, since_log, since_offset FROM members
@@ -374,7 +374,7 @@ impl ConversationStore for PostgresStore {
     ) -> Result<Option<Status>, StoreError> {
         let limit = i64::try_from(limit.min(MAX_LISTED)).unwrap_or(i64::MAX);
         self.within(async {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.moment().await?;
             let (log, offset) = numbers(Some(place));
             let row = sqlx::query(
                 r#"SELECT log_time, sender FROM messages

@@ -15,7 +15,8 @@ use super::super::{
 use super::{PostgresStore, page_query};
 
 impl PostgresStore {
-    async fn moment(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+    /// What is read in it is of one moment.
+    pub(super) async fn moment(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         Ok(self.pool.begin_with(begin).await?)
     }

@@ -227,7 +227,7 @@ impl ConversationStore for SqliteStore {
         count_to: u32,
     ) -> Result<Option<Status>, StoreError> {
         let limit = i64::try_from(limit.min(MAX_LISTED)).unwrap_or(i64::MAX);
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.moment().await?;
         let (log, offset) = numbers(Some(place));
         let row = sqlx::query(
             r#"SELECT log_time, sender FROM messages
@@ -259,7 +259,7 @@ impl ConversationStore for SqliteStore {
             Some((time_us, channel)) => (number(*time_us), channel.as_str()),
             None => (i64::MAX, ""),
         };
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.moment().await?;
         let rows = sqlx::query(
             r#"WITH mine AS (
                    SELECT * FROM (SELECT channel, role, since_log, since_offset FROM members

@@ -15,7 +15,8 @@ use super::super::{
 use super::{SqliteStore, page_query};
 
 impl SqliteStore {
-    async fn moment(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    /// What is read in it is of one moment.
+    pub(super) async fn moment(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.readers.begin().await?)
     }
 }
