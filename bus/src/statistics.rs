@@ -22,6 +22,9 @@ pub const BOUNDS_MS: [u64; 19] = [
 /// Buckets.
 pub const BUCKETS: usize = BOUNDS_MS.len() + 1;
 
+/// Seconds after which a minute that was not told of before is an old one, and none that has begun.
+const OLD: u64 = 120;
+
 /// Deliveries by latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latency([u64; BUCKETS]);
@@ -80,8 +83,13 @@ pub fn between(before: &LiveResponse, after: &LiveResponse) -> StatisticsTick {
         .map(|count| ((count.namespace.as_str(), count.minute), count))
         .collect();
     let mut rates: BTreeMap<&str, (u64, u64, Latency)> = BTreeMap::new();
+    // Who looked before may not have told of minutes as old as that.
+    let oldest = (before.at_ms / 1000).saturating_sub(OLD);
     for count in &after.counts {
         let was = known.get(&(count.namespace.as_str(), count.minute));
+        if was.is_none() && count.minute < oldest {
+            continue;
+        }
         let (messages, bytes, latency) = rates.entry(&count.namespace).or_default();
         *messages += count.messages.saturating_sub(was.map_or(0, |was| was.messages));
         *bytes += count.bytes.saturating_sub(was.map_or(0, |was| was.bytes));

@@ -255,7 +255,7 @@ impl Tokens {
         Ok(Identity {
             info: claims.info(self.info_size)?,
             subscriptions: claims.server_subscriptions(self.info_size, self.channel_name_length)?,
-            is_admin: claims.admin && !user.is_empty(),
+            is_admin: claims.is_admin() && !user.is_empty(),
             stamp: Some(claims.stamp()),
             user,
             expires_at,

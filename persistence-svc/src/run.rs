@@ -93,8 +93,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         Arc::new(Analyser::new(&search.languages, fields))
     });
     let service = |store: &Arc<dyn Store>| {
-        let service =
-            Service::new(Arc::clone(store), deps.shards).with_statistics(config.statistics.is_some());
+        let service = Service::new(Arc::clone(store), deps.shards).with_statistics(config.statistics.clone());
         Arc::new(match &analyser {
             Some(analyser) => service.with_search(Searching::new(Arc::clone(store), Arc::clone(analyser))),
             None => service,

@@ -20,6 +20,7 @@ use switchboard_proto::ids::{ShardCount, ShardId};
 use switchboard_proto::messages::{Method, method};
 
 use crate::search::Searching;
+use crate::statistics::StatisticsSettings;
 use crate::store::{Place, Store, StoreError};
 
 /// Gives each method of `MessageService` that has one answer, with who answers it, to a macro. One line for each.
@@ -70,8 +71,8 @@ pub struct Service {
     shards: ShardCount,
     /// `None`: messages are not searched here.
     searching: Option<Searching>,
-    /// Nothing is counted here, otherwise.
-    is_counted: bool,
+    /// `None`: nothing is counted here.
+    statistics: Option<StatisticsSettings>,
 }
 
 impl Service {
@@ -81,7 +82,7 @@ impl Service {
             store,
             shards,
             searching: None,
-            is_counted: false,
+            statistics: None,
         }
     }
 
@@ -96,8 +97,11 @@ impl Service {
 
     /// Tells statistics, too.
     #[must_use]
-    pub fn with_statistics(self, is_counted: bool) -> Self {
-        Self { is_counted, ..self }
+    pub fn with_statistics(self, settings: Option<StatisticsSettings>) -> Self {
+        Self {
+            statistics: settings,
+            ..self
+        }
     }
 
     /// Waits until everything up to `place` was read into the store. Never ends where the log has no such place: whoever asks

@@ -9,7 +9,7 @@ use std::time::Duration;
 use switchboard_service_kit::config::Document;
 
 pub use self::counting::Counting;
-use crate::store::statistics::Forgotten;
+use crate::store::statistics::{Forgotten, Period};
 use crate::store::{Store, StoreError};
 
 /// The follower's name.
@@ -121,11 +121,17 @@ impl StatisticsSettings {
         }
     }
 
-    /// The earliest minute and hour, in Unix seconds, of which sums are kept at `now`.
-    fn kept_since(&self, now: u64) -> (u64, u64) {
-        (
-            now.saturating_sub(MINUTES.as_secs()),
-            now.saturating_sub(self.hours.as_secs()),
-        )
+    /// Since when sums of a period are kept at `now`, in Unix seconds.
+    pub(crate) fn kept_from(&self, period: Period, now: u64) -> u64 {
+        now.saturating_sub(match period {
+            Period::Minute => MINUTES.as_secs(),
+            Period::Hour => self.hours.as_secs(),
+            Period::Day | Period::Month => self.days.as_secs(),
+        })
+    }
+
+    /// The same of counts of channels by day.
+    pub(crate) fn channels_kept_from(now: u64) -> u64 {
+        now.saturating_sub(CHANNEL_DAYS.as_secs())
     }
 }

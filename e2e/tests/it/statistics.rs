@@ -55,7 +55,7 @@ async fn sums(gateway: &Process, namespace: &str) -> Result<[u64; 4]> {
 
 async fn admin(gateway: &Process) -> Result<Client> {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let claims = json!({ "sub": "root", "admin": true });
+    let claims = json!({ "sub": "root", "sb_admin": true });
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
     let mut client = Client::open(&gateway.websocket_url()).await?;
     client.must("connect", json!({ "token": token })).await?;

@@ -44,9 +44,8 @@ pub(super) struct Claims {
     subs: Option<BTreeMap<String, Subscription>>,
     pub(super) channel: Option<String>,
     pub(super) client: Option<String>,
-    /// Ours: may ask for what concerns everybody.
-    #[serde(default)]
-    pub(super) admin: bool,
+    /// May ask for what concerns everybody. Whatever is not `true` is not that.
+    sb_admin: Option<Box<RawValue>>,
     #[serde(rename = "override")]
     overrides: Option<RawOverrides>,
 }
@@ -118,6 +117,13 @@ impl Claims {
             id,
             issued_at: issued_at.and_then(|iat| serde_json::from_str(iat.get()).ok()),
         }
+    }
+
+    /// Whether its bearer may ask for what concerns everybody.
+    pub(super) fn is_admin(&self) -> bool {
+        self.sb_admin
+            .as_deref()
+            .is_some_and(|value| value.get() == "true")
     }
 
     /// `info` or `b64info`.

@@ -50,7 +50,7 @@ struct Claims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    admin: bool,
+    sb_admin: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,7 @@ impl TokensConfig {
             exp: iat.saturating_add(request.ttl.as_secs()),
             channel: request.channel,
             info,
-            admin: request.admin,
+            sb_admin: request.admin,
             iss: keys.issuer.as_deref(),
             aud: keys.audience.as_deref(),
         };

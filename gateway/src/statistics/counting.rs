@@ -45,6 +45,18 @@ impl Deliveries {
     }
 }
 
+impl Deliveries {
+    /// What was taken and is still to be reported.
+    pub(super) fn give_back(&self, rest: BTreeMap<String, Latency>) {
+        if let Some(link) = self.links.first() {
+            let mut link = link.lock();
+            for (namespace, latency) in rest {
+                link.entry(namespace).or_default().merge(latency.buckets());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

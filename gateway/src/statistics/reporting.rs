@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest pause after reports that were not answered, and where nothing is counted.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Namespaces of one report, at most.
+const NAMESPACES: usize = 1_000;
+
 /// What a last report may take when the gateway stops.
 const LAST: Duration = Duration::from_millis(500);
 
@@ -83,7 +86,10 @@ impl Reporting {
             .is_some()
         {
             self.fill(&mut report);
-            pause = match self.send(&mut report, PATIENCE).await {
+            let Some(sent) = stop.run_until_cancelled(self.send(&mut report, PATIENCE)).await else {
+                break;
+            };
+            pause = match sent {
                 Ok(()) => self.interval,
                 Err(AskError::NotAvailable(_)) => {
                     self.drop(&mut report);
@@ -102,8 +108,16 @@ impl Reporting {
                 }
             };
         }
-        self.fill(&mut report);
-        self.send(&mut report, LAST).await.ok();
+        // What was on the way, and then what came since.
+        let last = async {
+            for _ in 0..2 {
+                self.fill(&mut report);
+                if self.send(&mut report, LAST).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(LAST, last).await.ok();
     }
 
     /// With what is new, where the report before was answered.
@@ -112,8 +126,13 @@ impl Reporting {
             return;
         }
         report.number += 1;
-        let taken = self.deliveries.take().into_iter();
+        let mut taken = self.deliveries.take();
+        // More go with the next.
+        if let Some(first) = taken.keys().nth(NAMESPACES).cloned() {
+            self.deliveries.give_back(taken.split_off(&first));
+        }
         report.deliveries = taken
+            .into_iter()
             .map(|(namespace, latency)| NamespaceDeliveries {
                 namespace,
                 latency: latency.buckets().to_vec(),

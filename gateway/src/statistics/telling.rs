@@ -1,7 +1,5 @@
 //! Questions about statistics as administrators and backends ask them, and answers as they read them: JSON, and CSV for spreadsheets.
 
-use std::fmt::Write as _;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 use switchboard_proto::messages::{
@@ -262,16 +260,14 @@ pub(crate) fn top_as_json(response: &TopChannelsResponse) -> Value {
     })
 }
 
-/// A line for each channel. Names stand in quotes: they may hold commas.
+/// A line for each channel. Names stand in quotes: they may hold commas. What a spreadsheet would take for a formula has a `'` before it.
 pub(crate) fn top_as_csv(response: &TopChannelsResponse) -> String {
     let mut csv = String::from("channel,messages\r\n");
     for top in &response.channels {
-        let _ = write!(
-            csv,
-            "\"{}\",{}\r\n",
-            top.channel.replace('"', "\"\""),
-            top.messages
-        );
+        let is_formula = top.channel.starts_with(['=', '+', '-', '@']);
+        csv.push_str(if is_formula { "\"'" } else { "\"" });
+        csv.push_str(&top.channel.replace('"', "\"\""));
+        csv.push_str(&format!("\",{}\r\n", top.messages));
     }
     csv
 }
@@ -391,13 +387,17 @@ mod tests {
             line.ends_with("room,2026-11-26T00:00:00Z,5,50,2,1,10,1.5,20.0\r\n"),
             "{line}"
         );
+        let count = |channel: &str, messages| ChannelCount {
+            channel: channel.to_owned(),
+            messages,
+        };
         let top = TopChannelsResponse {
-            channels: vec![ChannelCount {
-                channel: "dm:#a,\"b".to_owned(),
-                messages: 3,
-            }],
+            channels: vec![count("dm:#a,\"b", 3), count("=1+1", 2)],
             ..TopChannelsResponse::default()
         };
-        assert_eq!(top_as_csv(&top), "channel,messages\r\n\"dm:#a,\"\"b\",3\r\n");
+        assert_eq!(
+            top_as_csv(&top),
+            "channel,messages\r\n\"dm:#a,\"\"b\",3\r\n\"'=1+1\",2\r\n"
+        );
     }
 }

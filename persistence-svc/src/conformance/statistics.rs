@@ -43,7 +43,7 @@ fn counting(store: &Arc<dyn Store>) -> Counting {
 
 fn service(store: &Arc<dyn Store>) -> Service {
     let shards = ShardCount::new(16).unwrap();
-    Service::new(Arc::clone(store), shards).with_statistics(true)
+    Service::new(Arc::clone(store), shards).with_statistics(Some(settings()))
 }
 
 fn said(sequence: u64, at: u64, channel: &str, sender: &str) -> Row {

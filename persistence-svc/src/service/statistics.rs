@@ -12,6 +12,7 @@ use switchboard_proto::messages::{
 use switchboard_proto::time::now_us;
 
 use super::{Service, fault};
+use crate::statistics::StatisticsSettings;
 use crate::store::statistics::{MAX_POINTS, MAX_TOP, Period, Point, Report, Span};
 
 /// Points of one series, at most, where the caller does not say how long each is.
@@ -41,6 +42,11 @@ const LATEST: u64 = 1 << 36;
 /// Whoever names an earlier time means seconds.
 const EARLIEST_MS: u64 = 100_000_000_000;
 
+/// Whether there can be one of this name.
+fn is_namespace(name: &str) -> bool {
+    name.len() <= NAMESPACE && !name.contains('\0')
+}
+
 fn now() -> u64 {
     now_us() / 1_000_000
 }
@@ -55,9 +61,9 @@ fn range(from_ms: u64, to_ms: u64) -> Result<(u64, u64), AskError> {
     let from = from_ms / 1000;
     let to = match to_ms {
         0 => now() + 1,
-        to_ms => to_ms.div_ceil(1000),
+        to_ms => to_ms.div_ceil(1000).min(LATEST),
     };
-    match from < to && to <= LATEST {
+    match from < to {
         true => Ok((from, to)),
         false => Err(AskError::Invalid("a range that ends before it begins".to_owned())),
     }
@@ -82,13 +88,10 @@ fn span(period: Period, (from, to): (u64, u64)) -> Span {
 }
 
 impl Service {
-    fn is_counted(&self) -> Result<(), AskError> {
-        match self.is_counted {
-            true => Ok(()),
-            false => Err(AskError::NotAvailable(
-                "nothing is counted here (persistence.statistics.enabled)".to_owned(),
-            )),
-        }
+    fn is_counted(&self) -> Result<&StatisticsSettings, AskError> {
+        self.statistics.as_ref().ok_or_else(|| {
+            AskError::NotAvailable("nothing is counted here (persistence.statistics.enabled)".to_owned())
+        })
     }
 
     /// # Errors
@@ -97,8 +100,10 @@ impl Service {
         &self,
         request: StatisticsRequest,
     ) -> Result<StatisticsResponse, AskError> {
-        self.is_counted()?;
+        let settings = self.is_counted()?;
         let range = range(request.from_ms, request.to_ms)?;
+        let now = now();
+        let is_kept = |span: &Span| span.from >= settings.kept_from(span.period, now);
         let span = match request.period() {
             wire::Period::Minute => span(Period::Minute, range),
             wire::Period::Hour => span(Period::Hour, range),
@@ -108,7 +113,7 @@ impl Service {
                 let fits = Period::EACH
                     .into_iter()
                     .map(|period| span(period, range))
-                    .find(|span| periods(span) <= POINTS);
+                    .find(|span| periods(span) <= POINTS && is_kept(span));
                 fits.unwrap_or_else(|| span(Period::Month, range))
             }
         };
@@ -116,7 +121,7 @@ impl Service {
             false => request.namespaces,
             true => self.namespaces().await?,
         };
-        if namespaces.len() > NAMESPACES || namespaces.iter().any(|name| name.len() > NAMESPACE) {
+        if namespaces.len() > NAMESPACES || !namespaces.iter().all(|name| is_namespace(name)) {
             return Err(AskError::Invalid(format!(
                 "{NAMESPACES} namespaces at most, of {NAMESPACE} bytes each"
             )));
@@ -144,9 +149,10 @@ impl Service {
     async fn namespaces(&self) -> Result<Vec<String>, AskError> {
         let counted = self.store.counted_namespaces().await;
         let mut namespaces = counted.map_err(|error| fault(&error))?;
-        if !namespaces.iter().any(|name| name == ALL) {
-            namespaces.push(ALL.to_owned());
-        }
+        namespaces.retain(|name| name != ALL);
+        namespaces.insert(0, ALL.to_owned());
+        // Where everybody may make namespaces there are more than anybody wants to be told.
+        namespaces.truncate(NAMESPACES);
         Ok(namespaces)
     }
 
@@ -167,10 +173,14 @@ impl Service {
             return Err(AskError::Invalid(format!("{MAX_TOP} channels at most")));
         }
         let by_days = span(Period::Day, range);
-        let span = match periods(&by_days) <= TOP_DAYS {
+        let are_kept = by_days.from >= StatisticsSettings::channels_kept_from(now());
+        let span = match periods(&by_days) <= TOP_DAYS && are_kept {
             true => by_days,
             false => span(Period::Month, range),
         };
+        if !is_namespace(request.namespace.as_deref().unwrap_or_default()) {
+            return Err(AskError::Invalid("not a namespace".to_owned()));
+        }
         let namespace = request.namespace.as_deref().filter(|namespace| *namespace != ALL);
         let top = self.store.top_channels(&span, namespace, limit).await;
         let channels = top
@@ -223,7 +233,7 @@ impl Service {
         self.is_counted()?;
         let is_known = request.gateway.len() == 16 && request.number > 0;
         let fits = |of: &wire::NamespaceDeliveries| {
-            of.namespace.len() <= NAMESPACE
+            is_namespace(&of.namespace)
                 && of.namespace != ALL
                 && of.latency.iter().all(|count| *count <= MAX_COUNT)
         };

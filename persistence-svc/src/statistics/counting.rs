@@ -1,5 +1,6 @@
 //! The follower that counts messages.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use prost::Message as _;
 use switchboard_bus::statistics::ALL;
 use switchboard_proto::bus::Message;
 use switchboard_proto::channel::namespace_of;
+use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 use switchboard_proto::time::now_us;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -25,6 +27,8 @@ pub struct Counting {
     settings: StatisticsSettings,
     /// Who and what the store has counted already. What is forgotten here is asked there.
     known: Mutex<LruCache<u64, ()>>,
+    /// Up to where each log was counted here.
+    counted_to: Mutex<HashMap<(ShardId, LogEpoch), Offset>>,
     known_count: Gauge,
 }
 
@@ -36,13 +40,13 @@ impl Counting {
             store,
             settings,
             known: Mutex::new(LruCache::new(capacity)),
+            counted_to: Mutex::default(),
             known_count: known,
         }
     }
 
     /// What messages say, at this Unix second; all that is to be told apart is in it.
     fn counted(&self, rows: &[LogRow], now: u64) -> Counted {
-        let (minutes, hours) = self.settings.kept_since(now);
         let mut counted = Counted::default();
         for row in rows {
             let Ok(message) = Message::decode(row.message.clone()) else {
@@ -57,13 +61,9 @@ impl Counting {
             let is_said = message.change.is_none();
             let sender = row.sender.as_deref().filter(|sender| !sender.is_empty());
             for period in Period::EACH {
-                let kept_since = match period {
-                    Period::Minute => minutes,
-                    Period::Hour => hours,
-                    Period::Day | Period::Month => 0,
-                };
                 let begin = period.begin(at);
-                if begin < kept_since || (!is_said && !period.tells_apart()) {
+                let is_kept = begin >= self.settings.kept_from(period, now);
+                if !is_kept || (!is_said && !period.tells_apart()) {
                     continue;
                 }
                 for namespace in [ALL, namespace] {
@@ -131,11 +131,17 @@ impl Follower for Counting {
         let mut counted = self.counted(&rows, now_us() / 1_000_000);
         {
             let mut known = self.known.lock();
+            let before = self.counted_to.lock().get(&(step.shard, step.log)).copied();
+            if before.is_some_and(|before| step.from < before) {
+                // The store went back: it may have lost who was counted, too.
+                known.clear();
+            }
             counted.seen.retain(|seen| known.get(&key(seen)).is_none());
         }
         if !self.store.count(step, &counted).await? {
             return Ok(false);
         }
+        self.counted_to.lock().insert((step.shard, step.log), step.to);
         let mut known = self.known.lock();
         for seen in &counted.seen {
             known.put(key(seen), ());

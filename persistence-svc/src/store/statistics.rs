@@ -21,7 +21,7 @@ pub const MAX_POINTS: usize = 20_000;
 /// Channels of one answer, at most.
 pub const MAX_TOP: usize = 1_000;
 
-/// Rows that one statement removes.
+/// Rows of sums, and of what is told apart, that one call removes, at most.
 pub(super) const FORGOTTEN: i64 = 10_000;
 
 /// What the store counts. Calls are bounded in time, and cancel safe, as those of [`MessageStore`](super::MessageStore).

@@ -75,7 +75,12 @@ impl Watcher {
         };
         let answer = client.command(command).await?.rpc.unwrap_or_default();
         let answer: Value = serde_json::from_slice(&answer.data).unwrap_or_default();
-        for presence in answer["users"].as_array().into_iter().flatten() {
+        for presence in answer
+            .get("users")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             self.observe(presence);
         }
         loop {
@@ -86,7 +91,7 @@ impl Watcher {
                 && let Some(message) = reply.push.and_then(|push| push.message)
                 && let Ok(told) = serde_json::from_slice::<Value>(&message.data)
             {
-                self.observe(&told["presence"]);
+                self.observe(told.get("presence").unwrap_or(&Value::Null));
             }
         }
     }
@@ -113,7 +118,8 @@ impl Watcher {
     }
 
     fn observe(&mut self, presence: &Value) {
-        let (Some(user), Some(status)) = (presence["user"].as_str(), presence["status"].as_str()) else {
+        let text = |name: &str| presence.get(name).and_then(Value::as_str);
+        let (Some(user), Some(status)) = (text("user"), text("status")) else {
             return;
         };
         let is_there = status != "offline";

@@ -24,11 +24,34 @@ async fn a_connection_token_says_who_and_until_when() {
     let channels: Vec<&str> = identity.subscriptions.keys().map(ChannelName::as_str).collect();
     assert_eq!(channels, ["news"]);
     // What only says that it is one.
-    assert_eq!(connection(json!({"iat": NOW})).await, Ok(Identity::default()));
+    let nobody = |issued_at| Identity {
+        stamp: Some(Stamp { id: None, issued_at }),
+        ..Identity::default()
+    };
+    let now = Some(UnixTime(NOW * 1000));
+    assert_eq!(connection(json!({"iat": NOW})).await, Ok(nobody(now)));
     assert_eq!(
         connection(json!({"sub": null, "info": null, "exp": null})).await,
-        Ok(Identity::default())
+        Ok(nobody(None))
     );
+}
+
+#[tokio::test]
+async fn who_is_an_administrator_is_said_by_true_alone() {
+    for (claim, is_admin) in [
+        (json!(true), true),
+        (json!(false), false),
+        (json!("true"), false),
+        (json!(1), false),
+        (json!(null), false),
+    ] {
+        let identity = connection(json!({"sub": "alice", "sb_admin": claim}))
+            .await
+            .unwrap();
+        assert_eq!(identity.is_admin, is_admin, "{claim}");
+    }
+    let anonymous = connection(json!({"sb_admin": true})).await.unwrap();
+    assert!(!anonymous.is_admin);
 }
 
 #[tokio::test]

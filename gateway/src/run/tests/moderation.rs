@@ -199,7 +199,7 @@ fn invalidate(user: &str, seconds: f64) -> ModerationAct {
 fn keys(more: &str) -> String {
     format!(
         "{more}\nanswer_timeout = \"2s\"\ntyping_timeout = \"30s\"\n[gateway.tokens]\nhmac_secret = \"{SECRET}\"\n\
-         [namespaces.room]\nallow_subscribe_for_client = true\nallow_publish_for_client = true\n"
+         [namespaces.room]\nallow_subscribe_for_client = true\nallow_publish_for_client = true\nallow_message_changes = true\n"
     )
 }
 
@@ -272,6 +272,7 @@ async fn a_block_ends_by_its_time() {
             break;
         }
         assert!(Instant::now() < end, "she is still blocked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

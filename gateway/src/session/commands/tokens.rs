@@ -110,7 +110,7 @@ impl Commands {
             // Server-side subscriptions are made with the connection.
             return Err(Violation {
                 code: DisconnectCode::InsufficientState,
-                why: "refresh with a token of other server-side subscriptions".into(),
+                why: "refresh with a token of other server-side subscriptions, or that makes or unmakes an administrator".into(),
             });
         }
         // Whoever revoked it meanwhile may have looked at the session before it had this token.

@@ -225,7 +225,7 @@ macro_rules! statistics {
                         "SELECT namespace, at, messages, bytes, users, channels FROM statistics
                          WHERE period = $1 AND at >= $2 AND at < $3 AND ",
                         $names,
-                        " LIMIT $5"
+                        " ORDER BY namespace, at LIMIT $5"
                     ))
                     .bind(span.period.number())
                     .bind(number(span.from))
@@ -247,7 +247,7 @@ macro_rules! statistics {
                     }
                     let statement = format!(
                         "SELECT namespace, at, {} FROM statistics_deliveries
-                         WHERE period = $1 AND at >= $2 AND at < $3 AND {} LIMIT $5",
+                         WHERE period = $1 AND at >= $2 AND at < $3 AND {} ORDER BY namespace, at LIMIT $5",
                         sql::each_bucket(str::to_owned),
                         $names
                     );
@@ -301,49 +301,79 @@ macro_rules! statistics {
 
             async fn forget_statistics(&self, over: &Forgotten) -> Result<u64, StoreError> {
                 self.asking(async {
-                    let mut transaction = self.changing().await?;
-                    let mut removed = 0;
+                    // Each statement by itself: together with others it would wait for a count that waits for it.
                     for period in Period::EACH {
-                        let before = number(over.before(period));
                         for statement in [
-                            "DELETE FROM statistics WHERE (period, namespace, at) IN
-                                 (SELECT period, namespace, at FROM statistics WHERE period = $1 AND at < $2 LIMIT $3)",
-                            "DELETE FROM statistics_deliveries WHERE (period, namespace, at) IN
-                                 (SELECT period, namespace, at FROM statistics_deliveries WHERE period = $1 AND at < $2 LIMIT $3)",
+                            "DELETE FROM statistics WHERE period = $1 AND (namespace, at) IN
+                                 (SELECT namespace, at FROM statistics WHERE period = $1 AND at < $2 LIMIT $3)",
+                            "DELETE FROM statistics_deliveries WHERE period = $1 AND (namespace, at) IN
+                                 (SELECT namespace, at FROM statistics_deliveries WHERE period = $1 AND at < $2 LIMIT $3)",
                         ] {
+                            let mut transaction = self.changing().await?;
                             let done = sqlx::query(statement)
                                 .bind(period.number())
-                                .bind(before)
+                                .bind(number(over.before(period)))
                                 .bind(FORGOTTEN)
                                 .execute(&mut *transaction)
                                 .await?;
-                            removed += done.rows_affected();
+                            transaction.commit().await?;
+                            if done.rows_affected() > 0 {
+                                return Ok(done.rows_affected());
+                            }
                         }
                         // Of the last period that is over by then, and all before it.
-                        let settled = number(period.begin(over.settled));
-                        let done = sqlx::query(
-                            "DELETE FROM statistics_seen WHERE (period, at, namespace, kind, hash) IN
-                                 (SELECT period, at, namespace, kind, hash FROM statistics_seen
-                                  WHERE period = $1 AND at < $2 LIMIT $3)",
+                        let oldest = sqlx::query(
+                            "SELECT at, namespace, kind, hash FROM statistics_seen WHERE period = $1 AND at < $2
+                             ORDER BY at, namespace, kind, hash LIMIT 1",
                         )
                         .bind(period.number())
-                        .bind(settled)
+                        .bind(number(period.begin(over.settled)))
+                        .fetch_optional(self.reader())
+                        .await?;
+                        let Some(oldest) = oldest else { continue };
+                        let at = oldest.number(0)?;
+                        // A stretch of the key, so that no more than that is read.
+                        let end = sqlx::query(
+                            "SELECT namespace, kind, hash FROM statistics_seen WHERE period = $1 AND at = $2
+                             ORDER BY namespace, kind, hash LIMIT 1 OFFSET $3",
+                        )
+                        .bind(period.number())
+                        .bind(at)
                         .bind(FORGOTTEN)
+                        .fetch_optional(self.reader())
+                        .await?;
+                        let (namespace, kind, hash) = match &end {
+                            Some(end) => (end.text(0)?, end.number(1)?, end.number(2)?),
+                            None => (char::MAX.to_string(), 0, 0),
+                        };
+                        let mut transaction = self.changing().await?;
+                        let done = sqlx::query(
+                            "DELETE FROM statistics_seen WHERE period = $1 AND at = $2 AND (namespace, kind, hash) < ($3, $4, $5)",
+                        )
+                        .bind(period.number())
+                        .bind(at)
+                        .bind(namespace)
+                        .bind(kind)
+                        .bind(hash)
                         .execute(&mut *transaction)
                         .await?;
-                        removed += done.rows_affected();
+                        transaction.commit().await?;
+                        return Ok(done.rows_affected());
                     }
                     for (period, before) in [(Period::Day, over.channel_days), (Period::Month, over.days)] {
+                        let mut transaction = self.changing().await?;
                         let done = sqlx::query(
-                            "DELETE FROM statistics_channels WHERE (period, at, channel) IN
-                                 (SELECT period, at, channel FROM statistics_channels WHERE period = $1 AND at < $2 LIMIT $3)",
+                            "DELETE FROM statistics_channels WHERE period = $1 AND at =
+                                 (SELECT min(at) FROM statistics_channels WHERE period = $1 AND at < $2)",
                         )
                         .bind(period.number())
                         .bind(number(before))
-                        .bind(FORGOTTEN)
                         .execute(&mut *transaction)
                         .await?;
-                        removed += done.rows_affected();
+                        transaction.commit().await?;
+                        if done.rows_affected() > 0 {
+                            return Ok(done.rows_affected());
+                        }
                         let crowded = sqlx::query(
                             "SELECT at FROM statistics_channels WHERE period = $1 AND at < $2
                              GROUP BY at HAVING count(*) > $3 ORDER BY at LIMIT 1",
@@ -351,29 +381,41 @@ macro_rules! statistics {
                         .bind(period.number())
                         .bind(number(period.begin(over.settled)))
                         .bind(number(over.channels))
-                        .fetch_optional(&mut *transaction)
+                        .fetch_optional(self.reader())
                         .await?;
                         let Some(crowded) = crowded else { continue };
-                        let done = sqlx::query(
-                            "DELETE FROM statistics_channels WHERE (period, at, channel) IN
-                                 (SELECT period, at, channel FROM statistics_channels WHERE period = $1 AND at = $2
-                                  ORDER BY messages DESC, channel LIMIT $3 OFFSET $4)",
+                        let at = crowded.number(0)?;
+                        let first = sqlx::query(
+                            "SELECT messages, channel FROM statistics_channels WHERE period = $1 AND at = $2
+                             ORDER BY messages DESC, channel LIMIT 1 OFFSET $3",
                         )
                         .bind(period.number())
-                        .bind(crowded.number(0)?)
-                        .bind(FORGOTTEN)
+                        .bind(at)
                         .bind(number(over.channels))
+                        .fetch_optional(self.reader())
+                        .await?;
+                        let Some(first) = first else { continue };
+                        let mut transaction = self.changing().await?;
+                        let done = sqlx::query(
+                            "DELETE FROM statistics_channels WHERE period = $1 AND at = $2
+                                 AND (messages < $3 OR (messages = $3 AND channel >= $4))",
+                        )
+                        .bind(period.number())
+                        .bind(at)
+                        .bind(first.number(0)?)
+                        .bind(first.text(1)?)
                         .execute(&mut *transaction)
                         .await?;
-                        removed += done.rows_affected();
+                        transaction.commit().await?;
+                        return Ok(done.rows_affected());
                     }
+                    let mut transaction = self.changing().await?;
                     let done = sqlx::query("DELETE FROM statistics_reports WHERE at < $1")
                         .bind(number(over.settled))
                         .execute(&mut *transaction)
                         .await?;
-                    removed += done.rows_affected();
                     transaction.commit().await?;
-                    Ok(removed)
+                    Ok(done.rows_affected())
                 })
                 .await
             }
