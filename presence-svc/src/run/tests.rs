@@ -173,7 +173,7 @@ impl Node {
 }
 
 #[tokio::test]
-async fn joins_is_ready_and_leaves_at_the_stop() {
+async fn several_that_keep_memories_of_their_own_are_ready_only_once_one_is_left() {
     let mut one = node("").await;
     let (context, mut second) = service(&one.bus, "").await;
     let first = one.running.incarnation;
@@ -188,17 +188,22 @@ async fn joins_is_ready_and_leaves_at_the_stop() {
     let mut both = vec![first, second.incarnation];
     both.sort_unstable();
     until(&mut second.membership, &both).await;
-    let ready = async {
-        while !(one.context.health.report().ready && context.health.report().ready) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let are = async |contexts: &[&Context], is_ready: bool| {
+        let all = async {
+            while contexts
+                .iter()
+                .any(|context| context.health.report().ready != is_ready)
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, all).await.expect("in time");
     };
-    tokio::time::timeout(DEADLINE, ready)
-        .await
-        .expect("ready in time");
+    are(&[&one.context, &context], false).await;
     one.changes.try_next();
     one.stop().await;
     until(&mut second.membership, &[second.incarnation]).await;
+    are(&[&context], true).await;
     assert!(context.tasks.stop(DEADLINE).await.forced.is_empty());
 }
 
