@@ -59,6 +59,24 @@ impl Cluster {
         Process::start(name, self.folder.path(), &ARGUMENTS).await
     }
 
+    /// One more of each of these, in this order.
+    pub async fn join_all(&self, names: &[&'static str]) -> Result<Vec<Process>> {
+        let mut joined = Vec::with_capacity(names.len());
+        for name in names {
+            joined.push(self.join(name).await?);
+        }
+        Ok(joined)
+    }
+
+    /// As [`Self::stop`], after these ended well.
+    pub async fn stop_with(self, joined: Vec<Process>) -> Result<()> {
+        for process in joined {
+            let status = process.terminate().await?;
+            ensure!(status.success(), "one that joined does not end well: {status}");
+        }
+        self.stop().await
+    }
+
     /// Whoever is left ends well.
     pub async fn stop(self) -> Result<()> {
         for process in self.gateways.into_iter().chain(self.routers) {

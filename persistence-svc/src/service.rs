@@ -177,6 +177,15 @@ fn encoded<M: Method>(response: Result<M::Response, AskError>) -> Result<Bytes, 
     Ok(response?.encode_to_vec().into())
 }
 
+/// As many as are asked for, or as is usual.
+fn limit(asked: u32, usual: u32, most: usize) -> Result<usize, AskError> {
+    let limit = usize::try_from(if asked == 0 { usual } else { asked }).unwrap_or(usize::MAX);
+    match limit <= most {
+        true => Ok(limit),
+        false => Err(AskError::Invalid(format!("{asked} asked for, {most} at most"))),
+    }
+}
+
 /// What who asked is told of the store's trouble: nothing of its inside. The whole goes to the log.
 pub(crate) fn fault(error: &StoreError) -> AskError {
     match error {

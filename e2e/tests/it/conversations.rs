@@ -9,7 +9,7 @@ use switchboard_testkit::{PostgresServer, wait_until};
 
 use crate::backend;
 use crate::client::DEADLINE;
-use crate::system::{API_KEY, SECRET};
+use crate::system::{API_KEY, SECRET, stored_in};
 use switchboard_e2e::cluster::Cluster;
 use switchboard_e2e::process::Process;
 
@@ -44,13 +44,6 @@ allow_publish_for_subscriber = true
 allow_history_for_subscriber = true
 "#;
 
-fn stored_in(database: &PostgresServer) -> String {
-    let url = database.url();
-    format!(
-        "[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {url:?}\n"
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn conversations_on_embedded() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -71,22 +64,13 @@ async fn conversations_on_a_cluster() -> Result<()> {
     let database = PostgresServer::start().await?;
     let more = format!("{NAMESPACES}{}", stored_in(&database));
     let cluster = Cluster::start_as(&gateway(), &more).await?;
-    let replicas = [
-        cluster.join("switchboard-persistence-svc").await?,
-        cluster.join("switchboard-persistence-svc").await?,
-    ];
+    let replicas = cluster.join_all(&["switchboard-persistence-svc"; 2]).await?;
     backend::node(
         "conversations.test.js",
         &cluster.gateways.iter().collect::<Vec<_>>(),
     )
     .await?;
-    for replica in replicas {
-        ensure!(
-            replica.terminate().await?.success(),
-            "a replica does not end well"
-        );
-    }
-    cluster.stop().await
+    cluster.stop_with(replicas).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

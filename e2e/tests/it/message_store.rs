@@ -6,6 +6,7 @@ use serde_json::json;
 use switchboard_testkit::{PostgresServer, wait_until};
 
 use crate::client::{Client, DEADLINE};
+use crate::system::stored_in;
 use switchboard_e2e::cluster::Cluster;
 use switchboard_e2e::process::Process;
 
@@ -63,8 +64,8 @@ async fn acknowledged_messages_are_rows_once_whatever_dies() -> Result<()> {
     let mut database = PostgresServer::start_with(&["fsync=on"]).await?;
     let url = database.url();
     let more = format!(
-        "[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {url:?}\n\
-         connection_timeout = \"1s\"\nstatement_timeout = \"2s\"\n"
+        "{}connection_timeout = \"1s\"\nstatement_timeout = \"2s\"\n",
+        stored_in(&database)
     );
     let cluster = Cluster::start_with(&more).await?;
     let mut replicas: Vec<Process> = Vec::new();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::backend;
 use crate::client::{Client, DEADLINE, Event};
-use crate::system::{API_KEY, SECRET};
+use crate::system::{API_KEY, SECRET, stored_in};
 use crate::tools;
 
 /// With which code a blocked user's connections end.
@@ -36,13 +36,6 @@ allow_publish_for_client = true
 allow_history_for_client = true
 allow_message_changes = true
 "#;
-
-fn stored_in(database: &PostgresServer) -> String {
-    let url = database.url();
-    format!(
-        "[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {url:?}\n"
-    )
-}
 
 async fn embedded(folder: &std::path::Path, store: &str) -> Result<Process> {
     let config = format!(
@@ -82,10 +75,7 @@ async fn moderation_on_a_cluster() -> Result<()> {
     let database = PostgresServer::start().await?;
     let more = format!("{NAMESPACES}{}", stored_in(&database));
     let cluster = Cluster::start_as(&gateway(), &more).await?;
-    let replicas = [
-        cluster.join("switchboard-persistence-svc").await?,
-        cluster.join("switchboard-persistence-svc").await?,
-    ];
+    let replicas = cluster.join_all(&["switchboard-persistence-svc"; 2]).await?;
     let gateways: Vec<&Process> = cluster.gateways.iter().collect();
     // Until both have heard of each other, and the store answers.
     wait_until(DEADLINE, async || {
@@ -95,13 +85,7 @@ async fn moderation_on_a_cluster() -> Result<()> {
     .await?;
     backend::node("moderation.test.js", &gateways).await?;
     over_grpc(&gateways).await?;
-    for replica in replicas {
-        ensure!(
-            replica.terminate().await?.success(),
-            "a replica does not end well"
-        );
-    }
-    cluster.stop().await
+    cluster.stop_with(replicas).await
 }
 
 /// Does it, and it has to be done.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::backend;
 use crate::client::{Client, DEADLINE};
-use crate::system::{API_KEY, SECRET};
+use crate::system::{API_KEY, SECRET, stored_in};
 use crate::tools;
 
 /// Ghosts are gone within 5 s; what a busy machine takes besides is not what is tested.
@@ -81,22 +81,14 @@ fn in_redis(redis: &RedisServer) -> String {
 async fn presence_on_a_cluster() -> Result<()> {
     let redis = RedisServer::start().await?;
     let database = switchboard_testkit::PostgresServer::start().await?;
-    let url = database.url();
-    let more = format!(
-        "{NAMESPACES}{}[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n\
-         [persistence.postgres]\nurl = {url:?}\n",
-        in_redis(&redis)
-    );
+    let more = format!("{NAMESPACES}{}{}", in_redis(&redis), stored_in(&database));
     let cluster = Cluster::start_as(&gateway(), &more).await?;
-    let mut others = vec![cluster.join("switchboard-persistence-svc").await?];
-    for _ in 0..2 {
-        others.push(cluster.join("switchboard-presence-svc").await?);
-    }
+    let presence = "switchboard-presence-svc";
+    let others = cluster
+        .join_all(&["switchboard-persistence-svc", presence, presence])
+        .await?;
     backend::node("presence.test.js", &cluster.gateways.iter().collect::<Vec<_>>()).await?;
-    for other in others {
-        ensure!(other.terminate().await?.success(), "a service does not end well");
-    }
-    cluster.stop().await
+    cluster.stop_with(others).await
 }
 
 async fn connection(gateway: &Process, user: &str) -> Result<Client> {

@@ -5,7 +5,7 @@ use serde_json::json;
 use switchboard_testkit::PostgresServer;
 
 use crate::client::Client;
-use crate::system::System;
+use crate::system::{System, stored_in};
 use crate::tools;
 use switchboard_e2e::cluster::Cluster;
 
@@ -36,24 +36,11 @@ async fn what_is_said_is_found_on_sqlite() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_is_found_on_postgres() -> Result<()> {
     let database = PostgresServer::start().await?;
-    let more = format!(
-        "[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {:?}\n",
-        database.url()
-    );
-    let cluster = Cluster::start_with(&more).await?;
-    let replicas = [
-        cluster.join("switchboard-persistence-svc").await?,
-        cluster.join("switchboard-persistence-svc").await?,
-    ];
+    let cluster = Cluster::start_with(&stored_in(&database)).await?;
+    let replicas = cluster.join_all(&["switchboard-persistence-svc"; 2]).await?;
     let gateway = cluster.gateways.first().context("a gateway")?;
     javascript(&gateway.websocket_url()).await?;
-    for replica in replicas {
-        ensure!(
-            replica.terminate().await?.success(),
-            "a replica does not end well"
-        );
-    }
-    cluster.stop().await
+    cluster.stop_with(replicas).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use switchboard_testkit::{PostgresServer, wait_until};
 use tokio::time::timeout;
 
 use crate::client::{Client, DEADLINE};
-use crate::system::{API_KEY, SECRET};
+use crate::system::{API_KEY, SECRET, stored_in};
 
 const CHANNEL: &str = "talk:1";
 const MESSAGES: u64 = 40;
@@ -182,24 +182,12 @@ async fn statistics_on_embedded() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_on_a_cluster_whose_counting_processes_die() -> Result<()> {
     let database = PostgresServer::start().await?;
-    let more = format!(
-        "{NAMESPACES}[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {:?}\n",
-        database.url()
-    );
+    let more = format!("{NAMESPACES}{}", stored_in(&database));
     let cluster = Cluster::start_as(&gateway(), &more).await?;
-    let mut replicas = [
-        cluster.join("switchboard-persistence-svc").await?,
-        cluster.join("switchboard-persistence-svc").await?,
-    ];
+    let mut replicas = cluster.join_all(&["switchboard-persistence-svc"; 2]).await?;
     let gateways = [&cluster.gateways[0], &cluster.gateways[1]];
     timeout(Duration::from_secs(90), told(gateways, &mut replicas))
         .await
         .context("it took too long")??;
-    for replica in replicas {
-        ensure!(
-            replica.terminate().await?.success(),
-            "a replica does not end well"
-        );
-    }
-    cluster.stop().await
+    cluster.stop_with(replicas).await
 }

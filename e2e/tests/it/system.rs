@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use switchboard::{Config, Switchboard};
-use switchboard_testkit::NatsCluster;
+use switchboard_testkit::{NatsCluster, PostgresServer};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -26,6 +26,14 @@ api.key = "a-key-of-tests-that-is-long-enough"
 "#;
 
 /// What backends prove themselves with.
+/// Sections of a cluster whose messages are stored there; keys of `[persistence.postgres]` may follow.
+pub(crate) fn stored_in(database: &PostgresServer) -> String {
+    let url = database.url();
+    format!(
+        "[router]\nreaders = [\"persistence\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {url:?}\n"
+    )
+}
+
 pub(crate) const API_KEY: &str = "a-key-of-tests-that-is-long-enough";
 
 /// Signs and verifies tokens.

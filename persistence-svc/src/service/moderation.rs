@@ -9,7 +9,7 @@ use switchboard_proto::messages::{
 };
 use switchboard_proto::time::now_us;
 
-use super::{Service, fault};
+use super::{Service, fault, limit};
 use crate::store::moderation::{Act, Entry, Key, Kind, MAX_MODERATED, Restriction, Restrictions};
 
 /// What is not said otherwise.
@@ -60,7 +60,7 @@ impl Service {
         &self,
         request: ModerationLogRequest,
     ) -> Result<ModerationLogResponse, AskError> {
-        let limit = limit(request.limit)?;
+        let limit = limit(request.limit, LISTED, MAX_MODERATED)?;
         let log = self.store.moderation_log(request.after, limit).await;
         let (entries, last) = log.map_err(|error| fault(&error))?;
         Ok(ModerationLogResponse {
@@ -75,7 +75,7 @@ impl Service {
         &self,
         request: RestrictionsRequest,
     ) -> Result<RestrictionsResponse, AskError> {
-        let limit = limit(request.limit)?;
+        let limit = limit(request.limit, LISTED, MAX_MODERATED)?;
         let of_kind = match request.kind() {
             ModerationKind::Unspecified => None,
             named => Some(placed(named)?),
@@ -115,17 +115,6 @@ impl Service {
 
 fn invalid(words: &str) -> AskError {
     AskError::Invalid(words.to_owned())
-}
-
-fn limit(asked: u32) -> Result<usize, AskError> {
-    let limit = match asked {
-        0 => LISTED,
-        asked => asked,
-    };
-    match usize::try_from(limit) {
-        Ok(limit) if limit <= MAX_MODERATED => Ok(limit),
-        _ => Err(invalid("a limit above 400")),
-    }
 }
 
 /// The kind of restriction that an act places.

@@ -11,7 +11,7 @@ use switchboard_proto::messages::{
 };
 use switchboard_proto::time::now_us;
 
-use super::{Service, fault};
+use super::{Service, fault, limit};
 use crate::statistics::StatisticsSettings;
 use crate::store::statistics::{MAX_POINTS, MAX_TOP, Period, Point, Report, Span};
 
@@ -164,14 +164,7 @@ impl Service {
     ) -> Result<TopChannelsResponse, AskError> {
         self.is_counted()?;
         let range = range(request.from_ms, request.to_ms)?;
-        let limit = match request.limit {
-            0 => TOP,
-            limit => limit,
-        };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if limit > MAX_TOP {
-            return Err(AskError::Invalid(format!("{MAX_TOP} channels at most")));
-        }
+        let limit = limit(request.limit, TOP, MAX_TOP)?;
         let by_days = span(Period::Day, range);
         let are_kept = by_days.from >= StatisticsSettings::channels_kept_from(now());
         let span = match periods(&by_days) <= TOP_DAYS && are_kept {

@@ -159,3 +159,10 @@ async fn too_many_at_work_are_refused_for_the_time_being() {
         "{answer:?}"
     );
 }
+
+#[test]
+fn limits_are_kept() {
+    assert_eq!(limit(0, 20, 100), Ok(20));
+    assert_eq!(limit(100, 20, 100), Ok(100));
+    assert!(matches!(limit(101, 20, 100), Err(AskError::Invalid(_))));
+}

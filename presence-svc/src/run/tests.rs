@@ -11,6 +11,7 @@ use switchboard_proto::presence::{
     Status, method,
 };
 use switchboard_service_kit::config::Document;
+use switchboard_testkit::wait_until;
 
 use super::*;
 
@@ -189,15 +190,11 @@ async fn several_that_keep_memories_of_their_own_are_ready_only_once_one_is_left
     both.sort_unstable();
     until(&mut second.membership, &both).await;
     let are = async |contexts: &[&Context], is_ready: bool| {
-        let all = async {
-            while contexts
-                .iter()
-                .any(|context| context.health.report().ready != is_ready)
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, all).await.expect("in time");
+        let all = wait_until(DEADLINE, async || {
+            let mut contexts = contexts.iter();
+            contexts.all(|context| context.health.report().ready == is_ready)
+        });
+        all.await.expect("in time");
     };
     are(&[&one.context, &context], false).await;
     one.changes.try_next();

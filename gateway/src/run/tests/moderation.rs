@@ -272,6 +272,7 @@ async fn a_block_ends_by_its_time() {
             break;
         }
         assert!(Instant::now() < end, "she is still blocked");
+        // No more often than a client may come.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -454,6 +455,7 @@ async fn nobody_slips_in_between() {
         store.act(block(&user));
         node.gateway.moderation.look();
         clients.push(client);
+        // Some connects are answered before the next act is looked at, some are not: what is asserted holds for all.
         tokio::time::sleep(Duration::from_millis(number % 4)).await;
     }
     for client in &mut clients {
