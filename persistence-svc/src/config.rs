@@ -145,7 +145,7 @@ impl Config {
         );
         let linger = section.duration(
             "linger",
-            Duration::from_millis(20),
+            Duration::from_millis(100),
             Duration::ZERO..=seconds(5),
             "How long the first record of a write waits for others.",
         );

@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The shortest time between two looks: messages that come one by one are taken together.
 const GATHER: Duration = Duration::from_millis(100);
 
+/// The same while messages keep coming: a step costs about the same for one message and for fifty.
+const GATHER_MORE: Duration = Duration::from_millis(500);
+
 /// How long the writer counts as busy after a batch that was nearly full, or that failed.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -112,11 +115,20 @@ pub struct Following {
 /// How far a log was when it was looked at, and since when.
 type Seen = HashMap<(ShardId, LogEpoch), (Offset, Instant)>;
 
+/// What a round found.
+struct Round {
+    /// Messages that were not followed yet.
+    is_any: bool,
+    /// More of them than a step takes.
+    is_more: bool,
+}
+
 impl Following {
     /// Follows until `stop`. What fails is logged and tried again. Cancel safe.
     pub async fn run(self, stop: CancellationToken) {
         let name = self.follower.name();
         let mut pause = GATHER;
+        let mut gather = GATHER;
         let mut is_prepared = false;
         let mut seen = Seen::new();
         while !stop.is_cancelled() {
@@ -132,13 +144,10 @@ impl Following {
                 Err(error) => Err(error),
             };
             let wait = match done {
-                Ok(true) => {
+                Ok(round) => {
                     pause = GATHER;
-                    Duration::ZERO
-                }
-                Ok(false) => {
-                    pause = GATHER;
-                    LOOK
+                    gather = if round.is_any { GATHER_MORE } else { GATHER };
+                    if round.is_more { Duration::ZERO } else { LOOK }
                 }
                 Err(error) => {
                     tracing::warn!(follower = name, %error, "messages are not followed, tried again");
@@ -154,7 +163,7 @@ impl Following {
                     self.metrics.waits.inc();
                     tokio::time::sleep(BUSY).await;
                 } else if !wait.is_zero() {
-                    tokio::time::sleep(GATHER).await;
+                    tokio::time::sleep(gather).await;
                     drop(tokio::time::timeout(wait, more).await);
                 }
             };
@@ -162,8 +171,8 @@ impl Following {
         }
     }
 
-    /// One step in each log that is this replica's and has something to do. `true`: there is more.
-    async fn round(&self, seen: &mut Seen, stop: &CancellationToken) -> Result<bool, StoreError> {
+    /// One step in each log that is this replica's and has something to do.
+    async fn round(&self, seen: &mut Seen, stop: &CancellationToken) -> Result<Round, StoreError> {
         let behind = self.store.behind(self.follower.name()).await?;
         let now = Instant::now();
         seen.retain(|log, _| behind.iter().any(|behind| (behind.shard, behind.log) == *log));
@@ -182,7 +191,10 @@ impl Following {
             })
             .collect();
         let mut lag = Duration::ZERO;
-        let mut is_more = false;
+        let mut round = Round {
+            is_any: !mine.is_empty(),
+            is_more: false,
+        };
         let mut steps = futures_util::stream::iter(mine)
             .map(|behind| self.clone().step(behind))
             .buffer_unordered(AT_ONCE);
@@ -192,7 +204,7 @@ impl Following {
             match done {
                 Ok((was_behind, has_more)) => {
                     lag = lag.max(was_behind);
-                    is_more |= has_more;
+                    round.is_more |= has_more;
                 }
                 Err(error) => failed = Some(error),
             }
@@ -203,7 +215,7 @@ impl Following {
         self.metrics
             .lag_ms
             .set(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
-        failed.map_or(Ok(is_more), Err)
+        failed.map_or(Ok(round), Err)
     }
 
     /// How old the first message of the step was, and whether there is more behind it.

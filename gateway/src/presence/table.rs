@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use prost::Message as _;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::presence::{
@@ -27,12 +28,24 @@ const ENDED: usize = 64;
 /// [`MAX_UNREPORTED`].
 #[derive(Default)]
 pub(super) struct Table {
-    sessions: HashMap<Uuid, Session>,
+    /// In an order in which looking for activity can go on.
+    sessions: IndexMap<Uuid, Session>,
+    looking: Looking,
     channels: HashMap<ChannelName, HashMap<Uuid, Local>>,
     touched: HashMap<Box<str>, HashSet<Uuid>>,
     touched_channels: HashMap<ChannelName, HashSet<Uuid>>,
     /// Entries of both.
     unreported: usize,
+}
+
+/// How long looking for activity in all sessions takes, at most. In one go it would hold up, for milliseconds, whoever comes or goes.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Where looking for activity goes on, and since when it waits there.
+#[derive(Default)]
+struct Looking {
+    next: usize,
+    since: Option<Instant>,
 }
 
 /// What is not reported, beyond which it is forgotten: then everything is reported anew.
@@ -83,7 +96,7 @@ impl Table {
     }
 
     pub(super) fn leave(&mut self, client: Uuid) {
-        let Some(session) = self.sessions.remove(&client) else {
+        let Some(session) = self.sessions.swap_remove(&client) else {
             return;
         };
         for channel in &session.channels {
@@ -160,12 +173,25 @@ impl Table {
         self.unreported += usize::from(clients.insert(client));
     }
 
-    /// Touches the sessions that were active since, those whose activity was reported `interval` ago.
+    /// Touches sessions that were active since, if their activity was reported `interval` ago. Looks at a part of all sessions that grows with
+    /// the time since the last call: at all of them within a quarter of the interval, and within 5 s.
     pub(super) fn touch_active(&mut self, interval: Duration) {
-        let active: Vec<Arc<SessionHandle>> = (self.sessions.values())
-            .filter(|session| session.handle.last_active() >= session.reported + interval)
-            .map(|session| Arc::clone(&session.handle))
-            .collect();
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(self.looking.since.replace(now).unwrap_or(now));
+        let round = LOOK.min(interval / 4).as_micros().max(1);
+        let count = self.sessions.len();
+        let part = (count as u128 * passed.as_micros()).div_ceil(round);
+        let looked = usize::try_from(part).unwrap_or(count).min(count);
+        let mut active = Vec::new();
+        for _ in 0..looked {
+            let next = self.looking.next % count;
+            self.looking.next = next + 1;
+            if let Some((_, session)) = self.sessions.get_index(next)
+                && session.handle.last_active() >= session.reported + interval
+            {
+                active.push(Arc::clone(&session.handle));
+            }
+        }
         for session in active {
             self.touch(session.user(), session.client());
         }

@@ -20,7 +20,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Database, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, Database, Sqlite, SqliteConnection};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
@@ -89,52 +89,91 @@ impl SqliteStore {
     }
 }
 
-async fn insert_rows(connection: &mut SqliteConnection, written: &Written) -> Result<(), StoreError> {
-    let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
-    for row in &written.rows {
-        sqlx::query(
-            r#"INSERT INTO messages (log_time, shard, log, "offset", channel_hash, channel, sender, message)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"#,
-        )
-        .bind(number(row.time_us))
-        .bind(shard)
-        .bind(log)
-        .bind(number(row.offset.get()))
-        .bind(channel_hash(&row.channel))
-        .bind(row.channel.as_str())
-        .bind(row.sender.as_deref())
-        .bind(row.message.as_ref())
-        .execute(&mut *connection)
-        .await?;
-    }
-    for row in heads_of(written) {
-        sqlx::query(
-            r#"INSERT INTO channels (name, log, "offset", log_time) VALUES (?, ?, ?, ?)
-               ON CONFLICT (name) DO UPDATE
-               SET log = excluded.log, "offset" = excluded."offset", log_time = excluded.log_time
-               WHERE (channels.log, channels."offset") < (excluded.log, excluded."offset")"#,
-        )
-        .bind(row.channel.as_str())
-        .bind(log)
-        .bind(number(row.offset.get()))
-        .bind(number(row.time_us))
-        .execute(&mut *connection)
-        .await?;
-    }
-    for dead in &written.dead {
-        sqlx::query(
-            r#"INSERT INTO dead_letters (shard, log, "offset", reason, bytes) VALUES (?, ?, ?, ?, ?)
-               ON CONFLICT DO NOTHING"#,
-        )
-        .bind(i32::from(dead.shard.get()))
-        .bind(log_number(dead.log))
-        .bind(number(dead.offset.get()))
-        .bind(dead.reason.as_str())
-        .bind(dead.bytes.as_ref())
-        .execute(&mut *connection)
-        .await?;
+/// Rows of one statement: each statement is a way to the thread of SQLite and back, which costs more than what is done there. Few
+/// sizes, so that each statement stays prepared.
+const ROWS: [usize; 3] = [64, 8, 1];
+
+type Asking<'q> = Query<'q, Sqlite, <Sqlite as Database>::Arguments>;
+
+/// `INSERT` of many rows: `into` names table and columns, each of which `bind` gives a value, and `tail` says what comes after the values.
+async fn insert_many<'q, T>(
+    connection: &mut SqliteConnection,
+    (into, columns, tail): (&str, usize, &str),
+    rows: &'q [T],
+    bind: impl Fn(Asking<'q>, &'q T) -> Asking<'q>,
+) -> Result<(), StoreError> {
+    let values = format!("({})", vec!["?"; columns].join(", "));
+    let mut left = rows;
+    for size in ROWS {
+        if left.len() < size {
+            continue;
+        }
+        let statement = format!(
+            "INSERT INTO {into} VALUES {} {tail}",
+            vec![values.as_str(); size].join(", ")
+        );
+        let chunks = left.chunks_exact(size);
+        left = chunks.remainder();
+        for chunk in chunks {
+            // Nothing in it was given by anybody.
+            let query = sqlx::query(AssertSqlSafe(statement.clone()));
+            chunk.iter().fold(query, &bind).execute(&mut *connection).await?;
+        }
     }
     Ok(())
+}
+
+async fn insert_rows(connection: &mut SqliteConnection, written: &Written) -> Result<(), StoreError> {
+    let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
+    let messages = r#"messages (log_time, shard, log, "offset", channel_hash, channel, sender, message)"#;
+    insert_many(
+        connection,
+        (messages, 8, "ON CONFLICT DO NOTHING"),
+        &written.rows,
+        |query, row| {
+            query
+                .bind(number(row.time_us))
+                .bind(shard)
+                .bind(log)
+                .bind(number(row.offset.get()))
+                .bind(channel_hash(&row.channel))
+                .bind(row.channel.as_str())
+                .bind(row.sender.as_deref())
+                .bind(row.message.as_ref())
+        },
+    )
+    .await?;
+    let newer = r#"ON CONFLICT (name) DO UPDATE
+        SET log = excluded.log, "offset" = excluded."offset", log_time = excluded.log_time
+        WHERE (channels.log, channels."offset") < (excluded.log, excluded."offset")"#;
+    insert_many(
+        connection,
+        (r#"channels (name, log, "offset", log_time)"#, 4, newer),
+        &heads_of(written),
+        |query, row| {
+            query
+                .bind(row.channel.as_str())
+                .bind(log)
+                .bind(number(row.offset.get()))
+                .bind(number(row.time_us))
+        },
+    )
+    .await?;
+    let dead_letters = r#"dead_letters (shard, log, "offset", reason, bytes)"#;
+    insert_many(
+        connection,
+        (dead_letters, 5, "ON CONFLICT DO NOTHING"),
+        &written.dead,
+        |query, dead| {
+            query
+                .bind(i32::from(dead.shard.get()))
+                .bind(log_number(dead.log))
+                .bind(number(dead.offset.get()))
+                .bind(dead.reason.as_str())
+                .bind(dead.bytes.as_ref())
+        },
+    )
+    .await
 }
 
 async fn progress_of(
@@ -197,10 +236,7 @@ fn limit(question: &History) -> usize {
 }
 
 /// The rows of a question: `log`, `offset`, `log_time`, `message`.
-fn page_query<'q>(
-    question: &'q History,
-    (first, last): ((i64, i64), (i64, i64)),
-) -> Query<'q, Sqlite, <Sqlite as Database>::Arguments> {
+fn page_query<'q>(question: &'q History, (first, last): ((i64, i64), (i64, i64))) -> Asking<'q> {
     let forward = r#"SELECT log, "offset", log_time, message FROM messages
         WHERE channel_hash = ? AND channel = ? AND (log, "offset") >= (?, ?) AND (log, "offset") <= (?, ?)
             AND log_time >= ?

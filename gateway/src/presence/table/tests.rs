@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::presence::tests::session;
 
@@ -185,11 +187,47 @@ async fn activity_is_reported_now_and_then() {
     tokio::time::advance(Duration::from_secs(21)).await;
     table.touch_active(interval);
     assert!(!table.has_more(), "nothing happened since");
+    tokio::time::advance(LOOK).await;
     alice.note_activity(Instant::now());
     table.touch_active(interval);
     let (report, _) = take(&mut table);
     let session = &report.users[0].sessions[0];
-    assert_eq!((session.since_ago_ms, session.active_ago_ms), (31_000, 0));
+    assert_eq!((session.since_ago_ms, session.active_ago_ms), (36_000, 0));
+    tokio::time::advance(LOOK).await;
     table.touch_active(interval);
     assert!(!table.has_more());
+}
+
+#[tokio::test(start_paused = true)]
+async fn activity_of_many_is_looked_for_in_parts_and_of_all_of_them() {
+    let mut table = Table::default();
+    let all: Vec<_> = (0..100)
+        .map(|number| session(&format!("user-{number}")))
+        .collect();
+    for session in &all {
+        table.enter(session, Device::default());
+    }
+    while table.has_more() {
+        take(&mut table);
+    }
+    let interval = Duration::from_secs(30);
+    table.touch_active(interval);
+    tokio::time::advance(Duration::from_secs(40)).await;
+    for session in &all {
+        session.note_activity(Instant::now());
+    }
+    table.looking.since = Some(Instant::now());
+    let mut told = BTreeSet::new();
+    for turn in 0..10 {
+        tokio::time::advance(LOOK / 10).await;
+        table.touch_active(interval);
+        let (report, _) = take(&mut table);
+        assert!(
+            (1..=11).contains(&report.users.len()),
+            "{} in turn {turn}",
+            report.users.len()
+        );
+        told.extend(report.users.into_iter().map(|user| user.user));
+    }
+    assert_eq!(told.len(), 100);
 }

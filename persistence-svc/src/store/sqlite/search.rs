@@ -3,13 +3,15 @@
 //! Row numbers are times, so FTS5 goes through matches in their order and stops where enough was found. Phrases are not in this
 //! index: their words are, and whether they follow each other is seen in the messages.
 
+use std::collections::{BTreeSet, HashMap};
+
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::SqliteStore;
 use super::follow::moved;
 use super::keeping::still_said;
+use super::{SqliteStore, insert_many};
 use crate::search::query::{Clause, Item};
 use crate::store::search::{
     Dialect, Document, Find, Hit, Hits, Loaded, MAX_HITS, Mark, SearchStore, any, channel_form, sender_form,
@@ -79,16 +81,48 @@ pub(super) fn first_of(time_us: u64) -> i64 {
     number((time_us / 1000).min(LAST_MS) << SHIFT)
 }
 
-/// A row number of that time that is free.
-async fn free(connection: &mut SqliteConnection, time_us: u64) -> Result<i64, StoreError> {
-    let first = first_of(time_us);
-    let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM search_places WHERE id >= ? AND id < ?")
-        .bind(first)
-        .bind(first.saturating_add(1 << SHIFT))
-        .fetch_one(connection)
-        .await?;
-    // A million messages of one millisecond run into the next one.
-    Ok(last.map_or(first, |last| last + 1))
+/// A row number for each document, free and of its time.
+async fn free(connection: &mut SqliteConnection, documents: &[Document]) -> Result<Vec<i64>, StoreError> {
+    let firsts: BTreeSet<i64> = documents
+        .iter()
+        .map(|document| first_of(document.time_us))
+        .collect();
+    let firsts = serde_json::to_string(&firsts).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let taken = sqlx::query(
+        "SELECT value, (SELECT max(id) FROM search_places WHERE id >= value AND id < value + ?) FROM json_each(?)",
+    )
+    .bind(1_i64 << SHIFT)
+    .bind(firsts)
+    .fetch_all(connection)
+    .await?;
+    let mut next = HashMap::with_capacity(taken.len());
+    for row in &taken {
+        let (first, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        // A million messages of one millisecond run into the next one.
+        next.insert(first, last.map_or(first, |last| last + 1));
+    }
+    let mut take = |document: &Document| {
+        let first = first_of(document.time_us);
+        let next = next.entry(first).or_insert(first);
+        *next += 1;
+        *next - 1
+    };
+    Ok(documents.iter().map(&mut take).collect())
+}
+
+/// All that is found by: its forms, its channel, its sender.
+fn found_by(document: &Document) -> String {
+    let mut text = String::new();
+    for (form, _) in &document.forms {
+        text.push_str(form);
+        text.push(' ');
+    }
+    text.push_str(&channel_form(&document.channel));
+    if let Some(sender) = &document.sender {
+        text.push(' ');
+        text.push_str(&sender_form(sender));
+    }
+    text
 }
 
 async fn insert(
@@ -97,36 +131,28 @@ async fn insert(
     log: i64,
     documents: &[Document],
 ) -> Result<(), StoreError> {
-    let mut text = String::new();
-    for document in documents {
-        text.clear();
-        for (form, _) in &document.forms {
-            text.push_str(form);
-            text.push(' ');
-        }
-        text.push_str(&channel_form(&document.channel));
-        if let Some(sender) = &document.sender {
-            text.push(' ');
-            text.push_str(&sender_form(sender));
-        }
-        let id = free(connection, document.time_us).await?;
-        sqlx::query(
-            r#"INSERT INTO search_places (id, log_time, shard, log, "offset") VALUES (?, ?, ?, ?, ?)"#,
-        )
-        .bind(id)
-        .bind(number(document.time_us))
-        .bind(shard)
-        .bind(log)
-        .bind(number(document.offset.get()))
-        .execute(&mut *connection)
-        .await?;
-        sqlx::query("INSERT INTO search (rowid, words) VALUES (?, ?)")
-            .bind(id)
-            .bind(text.as_str())
-            .execute(&mut *connection)
-            .await?;
+    if documents.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let ids = free(connection, documents).await?;
+    let rows: Vec<(i64, &Document)> = ids.into_iter().zip(documents).collect();
+    let places = r#"search_places (id, log_time, shard, log, "offset")"#;
+    insert_many(connection, (places, 5, ""), &rows, |query, (id, document)| {
+        query
+            .bind(id)
+            .bind(number(document.time_us))
+            .bind(shard)
+            .bind(log)
+            .bind(number(document.offset.get()))
+    })
+    .await?;
+    insert_many(
+        connection,
+        ("search (rowid, words)", 2, ""),
+        &rows,
+        |query, (id, document)| query.bind(id).bind(found_by(document)),
+    )
+    .await
 }
 
 /// `id`, `log_time`, `shard`, `log`, `offset`.
