@@ -67,6 +67,10 @@ pub trait Bus: Send + Sync + 'static {
     /// As [`Bus::publish`].
     async fn reply(&self, to: &str, payload: Bytes) -> Result<(), BusError>;
 
+    /// Leaves the server that it is connected to, which may have lost the others, for one of those configured: perhaps the same. Messages
+    /// may be missed meanwhile, as [`Bus::disruptions`] then tells. Does nothing where there is no server.
+    async fn connect_elsewhere(&self) {}
+
     /// Counts the moments since which a subscriber of this process may have missed something.
     fn disruptions(&self) -> watch::Receiver<u64>;
 

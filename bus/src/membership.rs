@@ -5,6 +5,7 @@
 //! processes may see different members for a while, and whoever is told too late or too early loses
 //! a race at the log and nothing else.
 
+mod isolation;
 mod owners;
 mod table;
 
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::bus::{Bus, BusError, BusMessage, Subscription};
 use crate::subject::{Pattern, Subject};
 
+use self::isolation::Isolation;
 pub use owners::owners;
 pub use table::{Member, MembershipTable};
 
@@ -102,6 +104,7 @@ impl Membership {
             settings,
             table,
             sender,
+            isolation: Isolation::default(),
             logged: Logged::default(),
             begun: Instant::now(),
         };
@@ -141,6 +144,7 @@ struct Task {
     settings: MembershipSettings,
     table: MembershipTable,
     sender: watch::Sender<Arc<Vec<Member>>>,
+    isolation: Isolation,
     logged: Logged,
     begun: Instant,
 }
@@ -171,7 +175,7 @@ impl Task {
                     // A process that was stopped heard nobody meanwhile and must not take all for
                     // gone: what they sent is still on its way through the sockets.
                     if now.saturating_sub(last_tick) <= self.settings.interval * 2 {
-                        self.table.expire(now);
+                        self.expire(now).await;
                     }
                     last_tick = now;
                     self.announce();
@@ -199,6 +203,19 @@ impl Task {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "member beat not sent"),
             Err(_) => tracing::debug!("member beat not sent: the bus is held up"),
+        }
+    }
+
+    async fn expire(&mut self, now: Duration) {
+        let others = self.table.others();
+        self.table.expire(now);
+        if self.isolation.advises(others, self.table.others(), now) {
+            tracing::warn!(
+                of = others,
+                left = self.table.others(),
+                "most members fell silent at once"
+            );
+            self.bus.connect_elsewhere().await;
         }
     }
 
@@ -234,11 +251,15 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
     use bytes::Bytes;
 
     use super::*;
+    use crate::bus::RequestError;
     use crate::embedded::EmbeddedBus;
-    use crate::subject::SubjectPrefix;
+    use crate::subject::{QueueGroup, SubjectPrefix};
 
     struct Node {
         membership: Membership,
@@ -315,6 +336,108 @@ mod tests {
             (Duration::from_millis(1200)..Duration::from_millis(1800)).contains(&after),
             "{after:?}"
         );
+    }
+
+    /// Counts how often it is told that its server is of no use.
+    struct Told(Arc<EmbeddedBus>, AtomicUsize);
+
+    #[async_trait]
+    impl Bus for Told {
+        async fn publish(&self, subject: Subject, payload: Bytes) -> Result<(), BusError> {
+            self.0.publish(subject, payload).await
+        }
+
+        async fn subscribe(&self, pattern: Pattern, capacity: usize) -> Result<Subscription, BusError> {
+            self.0.subscribe(pattern, capacity).await
+        }
+
+        async fn subscribe_group(
+            &self,
+            pattern: Pattern,
+            group: QueueGroup,
+            capacity: usize,
+        ) -> Result<Subscription, BusError> {
+            self.0.subscribe_group(pattern, group, capacity).await
+        }
+
+        async fn request(
+            &self,
+            subject: Subject,
+            payload: Bytes,
+            timeout: Duration,
+        ) -> Result<Bytes, RequestError> {
+            self.0.request(subject, payload, timeout).await
+        }
+
+        async fn reply(&self, to: &str, payload: Bytes) -> Result<(), BusError> {
+            self.0.reply(to, payload).await
+        }
+
+        async fn connect_elsewhere(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn disruptions(&self) -> watch::Receiver<u64> {
+            self.0.disruptions()
+        }
+
+        fn is_private(&self) -> bool {
+            self.0.is_private()
+        }
+
+        fn max_payload(&self) -> usize {
+            self.0.max_payload()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hears_most_others_no_more_looks_for_another_server() {
+        let shared = EmbeddedBus::new(SubjectPrefix::default());
+        let told = Arc::new(Told(Arc::clone(&shared), AtomicUsize::new(0)));
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let membership = Membership::join(
+            Arc::clone(&told) as Arc<dyn Bus>,
+            Role::Gateway,
+            Incarnation::from_u128(1),
+            MembershipSettings::default(),
+            &tracker,
+            stop.clone(),
+        )
+        .await
+        .unwrap();
+        let one = Node {
+            membership,
+            stop,
+            tracker,
+        };
+        let beat = |number, leaving| MemberBeat {
+            role: Role::Router.into(),
+            incarnation: Incarnation::from_u128(number).to_bytes(),
+            interval_ms: 300,
+            leaving,
+            ..MemberBeat::default()
+        };
+        let say = async |beat: MemberBeat| {
+            shared
+                .publish(Subject::MemberBeat, format::encode(&beat))
+                .await
+                .unwrap();
+        };
+        for number in 2..=4 {
+            say(beat(number, false)).await;
+        }
+        until(&one, 4).await;
+        for number in 2..=4 {
+            say(beat(number, true)).await;
+        }
+        until(&one, 1).await;
+        assert_eq!(told.1.load(Ordering::Relaxed), 0, "they said that they leave");
+        for number in 2..=4 {
+            say(beat(number, false)).await;
+        }
+        until(&one, 4).await;
+        until(&one, 1).await;
+        assert_eq!(told.1.load(Ordering::Relaxed), 1, "they fell silent");
     }
 
     #[tokio::test(start_paused = true)]

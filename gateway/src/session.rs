@@ -152,6 +152,11 @@ impl SessionHandle {
         self.outgoing.closing().is_none() && self.push(reply.frame(self.encoding), reply.way())
     }
 
+    /// Whether it was closed, and only has to say so: what its client sends is not carried out any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.outgoing.closing().is_some()
+    }
+
     /// As [`SessionHandle::reply`]. `true`: as above.
     #[must_use]
     pub(crate) fn queue_reply(&self, reply: &Reply) -> bool {

@@ -96,6 +96,11 @@ impl MembershipTable {
         self.changed |= self.others.len() != before;
     }
 
+    /// How many there are besides this one.
+    pub fn others(&self) -> usize {
+        self.others.len()
+    }
+
     /// All members, sorted by role and incarnation.
     pub fn members(&self) -> Vec<Member> {
         let others = self.others.values().map(|entry| entry.member.clone());

@@ -222,6 +222,10 @@ impl Bus for NatsBus {
             .await
     }
 
+    async fn connect_elsewhere(&self) {
+        self.connection.connect_elsewhere().await;
+    }
+
     fn disruptions(&self) -> watch::Receiver<u64> {
         self.connection.disruptions().subscribe()
     }

@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
+
+/// Between two times that a server is left, at least; and what leaving may take.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How a process proves to NATS who it is.
 #[derive(Debug, Clone)]
@@ -108,6 +113,8 @@ pub enum ConnectError {
 pub struct NatsConnection {
     client: Client,
     disruptions: watch::Sender<u64>,
+    /// When a server was left last.
+    left: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for NatsConnection {
@@ -148,7 +155,11 @@ impl NatsConnection {
         let disruptions = watch::Sender::new(0);
         let options = options(config, disruptions.clone()).await?;
         match options.connect(servers).await {
-            Ok(client) => Ok(Self { client, disruptions }),
+            Ok(client) => Ok(Self {
+                client,
+                disruptions,
+                left: Arc::default(),
+            }),
             Err(error) => {
                 let reason = chain(&error);
                 Err(match error.kind() {
@@ -170,6 +181,22 @@ impl NatsConnection {
     /// Whether a server is connected at this moment.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Leaves the server for any of them, not more often than once a second, however many services of this process ask.
+    pub(super) async fn connect_elsewhere(&self) {
+        {
+            let mut left = self.left.lock();
+            if left.is_some_and(|left| left.elapsed() < LEAVE) {
+                return;
+            }
+            *left = Some(Instant::now());
+        }
+        tracing::warn!("leaving the NATS server for another one: it may have lost the others");
+        let leave = self.client.force_reconnect();
+        if !matches!(tokio::time::timeout(LEAVE, leave).await, Ok(Ok(()))) {
+            tracing::warn!("the connection to NATS is held up and is not left");
+        }
     }
 
     /// Bytes of one message that the connected server takes, at most.

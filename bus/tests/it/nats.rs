@@ -102,6 +102,43 @@ mod log {
 
 /// A server that comes back is found again, subscriptions live on, and the gap is told.
 #[tokio::test]
+async fn a_server_is_left_for_another_and_what_is_said_after_it_arrives() {
+    let cluster = NatsCluster::start(3).await.unwrap();
+    let stop = CancellationToken::new();
+    let mover = bus_on(connect(cluster.urls()).await, &stop);
+    let other = bus_on(connect(cluster.urls()).await, &stop);
+    let mut heard = mover.subscribe(Pattern::Exactly(BEAT), 64).await.unwrap();
+    let mut disruptions = mover.disruptions();
+    disruptions.mark_unchanged();
+    // Many services of one process ask at once: it is left once.
+    for _ in 0..5 {
+        mover.connect_elsewhere().await;
+    }
+    soon("the server is left", disruptions.changed()).await.unwrap();
+    // It hears again, and is heard.
+    let arrives = async {
+        loop {
+            other.publish(BEAT, Bytes::from_static(b"again")).await.ok();
+            let next = tokio::time::timeout(Duration::from_millis(100), heard.next()).await;
+            if let Ok(Some(message)) = next {
+                break message.payload;
+            }
+        }
+    };
+    assert_eq!(soon("it hears again", arrives).await, "again");
+    let mut at_other = other.subscribe(Pattern::Exactly(BEAT), 64).await.unwrap();
+    let said = async {
+        while mover.publish(BEAT, Bytes::from_static(b"here")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("it is connected again", said).await;
+    let hears = async { while at_other.next().await.unwrap().payload != "here" {} };
+    soon("it is heard", hears).await;
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn restarted_server_is_a_disruption() {
     let mut server = NatsServer::start().await.unwrap();
     let stop = CancellationToken::new();

@@ -154,7 +154,7 @@ impl Api {
         if let Some(target) = &question.target
             && target.client.is_empty()
         {
-            self.may_be_given(&target.user)?;
+            self.may_be_given(&target.user).await?;
             self.gateway
                 .lets_in(&channel, &target.user, Instant::now())
                 .await?;

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::calls::done;
 use super::failure::Failure;
 use super::{Api, Caller};
+use crate::moderation::Refused;
 use crate::session::told;
 
 /// Before a store that did not answer is asked again. An act has a key, so it is done once.
@@ -226,7 +227,12 @@ impl Api {
                         tracing::warn!(method = M::NAME, words, "the store does not answer");
                         return Err(Failure::because(
                             ErrorCode::Internal,
-                            "the message store does not answer; an act may be done or not, send it again with an idempotency_key",
+                            match M::NAME {
+                                method::Moderate::NAME => {
+                                    "the message store does not answer; the act may be done or not, send it again with an idempotency_key"
+                                }
+                                _ => "the message store does not answer, ask again",
+                            },
                         ));
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -262,7 +268,7 @@ impl Api {
                 channel: act.channel,
                 uid: act.token,
                 expire_at: seconds(act.until_us),
-                issued_before: act.issued_before_us / 1000,
+                issued_before: seconds(act.issued_before_us),
                 reason: act.reason,
                 actor: act.actor,
                 api_key: act.api_key,
@@ -317,7 +323,7 @@ impl Api {
                 channel: restriction.channel,
                 uid: restriction.token,
                 expire_at: seconds(restriction.until_us),
-                issued_before: restriction.issued_before_us / 1000,
+                issued_before: seconds(restriction.issued_before_us),
                 reason: restriction.reason,
                 number: restriction.number,
             });
@@ -328,13 +334,18 @@ impl Api {
     }
 
     /// A blocked user is given nothing.
-    pub(super) fn may_be_given(&self, user: &str) -> Result<(), Failure> {
-        match self.gateway.moderation.says(user, None) {
-            Err(crate::moderation::Refused::Blocked) => Err(Failure::because(
+    pub(super) async fn may_be_given(&self, user: &str) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.gateway.config.answer_timeout;
+        match self.gateway.moderation.lets_in(user, None, deadline).await {
+            Ok(()) => Ok(()),
+            Err(Refused::Blocked | Refused::Token) => Err(Failure::because(
                 ErrorCode::PermissionDenied,
                 "the user is blocked",
             )),
-            Ok(()) | Err(_) => Ok(()),
+            Err(Refused::Unknown) => Err(Failure::because(
+                ErrorCode::Internal,
+                "it is not known whether the user is blocked",
+            )),
         }
     }
 }

@@ -10,11 +10,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::json::{MAX_NESTING, nesting};
+use switchboard_proto::time::now_us;
 
 use super::{Overrides, ServerSubscription, Stamp, TokenError, UnixTime};
 
 /// Bytes of a user's id, at most: it goes with every message, and into channel names.
 const USER_LENGTH: usize = 255;
+
+/// How much later than now a token may say that it was issued: clocks differ.
+const SKEW_US: u64 = 60 * 1_000_000;
 
 /// Bytes of a token's id (`jti`) by which it can be revoked, at most.
 const ID_LENGTH: usize = 255;
@@ -99,6 +103,9 @@ impl Claims {
         if user.len() > USER_LENGTH {
             return Err(TokenError::Invalid("sub has more than 255 bytes"));
         }
+        if user.contains('\0') {
+            return Err(TokenError::Invalid("sub holds a zero byte, which no store takes"));
+        }
         Ok(user)
     }
 
@@ -113,9 +120,12 @@ impl Claims {
                 .then(|| text.into_boxed_str())
         });
         let issued_at = self.iat.as_deref();
+        let issued_at: Option<UnixTime> = issued_at.and_then(|iat| serde_json::from_str(iat.get()).ok());
+        // One that says it comes from the future, in milliseconds perhaps, would outlive every invalidation.
+        let latest = now_us().saturating_add(SKEW_US);
         Stamp {
             id,
-            issued_at: issued_at.and_then(|iat| serde_json::from_str(iat.get()).ok()),
+            issued_at: issued_at.filter(|issued_at| issued_at.micros() <= latest),
         }
     }
 

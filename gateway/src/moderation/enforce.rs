@@ -1,9 +1,11 @@
 //! Who is refused, and who has to go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use switchboard_bus::messages::ask;
 use switchboard_proto::channel::{ChannelName, MAX_CHANNEL_LENGTH};
 use switchboard_proto::codes::{DisconnectCode, ErrorCode};
@@ -17,12 +19,17 @@ use super::state::{Said, State, is_before};
 use super::{Moderation, Standing};
 use crate::auth::Stamp;
 use crate::gateway::Gateway;
+use crate::session::SessionHandle;
 
 /// What a question about somebody may take, at most.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Sessions that are looked at before others have their turn.
 const A_TURN: usize = 256;
+
+/// Sessions about which the store is asked before it is looked at what is new, and of these at a time.
+const SOME: usize = 256;
+const ASKED_AT_ONCE: usize = 32;
 
 /// Why somebody is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,14 +271,25 @@ impl Gateway {
     pub(super) async fn carry_out(&self, entries: &[ModerationEntry]) {
         let mut ended = 0;
         let mut revoked = Revoked::default();
+        // What is lifted by a later one of these is not begun: nobody who was sent away for good comes back by himself.
+        let mut lifted = HashSet::new();
+        for act in entries.iter().filter_map(|entry| entry.act.as_ref()) {
+            match act.kind() {
+                ModerationKind::UnblockUser => drop(lifted.insert(act.user.as_str())),
+                ModerationKind::BlockUser => drop(lifted.remove(act.user.as_str())),
+                _ => {}
+            }
+        }
         for act in entries.iter().filter_map(|entry| entry.act.as_ref()) {
             // An act that is carried out late may be over.
             if act.until_us > 0 && act.until_us <= now_us() {
                 continue;
             }
             match act.kind() {
-                // It may have been lifted by a later one of these.
-                ModerationKind::BlockUser if self.moderation.says(&act.user, None) != Ok(()) => {
+                ModerationKind::BlockUser
+                    if !lifted.contains(act.user.as_str())
+                        && self.moderation.says(&act.user, None) != Ok(()) =>
+                {
                     for session in self.sessions.of_user(&act.user) {
                         session.close(DisconnectCode::UserBlocked);
                         ended += 1;
@@ -321,26 +339,20 @@ impl Gateway {
         }
     }
 
-    /// Looks at all sessions, and ends what should not be here. How much it was.
-    pub(super) async fn look_at_all(&self) -> usize {
+    /// Looks at all sessions, and ends what should not be here: how much it was. And those of which it is not known here.
+    pub(super) async fn look_at_all(&self) -> (usize, VecDeque<Arc<SessionHandle>>) {
         let mut ended = 0;
+        let mut unknown = VecDeque::new();
         for turn in self.sessions.all().chunks(A_TURN) {
             for session in turn {
                 let user = session.user();
-                let stamp = session.stamp();
-                let said = match self.moderation.says(user, stamp.as_ref()) {
-                    Err(Refused::Unknown) => {
-                        let deadline = Instant::now() + LIMIT;
-                        self.moderation.asked(user, stamp.as_ref(), deadline).await
-                    }
-                    said => said,
-                };
-                match said {
+                match self.moderation.says(user, session.stamp().as_ref()) {
                     Ok(()) => {
                         let is_over =
                             |stamp: &Stamp| self.moderation.says(user, Some(stamp)) == Err(Refused::Token);
                         ended += session.revoke_subscriptions(is_over);
                     }
+                    Err(Refused::Unknown) => unknown.push_back(Arc::clone(session)),
                     Err(refused) => {
                         session.close(refused.code());
                         ended += 1;
@@ -350,6 +362,32 @@ impl Gateway {
             tokio::task::yield_now().await;
         }
         self.moderation.metrics.closed.inc_by(ended as u64);
-        ended
+        (ended, unknown)
+    }
+
+    /// Asks the store about the first of these, and ends what should not be here. Where it does not answer they stay, and are not asked
+    /// about again: they were let in by the same rule. Where `required`, they have to come again.
+    pub(super) async fn look_at_some(&self, unknown: &mut VecDeque<Arc<SessionHandle>>) {
+        let some: Vec<_> = unknown.drain(..unknown.len().min(SOME)).collect();
+        let looks = stream::iter(some).map(async |session: Arc<SessionHandle>| {
+            let stamp = session.stamp();
+            let deadline = Instant::now() + LIMIT;
+            let said = self
+                .moderation
+                .asked(session.user(), stamp.as_ref(), deadline)
+                .await;
+            match said {
+                Ok(()) => {}
+                Err(Refused::Unknown) if !self.moderation.config.required => {}
+                Err(refused) => {
+                    session.close(refused.code());
+                    self.moderation.metrics.closed.inc();
+                }
+            }
+        });
+        looks
+            .buffer_unordered(ASKED_AT_ONCE)
+            .for_each(async |()| ())
+            .await;
     }
 }

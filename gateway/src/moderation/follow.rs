@@ -3,6 +3,7 @@
 //! It reads when another gateway tells that there is more, and from time to time by itself, so that a word that was lost, or a bus that
 //! was cut, delays an act by that time and no more.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::state::State;
 use super::{Moderation, Standing};
 use crate::gateway::Gateway;
+use crate::session::SessionHandle;
 
 /// What one question to the store may take.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -47,15 +49,23 @@ pub(crate) async fn follow(gateway: Arc<Gateway>) {
     let mut tidied = Instant::now();
     let mut first = FIRST;
     let (mut is_failing, mut is_to_load) = (false, false);
+    // Who was let in before it was known, and of whom it is not known here.
+    let mut unknown = VecDeque::new();
     loop {
-        match catch_up(&gateway, is_to_load).await {
+        // What is new comes first: all of it may take long, or fail.
+        let mut done = catch_up(&gateway, false, &mut unknown).await;
+        if done.is_ok() && is_to_load {
+            done = catch_up(&gateway, true, &mut unknown).await;
+        }
+        match done {
             Ok(()) => {
                 is_to_load = false;
                 if std::mem::take(&mut is_failing) {
                     tracing::info!("the store says again who is blocked, muted and revoked");
                 }
             }
-            Err(AskError::NotAvailable(_)) if !moderation.knows() => {
+            // Where it is required, the one that says so may be older than others.
+            Err(AskError::NotAvailable(_)) if !moderation.knows() && !moderation.config.required => {
                 moderation.standing.send_replace(Standing::NoStore);
             }
             Err(error) => {
@@ -68,6 +78,10 @@ pub(crate) async fn follow(gateway: Arc<Gateway>) {
         if tidied.elapsed() > TIDY {
             tidied = Instant::now();
             is_to_load |= moderation.tidy();
+        }
+        if !unknown.is_empty() {
+            gateway.look_at_some(&mut unknown).await;
+            continue;
         }
         let pause = match *moderation.standing.borrow() {
             Standing::Unknown => {
@@ -85,8 +99,13 @@ pub(crate) async fn follow(gateway: Arc<Gateway>) {
     }
 }
 
-/// `is_to_load`: all is read, whatever is known.
-async fn catch_up(gateway: &Gateway, is_to_load: bool) -> Result<(), AskError> {
+/// `is_to_load`: all is read, whatever is known. `unknown`: is given the sessions that were let in before anything was known, if it is not
+/// known of them here.
+async fn catch_up(
+    gateway: &Gateway,
+    is_to_load: bool,
+    unknown: &mut VecDeque<Arc<SessionHandle>>,
+) -> Result<(), AskError> {
     let moderation = &gateway.moderation;
     let standing = *moderation.standing.borrow();
     let (mut number, mut loading) = match standing {
@@ -103,10 +122,10 @@ async fn catch_up(gateway: &Gateway, is_to_load: bool) -> Result<(), AskError> {
         };
         let page = ask::<method::ModerationLog>(&*moderation.bus, &request, LIMIT).await?;
         if page.last < number {
-            tracing::warn!(
+            tracing::error!(
                 known = number,
                 last = page.last,
-                "the audit log of moderation went back: all is read again"
+                "the audit log of moderation went back: what a store that lost acts does not know holds no more"
             );
             let (state, to) = moderation.load().await?;
             number = to;
@@ -137,7 +156,11 @@ async fn catch_up(gateway: &Gateway, is_to_load: bool) -> Result<(), AskError> {
             moderation.changed(&current);
         }
         moderation.metrics.loads.inc();
-        let ended = gateway.look_at_all().await;
+        let (ended, not_known) = gateway.look_at_all().await;
+        // Later on they were asked about as they came.
+        if !matches!(standing, Standing::UpTo(_)) {
+            *unknown = not_known;
+        }
         tracing::info!(number, ended, "what is moderated is known");
         moderation.is_at(number);
     }
@@ -186,6 +209,14 @@ impl Moderation {
                 });
                 for restriction in &page.restrictions {
                     self.place(&mut state, restriction);
+                }
+                if !self.knows() {
+                    // Who is let in before all is known is refused by what is known already.
+                    let mut current = self.state.write();
+                    for restriction in &page.restrictions {
+                        current.place(restriction);
+                    }
+                    self.changed(&current);
                 }
                 if !page.more || last.is_none() || state.lacks(kind) {
                     break;

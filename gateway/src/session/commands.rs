@@ -152,6 +152,9 @@ impl Commands {
     }
 
     async fn command(&mut self, command: Command, open_ping: &OpenPing) -> Result<(), Violation> {
+        if self.session.is_closing() {
+            return Ok(());
+        }
         if self.failed {
             // Sent along with the `connect`, whose error is what the client has to see.
             return Ok(());

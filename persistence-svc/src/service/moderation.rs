@@ -23,6 +23,12 @@ const MAX_NAME: usize = 255;
 const MAX_REASON: usize = 512;
 const MAX_KEY: usize = 128;
 
+/// How much later than now a token may say that it was issued: clocks differ.
+const SKEW_US: u64 = 60 * 1_000_000;
+
+/// The latest end of an act from now: a hundred years. What is later is not in the unit that is asked for.
+const LONGEST_US: u64 = 100 * 366 * 24 * 3600 * 1_000_000;
+
 impl Service {
     /// # Errors
     /// [`AskError::Invalid`] for an act that makes no sense, [`AskError::Unavailable`]: it may be done or not.
@@ -35,6 +41,9 @@ impl Service {
             .moderate(&act, now)
             .await
             .map_err(|error| fault(&error))?;
+        if duplicate && (entry.act.key != act.key || entry.act.lifts != act.lifts) {
+            return Err(invalid("the idempotency key belongs to another act"));
+        }
         if !duplicate {
             // The log of the process as well, for those who collect it. No token's id, which may be a secret elsewhere.
             tracing::info!(
@@ -76,6 +85,7 @@ impl Service {
         request: RestrictionsRequest,
     ) -> Result<RestrictionsResponse, AskError> {
         let limit = limit(request.limit, LISTED, MAX_MODERATED)?;
+        fits([(&request.user, MAX_NAME)])?;
         let of_kind = match request.kind() {
             ModerationKind::Unspecified => None,
             named => Some(placed(named)?),
@@ -139,7 +149,23 @@ fn kind_of(kind: Kind) -> ModerationKind {
     }
 }
 
+/// Whether texts are ones that a store can have.
+fn fits<const N: usize>(texts: [(&str, usize); N]) -> Result<(), AskError> {
+    match texts
+        .iter()
+        .any(|(text, most)| text.len() > *most || text.contains('\0'))
+    {
+        true => Err(invalid("a text that is too long or holds a zero byte")),
+        false => Ok(()),
+    }
+}
+
 fn key(key: RestrictionKey) -> Result<Key, AskError> {
+    fits([
+        (&key.user, MAX_NAME),
+        (&key.channel, MAX_CHANNEL_LENGTH),
+        (&key.token, MAX_NAME),
+    ])?;
     Ok(Key {
         kind: placed(key.kind())?,
         user: key.user,
@@ -160,16 +186,16 @@ fn act(asked: ModerationAct, now_us: u64) -> Result<Act, AskError> {
         !asked.channel.is_empty(),
         !asked.token.is_empty(),
     );
-    let fits = match kind {
+    let is_named = match kind {
         Kind::Block => names == (true, false, false),
         Kind::Mute => names == (true, true, false),
         Kind::Token => names == (false, false, true),
         Kind::Tokens => !names.1 && !names.2,
     };
-    if !fits {
+    if !is_named {
         return Err(invalid("the act does not name what it is about, or names more"));
     }
-    let texts = [
+    fits([
         (&asked.user, MAX_NAME),
         (&asked.channel, MAX_CHANNEL_LENGTH),
         (&asked.token, MAX_NAME),
@@ -177,15 +203,16 @@ fn act(asked: ModerationAct, now_us: u64) -> Result<Act, AskError> {
         (&asked.actor, MAX_NAME),
         (&asked.api_key, MAX_NAME),
         (&asked.idempotency_key, MAX_KEY),
-    ];
-    if texts
-        .iter()
-        .any(|(text, most)| text.len() > *most || text.contains('\0'))
-    {
-        return Err(invalid("a text that is too long or holds a zero byte"));
-    }
+    ])?;
     if !lifts && asked.until_us > 0 && asked.until_us <= now_us {
         return Err(invalid("the act would end before now"));
+    }
+    if asked.until_us > now_us.saturating_add(LONGEST_US) {
+        return Err(invalid("the act would end in more than a hundred years"));
+    }
+    // Nobody could take it back: tokens that are issued later would be void as well.
+    if asked.issued_before_us > now_us.saturating_add(SKEW_US) {
+        return Err(invalid("tokens that are issued after now cannot be invalidated"));
     }
     if asked.issued_before_us > 0 && kind != Kind::Tokens {
         return Err(invalid("a time of issue where no token's is asked for"));
@@ -309,7 +336,15 @@ mod tests {
         assert_eq!(act(block(NOW + 1, 0), NOW).unwrap().until_us, NOW + 1);
         assert!(act(block(NOW, 0), NOW).is_err());
         assert!(act(block(0, 5), NOW).is_err());
+        assert!(act(block(NOW + LONGEST_US, 0), NOW).is_ok());
+        assert!(act(block(NOW + LONGEST_US + 1, 0), NOW).is_err());
         let tokens = asked(ModerationKind::InvalidateTokens, "eve", "", "");
-        assert_eq!(act(tokens, NOW).unwrap().issued_before_us, NOW);
+        assert_eq!(act(tokens.clone(), NOW).unwrap().issued_before_us, NOW);
+        let before = |issued_before_us| ModerationAct {
+            issued_before_us,
+            ..tokens.clone()
+        };
+        assert!(act(before(NOW + SKEW_US), NOW).is_ok());
+        assert!(act(before(NOW + SKEW_US + 1), NOW).is_err());
     }
 }

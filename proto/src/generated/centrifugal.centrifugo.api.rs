@@ -1419,10 +1419,10 @@ pub struct ModerationEntry {
     #[prost(int64, tag = "7")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub expire_at: i64,
-    /// Unix milliseconds.
-    #[prost(uint64, tag = "8")]
+    /// Unix seconds, rounded up; 0: not that act.
+    #[prost(int64, tag = "8")]
     #[serde(deserialize_with = "crate::json::or_default")]
-    pub issued_before: u64,
+    pub issued_before: i64,
     #[prost(string, tag = "9")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub reason: ::prost::alloc::string::String,
@@ -1502,10 +1502,10 @@ pub struct ModerationRestriction {
     #[prost(int64, tag = "5")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub expire_at: i64,
-    /// Unix milliseconds.
-    #[prost(uint64, tag = "6")]
+    /// Unix seconds, rounded up; 0: not that act.
+    #[prost(int64, tag = "6")]
     #[serde(deserialize_with = "crate::json::or_default")]
-    pub issued_before: u64,
+    pub issued_before: i64,
     #[prost(string, tag = "7")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub reason: ::prost::alloc::string::String,

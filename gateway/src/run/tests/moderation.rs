@@ -79,10 +79,16 @@ impl Store {
             }
             method::Restrictions::NAME => {
                 let request = RestrictionsRequest::decode(request).unwrap();
-                let of_kind = in_force.into_values().filter(|one| one.kind == request.kind);
+                let after = request
+                    .after
+                    .map(|key| (key.kind, key.user, key.channel, key.token));
+                let behind = in_force.into_iter().filter(|(key, _)| Some(key) > after.as_ref());
+                let of_kind = behind.filter(|(key, _)| key.0 == request.kind);
+                let restrictions: Vec<Restriction> =
+                    of_kind.map(|(_, one)| one).take(request.limit as usize).collect();
                 RestrictionsResponse {
-                    restrictions: of_kind.collect(),
-                    more: false,
+                    more: restrictions.len() >= request.limit as usize,
+                    restrictions,
                     number: last,
                 }
                 .encode_to_vec()
@@ -299,7 +305,6 @@ async fn what_a_muted_user_wants_to_say_is_refused() {
             "message.react",
             json!({"channel": "room:1", "offset": 1, "reaction": "x"}),
         ),
-        (6, "typing.start", json!({"channel": "room:1"})),
     ] {
         send(&mut bob, id, "rpc", json!({"method": method, "data": data})).await;
         assert_eq!(error(&mut bob, id).await, 103, "{method}");
@@ -440,6 +445,45 @@ async fn what_there_is_no_room_for_is_asked() {
     // What is known holds.
     let mut known = tried(&node, json!({"sub": "user-3"})).await;
     assert_eq!(closed(&mut known).await, as_told(BLOCKED));
+}
+
+#[tokio::test]
+async fn what_fills_many_pages_is_read_whole() {
+    let (bus, registry): (Arc<dyn Bus>, _) = (own_bus(), own_registry());
+    let store = Store::default();
+    for number in 0..1_000 {
+        store.act(block(&format!("user-{number}")));
+        store.act(revoke(&format!("token-{number}")));
+    }
+    let node = Node::start_on(Arc::clone(&bus), registry, &keys("")).await;
+    store.clone().answer_on(&bus, &node.context.tasks).await;
+    followed(&node, &store).await;
+    assert_eq!(node.metric("switchboard_gateway_moderation_restrictions"), 2_000);
+    let mut last = tried(&node, json!({"sub": "user-999"})).await;
+    assert_eq!(closed(&mut last).await, as_told(BLOCKED));
+    let mut last = tried(&node, json!({"sub": "bob", "jti": "token-999"})).await;
+    assert_eq!(closed(&mut last).await, as_told(REFUSED));
+    connected(&node, json!({"sub": "bob", "jti": "token-1000"})).await;
+    assert_eq!(store.asked(), 0, "all are in memory");
+}
+
+#[tokio::test]
+async fn who_came_before_it_was_known_is_asked_about_where_there_is_no_room() {
+    let (bus, registry): (Arc<dyn Bus>, _) = (own_bus(), own_registry());
+    let store = Store::default();
+    for number in 0..20 {
+        store.act(revoke(&format!("token-{number:02}")));
+    }
+    let more =
+        keys("moderation.restrictions = 10\nlimits.connections_per_address = 0\nlimits.connect_rate = 0");
+    let node = Node::start_on(Arc::clone(&bus), registry, &more).await;
+    let mut void = connected(&node, json!({"sub": "bob", "jti": "token-19"})).await;
+    let mut good = connected(&node, json!({"sub": "bob", "jti": "token-20"})).await;
+    store.clone().answer_on(&bus, &node.context.tasks).await;
+    assert_eq!(closed(&mut void).await, as_told(VOID));
+    good.assert_lives().await;
+    followed(&node, &store).await;
+    assert!(store.asked() >= 2, "both were asked about");
 }
 
 /// Acts and connects at the same time: whoever came before the act was known is found, whoever comes later is refused.

@@ -2,7 +2,7 @@
 
 use super::super::columns::Columns;
 use super::super::{StoreError, unsigned};
-use super::{Act, Entry, Key, Kind, Restriction};
+use super::{Act, Entry, Key, Kind, Restriction, Restrictions};
 
 /// `kind`, `user_name`, `channel`, `token`, from this column on.
 fn key(row: &impl Columns, from: usize) -> Result<Key, StoreError> {
@@ -66,6 +66,27 @@ macro_rules! entries {
     };
 }
 pub(in crate::store) use entries;
+
+/// Where a page begins.
+pub(in crate::store) enum From {
+    /// There is nothing behind.
+    Nowhere,
+    First,
+    FirstOfKind,
+    Behind,
+    BehindOfKind,
+}
+
+/// A page of one kind is found by the key alone: there may be millions of another kind before it.
+pub(in crate::store) fn from(question: &Restrictions) -> From {
+    match (question.kind, &question.after) {
+        (None, None) => From::First,
+        (None, Some(_)) => From::Behind,
+        (Some(kind), Some(after)) if after.kind == kind => From::BehindOfKind,
+        (Some(kind), Some(after)) if after.kind > kind => From::Nowhere,
+        (Some(_), _) => From::FirstOfKind,
+    }
+}
 
 /// `$connection`: the backend's connection. `$store`: the store, which has `changing`, a transaction that writes.
 macro_rules! moderation {
@@ -159,10 +180,15 @@ macro_rules! moderation {
                         transaction.rollback().await?;
                         return Ok((first, true));
                     }
-                    sqlx::query("DELETE FROM restrictions WHERE until_us > 0 AND until_us <= $1")
-                        .bind(number(now_us))
-                        .execute(&mut *transaction)
-                        .await?;
+                    // A part: whoever acts does not wait for a million that ended together.
+                    sqlx::query(
+                        "DELETE FROM restrictions WHERE (kind, user_name, channel, token) IN
+                             (SELECT kind, user_name, channel, token FROM restrictions
+                              WHERE until_us > 0 AND until_us <= $1 ORDER BY until_us LIMIT 1000)",
+                    )
+                    .bind(number(now_us))
+                    .execute(&mut *transaction)
+                    .await?;
                     let before = current(&mut transaction, &act.key, now_us).await?;
                     let after = follows_from(act, before.as_ref(), next);
                     let changed = before != after;
@@ -234,32 +260,31 @@ macro_rules! moderation {
                     let last: i64 = sqlx::query_scalar("SELECT number FROM moderation_head WHERE one = 1")
                         .fetch_one(self.reader())
                         .await?;
-                    let none = Key {
-                        kind: Kind::Block,
-                        user: String::new(),
-                        channel: String::new(),
-                        token: String::new(),
+                    let from = match from(question) {
+                        From::Nowhere => return Ok((Vec::new(), unsigned(last)?)),
+                        From::First => "$1 = $1 AND $2 = $2 AND $3 = $3 AND $4 = $4",
+                        From::FirstOfKind => "kind = $1 AND $2 = $2 AND $3 = $3 AND $4 = $4",
+                        From::Behind => "(kind, user_name, channel, token) > ($1, $2, $3, $4)",
+                        From::BehindOfKind => "kind = $1 AND (user_name, channel, token) > ($2, $3, $4)",
                     };
-                    let after = question.after.as_ref().unwrap_or(&none);
-                    let first = question.after.as_ref().map_or(0, |after| after.kind.number());
-                    let statement = match question.user.as_str() {
-                        "" => restrictions!(
-                            "(kind, user_name, channel, token) > ($1, $2, $3, $4) AND (until_us = 0 OR until_us > $5)
-                             AND ($6 = 0 OR kind = $6) AND $7 = $7 ORDER BY kind, user_name, channel, token LIMIT $8"
-                        ),
-                        _ => restrictions!(
-                            "(kind, user_name, channel, token) > ($1, $2, $3, $4) AND (until_us = 0 OR until_us > $5)
-                             AND ($6 = 0 OR kind = $6) AND user_name = $7
-                             ORDER BY kind, user_name, channel, token LIMIT $8"
-                        ),
+                    let of_user = match question.user.as_str() {
+                        "" => "$6 = $6",
+                        _ => "user_name = $6",
                     };
-                    let restrictions: Vec<Restriction> = sqlx::query(statement)
-                        .bind(first)
-                        .bind(after.user.as_str())
-                        .bind(after.channel.as_str())
-                        .bind(after.token.as_str())
+                    // Nothing in it was given by anybody.
+                    let statement = format!(
+                        "{} {from} AND (until_us = 0 OR until_us > $5) AND {of_user}
+                         ORDER BY kind, user_name, channel, token LIMIT $7",
+                        restrictions!("")
+                    );
+                    let of_kind = question.kind.or(question.after.as_ref().map(|after| after.kind));
+                    let text = |part: fn(&Key) -> &str| question.after.as_ref().map_or("", part);
+                    let restrictions: Vec<Restriction> = sqlx::query(AssertSqlSafe(statement))
+                        .bind(of_kind.map_or(0, Kind::number))
+                        .bind(text(|after| &after.user))
+                        .bind(text(|after| &after.channel))
+                        .bind(text(|after| &after.token))
                         .bind(number(now_us))
-                        .bind(question.kind.map_or(0, Kind::number))
                         .bind(question.user.as_str())
                         .bind(i64::try_from(question.limit.min(MAX_MODERATED)).unwrap_or(i64::MAX))
                         .fetch_all(self.reader())

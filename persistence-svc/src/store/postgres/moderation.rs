@@ -1,8 +1,9 @@
 //! Moderation in PostgreSQL.
 
 use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
 
-use super::super::moderation::sql::{entries, entry, moderation, restriction, restrictions};
+use super::super::moderation::sql::{From, entries, entry, from, moderation, restriction, restrictions};
 use super::super::moderation::{
     Act, Entry, Key, Kind, MAX_MODERATED, ModerationStore, Restriction, Restrictions, few, follows_from,
 };
