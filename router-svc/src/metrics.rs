@@ -1,11 +1,13 @@
 //! What a router counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use switchboard_bus::ReaderName;
 use switchboard_proto::ids::ShardId;
@@ -19,6 +21,8 @@ pub(crate) struct RouterMetrics {
     pub(crate) prepared_claims: Counter,
     pub(crate) ownerships_lost: Counter,
     pub(crate) appends: Counter,
+    pub(crate) append_seconds: Times,
+    pub(crate) delivery_seconds: Times,
     pub(crate) messages: Counter,
     pub(crate) refused: Counter,
     pub(crate) bad_frames: Counter,
@@ -29,6 +33,26 @@ pub(crate) struct RouterMetrics {
     pub(crate) store_failures: Counter,
     reader_lags: Family<ReaderLabel, Gauge>,
     shards: Arc<ShardFamilies>,
+}
+
+/// Seconds from 50 µs to 5 s, in buckets.
+#[derive(Clone)]
+pub(crate) struct Times(Histogram);
+
+impl Default for Times {
+    fn default() -> Self {
+        const BOUNDS: [f64; 16] = [
+            0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+            2.0, 5.0,
+        ];
+        Self(Histogram::new(BOUNDS))
+    }
+}
+
+impl Times {
+    pub(crate) fn took(&self, time: Duration) {
+        self.0.observe(time.as_secs_f64());
+    }
 }
 
 /// Declares the gauges of a shard: the field, and what it says.
@@ -117,6 +141,16 @@ impl RouterMetrics {
                 router.ownerships_lost.clone(),
             );
             registry.register("appends", "Batches appended to the log", router.appends.clone());
+            registry.register(
+                "append_seconds",
+                "From when a batch is handed to the log until the log has it",
+                router.append_seconds.0.clone(),
+            );
+            registry.register(
+                "delivery_seconds",
+                "From when the log has a batch until its deliveries and answers are handed to the bus",
+                router.delivery_seconds.0.clone(),
+            );
             registry.register("messages", "Messages in those batches", router.messages.clone());
             registry.register(
                 "refused_appends",

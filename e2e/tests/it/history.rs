@@ -78,6 +78,10 @@ async fn what_the_window_does_not_hold_is_read_from_the_log() -> Result<()> {
     let mut client = Client::connect(&system.websocket_url()).await?;
     tell(&mut client).await?;
     is_all(&mut client).await?;
+    for times in ["append", "delivery"] {
+        let count = format!("switchboard_router_{times}_seconds_count");
+        assert!(system.metric(&count).await? > 0, "{times} takes time");
+    }
     system.kill()?;
 
     let system = Process::start("switchboard", folder.path(), &arguments).await?;

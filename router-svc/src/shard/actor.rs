@@ -336,6 +336,7 @@ impl Shard {
         owner.freeze(known.is_frozen());
         let mut layout = self.layout.clone();
         let mut appending: Pending<Settled> = None;
+        let mut append_begun = begun;
         let mut reading: Pending<Result<Vec<RecordAt>, String>> = None;
         let mut looking: Pending<(u64, Result<LogInfo, LogError>)> = None;
         let mut asking: Pending<Result<Vec<ReaderAt>, LogError>> = None;
@@ -362,12 +363,15 @@ impl Shard {
                 append_due.as_mut().reset(due);
             }
             let mut turn = Turn::default();
+            let mut stored: Option<Instant> = None;
             tokio::select! {
                 biased;
                 settled = pending(&mut appending) => {
                     appending = None;
                     match settled {
                         Settled::Stored(sequence) => {
+                            stored = Some(Instant::now());
+                            self.metrics.append_seconds.took(append_begun.elapsed());
                             let messages = owner.stored(sequence, begun.elapsed(), &mut turn)?;
                             self.metrics.appends.inc();
                             self.metrics.messages.inc_by(messages as u64);
@@ -511,6 +515,7 @@ impl Shard {
             owner.flush(begun.elapsed(), now_us(), &mut turn);
             if let Some((expected, record)) = turn.append {
                 let (log, shard) = (Arc::clone(&self.log), self.shard);
+                append_begun = Instant::now();
                 appending = Some(Box::pin(async move {
                     append(log.as_ref(), shard, expected, record).await
                 }));
@@ -525,6 +530,9 @@ impl Shard {
                 let shard = self.shard;
                 self.send(Subject::LinkDown { gateway, shard }, format::encode(&frame))
                     .await?;
+            }
+            if let Some(stored) = stored {
+                self.metrics.delivery_seconds.took(stored.elapsed());
             }
             for (id, ask) in turn.asks {
                 if let Some(store) = store.clone() {
