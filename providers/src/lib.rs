@@ -11,10 +11,14 @@ use uuid::Uuid;
 
 pub mod apns;
 pub mod fcm;
+pub mod guard;
 mod http;
 pub mod mail;
+mod push;
 pub mod ses;
 pub mod smtp;
+#[cfg(test)]
+mod testing;
 pub mod twilio;
 pub mod web_push;
 pub mod webhook;
@@ -37,7 +41,7 @@ pub enum Way {
 }
 
 /// Where a message goes. `Debug` shows no more of it than its kind: it is personal.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Address {
     /// A registration token of an app.
     Fcm {
