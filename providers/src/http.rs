@@ -106,7 +106,11 @@ fn failure(error: &reqwest::Error) -> SendError {
             reason: "not a request that can be sent".to_owned(),
         };
     }
-    let mut reason = String::from(if error.is_timeout() { "no answer in time" } else { "no answer" });
+    let mut reason = String::from(if error.is_timeout() {
+        "no answer in time"
+    } else {
+        "no answer"
+    });
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         reason.push_str(": ");

@@ -13,13 +13,9 @@ pub mod apns;
 pub mod fcm;
 pub mod guard;
 mod http;
-pub mod mail;
 mod push;
-pub mod ses;
-pub mod smtp;
 #[cfg(test)]
 mod testing;
-pub mod twilio;
 pub mod web_push;
 pub mod webhook;
 
