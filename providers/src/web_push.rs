@@ -48,7 +48,7 @@ pub enum SettingsError {
     Contact,
     /// No HTTP client, as where the system has no root certificates.
     #[error("no HTTP client")]
-    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Client(#[source] reqwest::Error),
 }
 
 /// How push services are reached.
@@ -109,7 +109,7 @@ impl WebPush {
         let client = settings
             .guard
             .client(settings.limit)
-            .map_err(|error| SettingsError::Client(error.into()))?;
+            .map_err(SettingsError::Client)?;
         Ok(Self {
             keys: settings.keys,
             contact: settings.contact,
