@@ -16,6 +16,7 @@ mod http;
 mod push;
 #[cfg(test)]
 mod testing;
+pub mod twilio;
 pub mod web_push;
 pub mod webhook;
 
