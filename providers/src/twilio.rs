@@ -111,11 +111,13 @@ impl Provider for Twilio {
         let json = answer.json();
         if answer.status.is_success() {
             return Ok(Accepted {
-                reference: json["sid"].as_str().map(str::to_owned),
+                reference: json.get("sid").and_then(|sid| sid.as_str()).map(str::to_owned),
             });
         }
         // What Twilio writes beside its code has the number in it.
-        let code = json["code"].as_u64().and_then(|code| u32::try_from(code).ok());
+        let code = json
+            .get("code")
+            .and_then(|code| u32::try_from(code.as_u64()?).ok());
         if let Some(error) = code.and_then(|code| meaning(code, answer.retry_after())) {
             return Err(error);
         }
