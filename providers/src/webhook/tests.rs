@@ -189,3 +189,48 @@ async fn bad_secrets_and_large_bodies_are_refused_without_showing_them() {
         .await
     );
 }
+
+/// Whether the published library for receivers takes the request that the server was sent.
+fn is_verified(asked: &crate::testing::Asked, secret: &SecretString) -> bool {
+    const VERIFY: &str = "import json, sys\n\
+        from standardwebhooks.webhooks import Webhook\n\
+        given = json.loads(sys.argv[1])\n\
+        Webhook(given['secret']).verify(given['body'], given['headers'])\n";
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/python");
+    assert!(
+        library.join("standardwebhooks").is_dir(),
+        "run testkit/install-tools"
+    );
+    let headers: BTreeMap<&str, &str> = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        .into_iter()
+        .map(|name| (name, asked.header(name).unwrap()))
+        .collect();
+    let given = serde_json::json!({
+        "secret": secret.expose_secret(),
+        "body": std::str::from_utf8(&asked.body).unwrap(),
+        "headers": headers,
+    });
+    let python = std::process::Command::new("python3")
+        .args(["-c", VERIFY, &given.to_string()])
+        .env("PYTHONPATH", library)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&python.stderr);
+    assert!(
+        python.status.success() || said.contains("WebhookVerificationError"),
+        "{said}"
+    );
+    python.status.success()
+}
+
+#[tokio::test]
+async fn the_published_library_takes_our_signatures_and_no_other() {
+    let server = Fake::start([Reply::new(204, "")]).await;
+    own().send(&to(&server.url()), &message()).await.unwrap();
+    let asked = server.asked();
+    let [asked] = asked.as_slice() else {
+        panic!("one request")
+    };
+    assert!(is_verified(asked, &secret(2)) && is_verified(asked, &secret(1)));
+    assert!(!is_verified(asked, &secret(3)));
+}
