@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | `state` | what is in force |
 //! | `follow` | being as far as the log |
-//! | `enforce` | who is refused, and who has to go |
+//! | `judge` | who is refused |
+//! | `carry_out` | who has to go |
 //! | `config` | the section of the configuration |
 //!
 //! What must hold, each with a test in `run/tests/moderation.rs`:
@@ -16,9 +17,10 @@
 //!   `gateway.moderation.interval` of that where it was not told.
 //! * What there is no room for is asked of the store, and nobody is let in, or heard, by a store that does not answer.
 
+mod carry_out;
 mod config;
-mod enforce;
 mod follow;
+mod judge;
 mod state;
 
 use std::sync::Arc;
@@ -34,8 +36,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub use self::config::ModerationConfig;
-pub(crate) use self::enforce::Refused;
 pub(crate) use self::follow::follow;
+pub(crate) use self::judge::Refused;
 use self::state::State;
 
 /// How far this gateway is.

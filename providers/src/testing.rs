@@ -1,6 +1,6 @@
 //! A server that stands for a provider's: it answers as it is told, and keeps what it was asked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,31 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::Address;
+use crate::{Address, Outgoing, Urgency};
+
+/// A message with the least.
+pub(crate) fn hello() -> Outgoing {
+    Outgoing {
+        id: uuid::Uuid::from_u128(0x0192_3e6a_7b2c_7000_8000_0000_0000_0001),
+        title: "Ann".to_owned(),
+        body: "Hello".to_owned(),
+        ..Outgoing::default()
+    }
+}
+
+/// A message with all that a device can be told.
+pub(crate) fn mention() -> Outgoing {
+    Outgoing {
+        category: "mention".to_owned(),
+        data: BTreeMap::from([("channel".to_owned(), "room:1".to_owned())]),
+        link: Some("https://chat.example.org/room/1".to_owned()),
+        collapse: Some("room:1".to_owned()),
+        badge: Some(3),
+        urgency: Urgency::High,
+        expires_in: Some(Duration::from_secs(3600)),
+        ..hello()
+    }
+}
 
 /// What the server was asked.
 #[derive(Debug, Clone)]

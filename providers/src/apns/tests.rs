@@ -5,7 +5,7 @@ use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Asked, Fake, Reply, Speaks, TestKey, later, pem};
+use crate::testing::{Asked, Fake, Reply, Speaks, TestKey, hello, later, mention, pem};
 
 const DEVICE: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 
@@ -64,15 +64,6 @@ impl Set {
     }
 }
 
-fn hello() -> Outgoing {
-    Outgoing {
-        id: uuid::Uuid::from_u128(0x0192_3e6a_7b2c_7000_8000_0000_0000_0001),
-        title: "Ann".to_owned(),
-        body: "Hello".to_owned(),
-        ..Outgoing::default()
-    }
-}
-
 fn token(asked: &Asked) -> String {
     let header = asked.header("authorization").unwrap();
     let token = header.to_ascii_lowercase();
@@ -93,17 +84,7 @@ async fn answered(reply: Reply) -> SendError {
 async fn a_message_is_sent_over_http2_with_all_headers() {
     let set = set(vec![sent()]).await;
     let before = push::unix_now();
-    let message = Outgoing {
-        category: "mention".to_owned(),
-        data: BTreeMap::from([("channel".to_owned(), "room:1".to_owned())]),
-        link: Some("https://chat.example.org/room/1".to_owned()),
-        collapse: Some("room:1".to_owned()),
-        badge: Some(3),
-        urgency: Urgency::High,
-        expires_in: Some(Duration::from_secs(3600)),
-        ..hello()
-    };
-    let accepted = set.send(&message).await.unwrap();
+    let accepted = set.send(&mention()).await.unwrap();
     assert_eq!(
         accepted.reference.as_deref(),
         Some("eabeae54-14a8-11e5-b60b-1697f925ec7b")

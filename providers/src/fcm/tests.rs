@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::Urgency;
-use crate::testing::{Fake, Reply, TestKey, later};
+use crate::testing::{Fake, Reply, TestKey, hello, later, mention};
 
 const DEVICE: &str = "dGVzdC1kZXZpY2U:APA91bE-not-a-real-token_0123456789";
 
@@ -96,14 +96,6 @@ impl Set {
     }
 }
 
-fn hello() -> Outgoing {
-    Outgoing {
-        title: "Ann".to_owned(),
-        body: "Hello".to_owned(),
-        ..Outgoing::default()
-    }
-}
-
 /// What FCM's answer comes to.
 async fn answered(reply: Reply) -> SendError {
     let set = set(vec![granted("first", 3599)], vec![reply]).await;
@@ -117,17 +109,7 @@ async fn answered(reply: Reply) -> SendError {
 async fn a_message_is_sent_with_all_that_devices_need() {
     let set = set(vec![granted("ya29.first", 3599)], vec![sent()]).await;
     let before = push::unix_now();
-    let message = Outgoing {
-        category: "mention".to_owned(),
-        data: BTreeMap::from([("channel".to_owned(), "room:1".to_owned())]),
-        link: Some("https://chat.example.org/room/1".to_owned()),
-        collapse: Some("room:1".to_owned()),
-        badge: Some(3),
-        urgency: Urgency::High,
-        expires_in: Some(Duration::from_secs(3600)),
-        ..hello()
-    };
-    let accepted = set.send(&message).await.unwrap();
+    let accepted = set.send(&mention()).await.unwrap();
     assert_eq!(
         accepted.reference.as_deref(),
         Some("projects/switchboard-test/messages/0:1500415314455276%31bd1c9631bd1c96")

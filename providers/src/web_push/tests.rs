@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{Asked, Browser, Fake, Reply, later};
+use crate::testing::{Asked, Browser, Fake, Reply, hello, later, mention};
 
 fn created() -> Reply {
     Reply::new(201, "").with("location", "https://push.example.net/m/gAAAAABZ")
@@ -49,14 +49,6 @@ impl Set {
     }
 }
 
-fn hello() -> Outgoing {
-    Outgoing {
-        title: "Ann".to_owned(),
-        body: "Hello".to_owned(),
-        ..Outgoing::default()
-    }
-}
-
 /// What a push service's answer comes to.
 async fn answered(reply: Reply) -> SendError {
     let set = set(vec![reply]).await;
@@ -87,17 +79,7 @@ fn token(asked: &Asked) -> &str {
 #[tokio::test]
 async fn a_message_is_sent_that_only_the_browser_can_read() {
     let set = set(vec![created()]).await;
-    let message = Outgoing {
-        category: "mention".to_owned(),
-        data: BTreeMap::from([("channel".to_owned(), "room:1".to_owned())]),
-        link: Some("https://chat.example.org/room/1".to_owned()),
-        collapse: Some("room:1".to_owned()),
-        badge: Some(3),
-        urgency: Urgency::High,
-        expires_in: Some(Duration::from_secs(3600)),
-        ..hello()
-    };
-    let accepted = set.send(&message).await.unwrap();
+    let accepted = set.send(&mention()).await.unwrap();
     assert_eq!(
         accepted.reference.as_deref(),
         Some("https://push.example.net/m/gAAAAABZ")
