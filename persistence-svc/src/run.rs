@@ -149,9 +149,18 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
         None => None,
     };
     let stop = context.tasks.stop_token();
+    // Questions to tables that are still to be made would be faults; where nobody answers, who asks tries again.
+    let prepared = CancellationToken::new();
+    if store.is_none() || deps.log.is_none() {
+        prepared.cancel();
+    }
+    let is_prepared = prepared.clone();
     context.tasks.supervise("questions", move || {
-        let (answering, stop) = (answering.clone(), stop.clone());
+        let (answering, stop, is_prepared) = (answering.clone(), stop.clone(), is_prepared.clone());
         async move {
+            if stop.run_until_cancelled(is_prepared.cancelled()).await.is_none() {
+                return;
+            }
             if let Err(error) = answering.run(stop).await {
                 tracing::warn!(%error, "questions cannot be taken yet");
             }
@@ -195,6 +204,7 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                 store: Arc::clone(&store),
                 migrate: config.migrate,
                 health,
+                prepared,
                 stop: context.tasks.stop_token(),
                 membership: membership.clone(),
                 reader: Reader {
@@ -241,6 +251,8 @@ struct Work {
     keeping: Sweeping,
     migrate: bool,
     health: Component,
+    /// Cancelled once the store can be asked.
+    prepared: CancellationToken,
     stop: CancellationToken,
     membership: Membership,
     reader: Reader,
@@ -267,6 +279,7 @@ impl Work {
             }
         }
         self.health.ready();
+        self.prepared.cancel();
         let reading = self
             .reader
             .clone()

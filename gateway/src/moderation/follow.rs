@@ -70,7 +70,10 @@ pub(crate) async fn follow(gateway: Arc<Gateway>) {
             }
             Err(error) => {
                 moderation.metrics.failures.inc();
-                if !std::mem::replace(&mut is_failing, true) {
+                // At the start of a whole system the store comes a moment later, which is nothing to warn of.
+                let is_early =
+                    !moderation.knows() && moderation.begun.elapsed() < moderation.config.start_wait;
+                if !is_early && !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(%error, "the store does not say who is blocked, muted and revoked; what is known holds");
                 }
             }
