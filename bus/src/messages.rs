@@ -22,6 +22,8 @@ pub const fn place(service: Service) -> (Subject, QueueGroup) {
     match service {
         Service::Messages => (Subject::Messages, QueueGroup("persistence")),
         Service::Presence => (Subject::Presence, QueueGroup("presence")),
+        Service::Notifications => (Subject::Notifications, QueueGroup("notify")),
+        Service::Publishing => (Subject::Publishing, QueueGroup("gateway")),
     }
 }
 

@@ -123,6 +123,10 @@ pub enum Subject {
     Messages,
     /// What gateways tell the presence service, and questions about who is here: to any replica of it.
     Presence,
+    /// Questions to any replica of the notify service.
+    Notifications,
+    /// What services that have no links ask of any gateway.
+    Publishing,
     /// From replicas of the presence service to whoever watches users: what changed.
     PresenceChanges,
     /// From the presence service to one gateway: who joined and left channels that it has subscribers of.
@@ -157,6 +161,8 @@ impl Subject {
             Self::History { shard, router } => format!("{prefix}.history.{shard}.{router}"),
             Self::Messages => format!("{prefix}.messages"),
             Self::Presence => format!("{prefix}.presence"),
+            Self::Notifications => format!("{prefix}.notifications"),
+            Self::Publishing => format!("{prefix}.publishing"),
             Self::PresenceChanges => format!("{prefix}.watch"),
             Self::Joins { gateway } => format!("{prefix}.joins.{gateway}"),
             Self::OwnerBeat { shard } => format!("{prefix}.owner.{shard}"),
@@ -225,6 +231,8 @@ mod tests {
         assert_eq!(Pattern::AllOwnerBeats.to_text(&prefix), "sb.owner.*");
         assert_eq!(Subject::Messages.to_text(&prefix), "sb.messages");
         assert_eq!(Subject::Presence.to_text(&prefix), "sb.presence");
+        assert_eq!(Subject::Notifications.to_text(&prefix), "sb.notifications");
+        assert_eq!(Subject::Publishing.to_text(&prefix), "sb.publishing");
         assert_eq!(Subject::PresenceChanges.to_text(&prefix), "sb.watch");
         assert_eq!(
             Subject::Joins { gateway: life }.to_text(&prefix),

@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use switchboard_bus::config::BusConfig;
-use switchboard_notify_svc::{Config, Deps, start};
+use switchboard_database::config::Defaults;
+use switchboard_notify_svc::{Config, Deps, SQLITE_PATH, start};
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
     name: "switchboard-notify-svc",
     version: env!("CARGO_PKG_VERSION"),
-    about: "will tell those who are away; today it only joins the bus",
+    about: "tells those who are away",
     admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8005),
     other_sections: &[
         "channels",
@@ -27,11 +28,32 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     run::main(
         PROGRAM,
-        |document| (BusConfig::read_shared(document), Config::read(document)),
+        |document| {
+            (
+                BusConfig::read_shared(document),
+                Config::read(document, &Defaults::of_many(SQLITE_PATH)),
+            )
+        },
         |(bus, config), context| async move {
-            let bus = bus.open_bus(PROGRAM.name).await?;
-            let running = start(config, Deps { bus: bus.clone() }, context).await?;
-            Ok::<_, StartFailure>((running, bus))
+            // Who tells of no channel needs no right to the log.
+            if !config.reads_the_log() {
+                let opened = bus.open_bus(PROGRAM.name).await?;
+                let deps = Deps {
+                    bus: opened,
+                    log: None,
+                    shards: bus.shards,
+                    data: None,
+                };
+                return start(config, deps, context).await.map_err(StartFailure::from);
+            }
+            let backends = bus.open(PROGRAM.name).await?;
+            let deps = Deps {
+                bus: backends.bus,
+                log: Some(backends.log),
+                shards: backends.shards,
+                data: None,
+            };
+            start(config, deps, context).await.map_err(StartFailure::from)
         },
     )
 }

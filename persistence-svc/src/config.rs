@@ -1,17 +1,17 @@
 //! The section `[persistence]`: where messages are stored.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchboard_database::config::{self as database, DatabaseSettings, Defaults, FolderError, KINDS};
 use switchboard_service_kit::config::{Document, Section};
 use switchboard_service_kit::grpc::{GrpcConfig, Sections};
 
 use crate::keeping::KeepingSettings;
 use crate::search::language::{LANGUAGES, Language};
 use crate::statistics::StatisticsSettings;
-use crate::store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
 
 /// The section `[persistence]` with its stores' own sections.
 #[derive(Debug, Clone)]
@@ -47,14 +47,9 @@ pub struct SearchSettings {
     pub fields: Vec<String>,
 }
 
-/// A store with its own settings.
+/// Where messages are stored.
 #[derive(Debug, Clone)]
-pub enum StoreSettings {
-    /// A file of this process.
-    Sqlite(SqliteSettings),
-    /// A server.
-    Postgres(PostgresSettings),
-}
+pub struct StoreSettings(pub DatabaseSettings);
 
 /// Why a store cannot be opened. Whether the database is there is not asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,43 +58,12 @@ pub enum OpenError {
     #[error("persistence.postgres.url cannot be read: {0}; write postgres://user@host:port/database")]
     Url(String),
     /// The folder of the file.
-    #[error("cannot make the folder of {path} (persistence.sqlite.path)")]
-    Folder {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    None,
-    Sqlite,
-    Postgres,
-}
-
-/// What holds where nothing is configured.
-#[derive(Debug, Clone)]
-pub struct Defaults {
-    /// Whether messages are stored, in a file: where this one process has all there is.
-    pub sqlite: bool,
-    /// The file.
-    pub path: PathBuf,
-}
-
-impl Default for Defaults {
-    /// Of a service that is one of many.
-    fn default() -> Self {
-        Self {
-            sqlite: false,
-            path: SQLITE_PATH.into(),
-        }
-    }
+    #[error("{0} (persistence.sqlite.path)")]
+    Folder(FolderError),
 }
 
 /// Where the file is, unless configured.
-const SQLITE_PATH: &str = "./data/messages.db";
+pub const SQLITE_PATH: &str = "./data/messages.db";
 
 impl std::fmt::Display for SearchSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,15 +82,10 @@ impl Config {
     pub fn read(document: &mut Document, defaults: &Defaults) -> Self {
         let seconds = Duration::from_secs;
         let mut section = document.section("persistence");
-        let kinds = [
-            ("none", Kind::None),
-            ("sqlite", Kind::Sqlite),
-            ("postgres", Kind::Postgres),
-        ];
         let kind = section.choice(
             "store",
-            &kinds,
-            if defaults.sqlite { "sqlite" } else { "none" },
+            &KINDS,
+            defaults.kind(),
             "Where messages are stored for good: nowhere, in a file of this one process, or in PostgreSQL. Routers must name \
              \"persistence\" in router.readers, or the log forgets what was not stored yet and nobody asks the store; in one process \
              with the router that is done. The default is sqlite where one process runs everything on the embedded bus, none \
@@ -165,18 +124,10 @@ impl Config {
         let search = read_search(&mut document.section("persistence.search"));
         let statistics = StatisticsSettings::read(document);
         let keeping = KeepingSettings::read(document);
-        // Read always, so that a file may keep the settings of the store not in use.
-        let sqlite = read_sqlite(&mut document.section("persistence.sqlite"), &defaults.path);
-        let postgres = read_postgres(
-            &mut document.section("persistence.postgres"),
-            kind == Kind::Postgres,
-        );
+        let sections = ("persistence.sqlite", "persistence.postgres");
+        let store = database::read(document, kind, sections, (&defaults.path, "messages.db"));
         Self {
-            store: match kind {
-                Kind::None => None,
-                Kind::Sqlite => Some(StoreSettings::Sqlite(sqlite)),
-                Kind::Postgres => Some(StoreSettings::Postgres(postgres)),
-            },
+            store: store.map(StoreSettings),
             migrate,
             batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
             linger,
@@ -196,17 +147,12 @@ impl StoreSettings {
     /// # Errors
     /// [`OpenError`] says what is wrong and where.
     pub fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
-        match self {
-            Self::Sqlite(settings) => {
-                if let Some(folder) = settings.path.parent() {
-                    std::fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
-                        path: settings.path.clone(),
-                        source,
-                    })?;
-                }
+        match &self.0 {
+            DatabaseSettings::Sqlite(settings) => {
+                settings.make_folder().map_err(OpenError::Folder)?;
                 Ok(Arc::new(SqliteStore::new(settings)))
             }
-            Self::Postgres(settings) => {
+            DatabaseSettings::Postgres(settings) => {
                 let store =
                     PostgresStore::new(settings).map_err(|error| OpenError::Url(error.to_string()))?;
                 Ok(Arc::new(store))
@@ -267,56 +213,4 @@ fn read_search(section: &mut Section<'_>) -> Option<SearchSettings> {
         );
     }
     enabled.then_some(SearchSettings { languages, fields })
-}
-
-fn read_sqlite(section: &mut Section<'_>, default: &Path) -> SqliteSettings {
-    let default = default.to_string_lossy();
-    SqliteSettings {
-        path: section.path(
-            "path",
-            &default,
-            "The file. The default is messages.db in the folder of bus.embedded.path, where that is not the default itself.",
-        ),
-        connections: connections(section, 4, "Connections that read, at most; one more writes."),
-        wait: wait(section),
-    }
-}
-
-fn read_postgres(section: &mut Section<'_>, is_used: bool) -> PostgresSettings {
-    let url = section.secret(
-        "url",
-        "The database, as `postgres://user@host:port/database?sslmode=verify-full`.",
-    );
-    if is_used && url.is_none() {
-        section.fault(
-            "url",
-            "is missing",
-            "name the database: postgres://user@host:port/database",
-        );
-    }
-    PostgresSettings {
-        url: url.unwrap_or_default(),
-        password: section.secret("password", "The password, instead of one in the URL."),
-        connections: connections(section, 8, "Connections of this process, at most."),
-        wait: wait(section),
-        statement: section.duration(
-            "statement_timeout",
-            Duration::from_secs(30),
-            Duration::from_millis(100)..=Duration::from_secs(600),
-            "What one statement may take; the server ends it then.",
-        ),
-    }
-}
-
-fn connections(section: &mut Section<'_>, default: u64, help: &str) -> u32 {
-    u32::try_from(section.integer("connections", default, 1..=1000, help)).unwrap_or(u32::MAX)
-}
-
-fn wait(section: &mut Section<'_>) -> Duration {
-    section.duration(
-        "connection_timeout",
-        Duration::from_secs(5),
-        Duration::from_millis(100)..=Duration::from_secs(60),
-        "How long a call waits for a connection.",
-    )
 }

@@ -29,7 +29,7 @@ pub mod statistics;
 pub mod store;
 mod writer;
 
-pub use config::{Config, Defaults, OpenError, StoreSettings};
+pub use config::{Config, OpenError, SQLITE_PATH, StoreSettings};
 pub use error::StartError;
 pub use metrics::PersistenceMetrics;
 pub use run::{Deps, READER, Running, start};

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use switchboard_bus::config::BusConfig;
-use switchboard_persistence_svc::{Config, Defaults, Deps, start};
+use switchboard_database::config::Defaults;
+use switchboard_persistence_svc::{Config, Deps, SQLITE_PATH, start};
 use switchboard_service_kit::run::{self, Program, StartFailure};
 
 const PROGRAM: Program = Program {
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         |document| {
             (
                 BusConfig::read_shared(document),
-                Config::read(document, &Defaults::default()),
+                Config::read(document, &Defaults::of_many(SQLITE_PATH)),
             )
         },
         |(bus, config), context| async move {

@@ -33,10 +33,12 @@ pub use joining::{JoinStore, Joint, Reach};
 pub use keeping::KeepStore;
 pub use moderation::ModerationStore;
 pub use moving::MoveStore;
-pub use postgres::{PostgresSettings, PostgresStore};
+pub use postgres::PostgresStore;
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
-pub use sqlite::{SqliteSettings, SqliteStore};
+pub use sqlite::SqliteStore;
+use switchboard_database::{Class, SchemaError, class, number};
+pub use switchboard_database::{Pool, PostgresSettings, SqliteSettings};
 pub use statistics::StatisticsStore;
 
 /// What a [`History`] question may ask for at most, in messages.
@@ -151,21 +153,6 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// Closes all connections, and waits until they are closed.
     async fn close(&self);
-}
-
-/// How connections to a server are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Connections that are open.
-    pub open: u32,
-    /// Of these, nobody uses.
-    pub idle: u32,
-    /// That may be open.
-    pub most: u32,
-    /// Calls that found all of these in use.
-    pub waits: u64,
-    /// Calls that were given up: for want of a connection, or of an answer.
-    pub timeouts: u64,
 }
 
 /// A place in the history of a channel: a life of its shard's log, and an offset in it. Orders by the log's ordinal
@@ -336,56 +323,30 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(refusal) if is_data(refusal.code().as_deref()) => Self::Data(error),
-            sqlx::Error::Database(refusal) if !is_passing(refusal.code().as_deref()) => Self::Refused(error),
-            _ => Self::Unavailable(error),
+        match class(&error) {
+            Class::Data => Self::Data(error),
+            Class::Refused => Self::Refused(error),
+            Class::Unavailable => Self::Unavailable(error),
         }
     }
 }
 
-/// Whether it is the values that the database does not take. PostgreSQL: data exceptions (22) and broken constraints (23); SQLite's
-/// codes of values that are too big, of a broken constraint and of a wrong type.
-fn is_data(code: Option<&str>) -> bool {
-    match code {
-        Some(code) if code.len() == 5 => matches!(code.get(..2), Some("22" | "23")),
-        Some(code) => matches!(code.parse::<u32>().map(|code| code & 0xff), Ok(18..=20)),
-        None => false,
+impl From<SchemaError> for StoreError {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Database(error) => error.into(),
+            SchemaError::Differs(how) => Self::Schema(how),
+        }
     }
-}
-
-/// Whether the database would perhaps do it later. PostgreSQL: connection failures (08), rollbacks after a conflict (40),
-/// no resources (53), an operator's doing (57), a full or failing disk (58). SQLite's codes of a locked, busy or full database and of
-/// failed I/O.
-fn is_passing(code: Option<&str>) -> bool {
-    let Some(code) = code else { return true };
-    if code.len() == 5 {
-        return matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58"));
-    }
-    // The low byte of an extended code is the code.
-    matches!(
-        code.parse::<u32>().map(|code| code & 0xff),
-        Ok(5 | 6 | 10 | 13 | 14)
-    )
 }
 
 /// A log epoch as both backends write it: one number that orders by ordinal.
 fn log_number(log: LogEpoch) -> i64 {
-    (i64::from(log.ordinal) << 32) | i64::from(log.random)
+    number(log.as_number())
 }
 
 fn log_of(number: i64) -> Result<LogEpoch, StoreError> {
-    let damaged = || StoreError::Damaged(format!("{number} as a log"));
-    let number = u64::try_from(number).map_err(|_| damaged())?;
-    Ok(LogEpoch {
-        ordinal: u32::try_from(number >> 32).map_err(|_| damaged())?,
-        random: u32::try_from(number & u64::from(u32::MAX)).map_err(|_| damaged())?,
-    })
-}
-
-/// Offsets, sequences and times are below 2^63 for longer than anything runs.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+    Ok(LogEpoch::from_number(unsigned(number)?))
 }
 
 fn unsigned(value: i64) -> Result<u64, StoreError> {
@@ -436,29 +397,4 @@ fn heads_of(written: &Written) -> Vec<&Row> {
     // In one order, so that two replicas that write the same never wait for each other in a circle.
     heads.sort_unstable_by(|one, other| one.channel.cmp(&other.channel));
     heads
-}
-
-/// Compares the migrations that a database has with those of this release.
-fn check_versions(
-    applied: Result<Vec<i64>, sqlx::Error>,
-    migrator: &sqlx::migrate::Migrator,
-) -> Result<(), StoreError> {
-    let applied = match applied {
-        Ok(applied) => applied,
-        // There is no table of migrations.
-        Err(sqlx::Error::Database(refusal)) if matches!(refusal.code().as_deref(), Some("42P01" | "1")) => {
-            Vec::new()
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let known: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
-    if applied == known {
-        return Ok(());
-    }
-    let newest = |versions: &[i64]| versions.last().copied().unwrap_or(0);
-    Err(StoreError::Schema(format!(
-        "it has version {}, this release {}",
-        newest(&applied),
-        newest(&known)
-    )))
 }

@@ -158,6 +158,22 @@ pub struct LogEpoch {
     pub random: u32,
 }
 
+impl LogEpoch {
+    /// One number that orders by ordinal, as stores write it.
+    pub fn as_number(self) -> u64 {
+        (u64::from(self.ordinal) << 32) | u64::from(self.random)
+    }
+
+    /// The inverse of [`LogEpoch::as_number`].
+    pub fn from_number(number: u64) -> Self {
+        let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        Self {
+            ordinal: half(number >> 32),
+            random: half(number),
+        }
+    }
+}
+
 impl fmt::Display for LogEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:08x}", self.ordinal, self.random)

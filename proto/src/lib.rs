@@ -14,6 +14,8 @@
 //! | [`bus`] | messages, log records, link frames, member beats |
 //! | [`messages`] | what the persistence service is asked and answers, with the feature `grpc` its service |
 //! | [`presence`] | what the presence service is told, asked and answers, with the feature `grpc` its service |
+//! | [`notifications`] | what the notify service is asked and answers, with the feature `grpc` its service |
+//! | [`publishing`] | what gateways are asked by services that have no links |
 //! | [`questions`] | what a service that is asked over the bus can be asked |
 //! | [`registry`] | what the registry of sessions writes down |
 //! | [`format`] | the format byte in front of everything that is written down or sent on the bus |
@@ -29,8 +31,10 @@ pub mod ids;
 pub mod json;
 pub mod layout;
 pub mod messages;
+pub mod notifications;
 pub mod presence;
 pub mod protobuf;
+pub mod publishing;
 pub mod questions;
 pub mod tags;
 pub mod time;

@@ -7,6 +7,10 @@ pub enum Service {
     Messages,
     /// [`crate::presence`]: the presence service.
     Presence,
+    /// [`crate::notifications`]: the notify service.
+    Notifications,
+    /// [`crate::publishing`]: gateways.
+    Publishing,
 }
 
 /// A method of a service.

@@ -280,6 +280,12 @@ async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {
         store.close().await;
         tell!("the message store has this release's schema");
     }
+    if let Some(settings) = &config.notify.store {
+        let store = switchboard_notify_svc::open_store(settings)?;
+        store.migrate().await?;
+        store.close().await;
+        tell!("the notification store has this release's schema");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -345,7 +351,11 @@ fn announce(system: &Switchboard, insecure: bool, token: Option<&str>) {
             None => tell!("  server API  {api}"),
         }
     }
-    for (name, grpc) in [("messages", system.messages()), ("presence", system.presence())] {
+    for (name, grpc) in [
+        ("messages", system.messages()),
+        ("presence", system.presence()),
+        ("notifications", system.notifications()),
+    ] {
         let Some(grpc) = grpc else { continue };
         match &grpc.key_file {
             Some(file) => tell!(

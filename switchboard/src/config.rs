@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use switchboard_bus::config::{Backend, BusConfig, EMBEDDED_LOG};
-use switchboard_persistence_svc::Defaults;
-#[cfg(test)]
-use switchboard_persistence_svc::StoreSettings;
+use switchboard_database::config::Defaults;
+use switchboard_notify_svc::SQLITE_PATH as NOTIFICATIONS;
+use switchboard_persistence_svc::SQLITE_PATH as MESSAGES;
 use switchboard_registry::config::RegistryConfig;
 use switchboard_service_kit::config::{Document, Effective, Faults};
 use switchboard_service_kit::run::NodeConfig;
@@ -20,9 +20,9 @@ pub enum Service {
     Router,
     /// Stores what is said for good.
     Persistence,
-    /// Will know who is there.
+    /// Knows who is there.
     Presence,
-    /// Will tell those who are away.
+    /// Tells those who are away.
     Notify,
 }
 
@@ -105,7 +105,8 @@ impl Config {
         }
         let node = NodeConfig::read(&mut document, ADMIN);
         let bus = BusConfig::read(&mut document);
-        let stores = stores(&bus, &services);
+        let messages = stores(&bus, &services, Service::Persistence, ("messages.db", MESSAGES));
+        let notifications = stores(&bus, &services, Service::Notify, ("notifications.db", NOTIFICATIONS));
         let mut config = Self {
             node,
             services,
@@ -113,15 +114,18 @@ impl Config {
             registry: RegistryConfig::read(&mut document),
             gateway: switchboard_gateway::Config::read(&mut document),
             router: switchboard_router_svc::Config::read(&mut document),
-            persistence: switchboard_persistence_svc::Config::read(&mut document, &stores),
+            persistence: switchboard_persistence_svc::Config::read(&mut document, &messages),
             presence: switchboard_presence_svc::Config::read(&mut document),
-            notify: switchboard_notify_svc::Config::read(&mut document),
+            notify: switchboard_notify_svc::Config::read(&mut document, &notifications),
         };
         config.bus.key_window = Some(config.router.key_window);
         let runs = |service| config.services.contains(&service);
         if runs(Service::Router) && runs(Service::Persistence) && config.persistence.store.is_some() {
             // The log keeps what was not stored yet.
             config.router.read_by(switchboard_persistence_svc::READER);
+        }
+        if runs(Service::Router) && runs(Service::Notify) && config.notify.reads_the_log() {
+            config.router.read_by(switchboard_notify_svc::READER);
         }
         let embedded = matches!(config.bus.backend, Backend::Embedded { .. });
         if embedded
@@ -145,13 +149,18 @@ impl Config {
     }
 }
 
-/// Where one process has all there is, messages are stored in a file beside the log.
-fn stores(bus: &BusConfig, services: &[Service]) -> Defaults {
-    let mut defaults = Defaults::default();
+/// Where one process has all there is, a service stores what it stores in a file beside the log.
+fn stores(
+    bus: &BusConfig,
+    services: &[Service],
+    service: Service,
+    (name, usual): (&str, &str),
+) -> Defaults {
+    let mut defaults = Defaults::of_many(usual);
     if let Backend::Embedded { path, .. } = &bus.backend {
-        defaults.sqlite = services.contains(&Service::Persistence) && services.contains(&Service::Router);
+        defaults.sqlite = services.contains(&service) && services.contains(&Service::Router);
         if path != Path::new(EMBEDDED_LOG) {
-            defaults.path = path.join("messages.db");
+            defaults.path = path.join(name);
         }
     }
     defaults
@@ -159,17 +168,22 @@ fn stores(bus: &BusConfig, services: &[Service]) -> Defaults {
 
 #[cfg(test)]
 mod tests {
+    use switchboard_database::config::DatabaseSettings;
+
     use super::*;
 
     #[test]
     fn messages_are_stored_where_one_process_has_all_there_is() {
         let read = |text: &str| Config::from_toml(text).unwrap();
-        let path = |config: &Config| match &config.persistence.store {
-            Some(StoreSettings::Sqlite(sqlite)) => Some(sqlite.path.clone()),
-            Some(StoreSettings::Postgres(_)) | None => None,
+        let path = |settings: Option<&DatabaseSettings>| match settings {
+            Some(DatabaseSettings::Sqlite(sqlite)) => Some(sqlite.path.clone()),
+            Some(DatabaseSettings::Postgres(_)) | None => None,
         };
+        let messages = |config: &Config| path(config.persistence.store.as_ref().map(|store| &store.0));
+        let notifications = |config: &Config| path(config.notify.store.as_ref());
         let alone = read("gateway.insecure = true");
-        assert_eq!(path(&alone), Some("./data/messages.db".into()));
+        assert_eq!(messages(&alone), Some("./data/messages.db".into()));
+        assert_eq!(notifications(&alone), Some("./data/notifications.db".into()));
         assert!(
             alone
                 .router
@@ -178,7 +192,8 @@ mod tests {
                 .any(|reader| reader.as_str() == "persistence")
         );
         let elsewhere = read("gateway.insecure = true\nbus.embedded.path = \"/srv/log\"");
-        assert_eq!(path(&elsewhere), Some("/srv/log/messages.db".into()));
+        assert_eq!(messages(&elsewhere), Some("/srv/log/messages.db".into()));
+        assert_eq!(notifications(&elsewhere), Some("/srv/log/notifications.db".into()));
         for text in [
             "gateway.insecure = true\npersistence.store = \"none\"",
             "gateway.insecure = true\nswitchboard.services = [\"router\", \"gateway\"]",

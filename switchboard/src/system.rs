@@ -30,6 +30,8 @@ pub struct Switchboard {
     api: Option<ApiRunning>,
     messages: Option<GrpcRunning>,
     presence: Option<GrpcRunning>,
+    notifications: Option<GrpcRunning>,
+    notify_public: Option<SocketAddr>,
     admin: SocketAddr,
     data: Option<PathBuf>,
     budget: Duration,
@@ -78,12 +80,14 @@ impl Switchboard {
     /// # Errors
     /// [`StartError`]; whatever was started before it is stopped again.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let stores = config.services.contains(&Service::Persistence) && config.persistence.store.is_some();
-        if stores || config.services.contains(&Service::Router) {
+        let runs = |service| config.services.contains(&service);
+        let stores = runs(Service::Persistence) && config.persistence.store.is_some();
+        let tells = runs(Service::Notify) && config.notify.reads_the_log();
+        if stores || tells || config.services.contains(&Service::Router) {
             let backends = config.bus.open("switchboard").await?;
             return Box::pin(Self::start_on(config, &backends)).await;
         }
-        // Who owns no shard and stores nothing needs no right to the log.
+        // Who owns no shard, stores nothing and tells of no channel needs no right to the log.
         let bus = config.bus.open_bus("switchboard").await?;
         let shards = config.bus.shards;
         Box::pin(Self::start_with(config, bus, None, shards)).await
@@ -125,6 +129,8 @@ impl Switchboard {
             api: None,
             messages: None,
             presence: None,
+            notifications: None,
+            notify_public: None,
             admin,
             data,
             budget: config.node.shutdown_budget,
@@ -162,7 +168,7 @@ impl Switchboard {
         if runs(Service::Persistence) {
             let deps = switchboard_persistence_svc::Deps {
                 bus: Arc::clone(bus),
-                log,
+                log: log.clone(),
                 shards,
                 data: self.data.clone(),
             };
@@ -188,8 +194,20 @@ impl Switchboard {
             self.presence = started.await?.grpc;
         }
         if runs(Service::Notify) {
-            let deps = switchboard_notify_svc::Deps { bus: Arc::clone(bus) };
-            switchboard_notify_svc::start(config.notify, deps, self.service()).await?;
+            let deps = switchboard_notify_svc::Deps {
+                bus: Arc::clone(bus),
+                log: log.clone(),
+                shards,
+                data: self.data.clone(),
+            };
+            let started = Box::pin(switchboard_notify_svc::start(
+                config.notify,
+                deps,
+                self.service(),
+            ));
+            let running = started.await?;
+            self.notifications = running.grpc;
+            self.notify_public = running.public;
         }
         if runs(Service::Gateway) {
             let deps = switchboard_gateway::Deps {
@@ -249,6 +267,16 @@ impl Switchboard {
     /// `PresenceService`, for backends; `None`: it is off.
     pub fn presence(&self) -> Option<&GrpcRunning> {
         self.presence.as_ref()
+    }
+
+    /// `NotificationService`, for backends; `None`: it is off.
+    pub fn notifications(&self) -> Option<&GrpcRunning> {
+        self.notifications.as_ref()
+    }
+
+    /// Where links of e-mails and providers' reports lead; `None`: nowhere.
+    pub fn notify_public(&self) -> Option<SocketAddr> {
+        self.notify_public
     }
 
     /// Health and metrics, for operators.

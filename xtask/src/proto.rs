@@ -17,6 +17,9 @@ const MESSAGES: &str = "switchboard/messages/service.proto";
 /// What the presence service answers; imports the files beside it.
 const PRESENCE: &str = "switchboard/presence/service.proto";
 
+/// What the notify service answers.
+const NOTIFICATIONS: &str = "switchboard/notifications/service.proto";
+
 const FILES: &[&str] = &[
     "switchboard/client/client.proto",
     "switchboard/bus/message.proto",
@@ -28,9 +31,11 @@ const FILES: &[&str] = &[
     "switchboard/bus/member.proto",
     "switchboard/bus/control.proto",
     "switchboard/bus/question.proto",
+    "switchboard/bus/publish.proto",
     "switchboard/registry/registry.proto",
     MESSAGES,
     PRESENCE,
+    NOTIFICATIONS,
     API,
 ];
 
@@ -69,10 +74,12 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
             "#[serde(deserialize_with = \"crate::json::payload\")]",
         );
     }
-    api(&mut config, &descriptors)?;
+    as_json(&mut config, &descriptors, API)?;
+    as_json(&mut config, &descriptors, NOTIFICATIONS)?;
     describe(&descriptors, API, into)?;
     describe(&descriptors, MESSAGES, into)?;
     describe(&descriptors, PRESENCE, into)?;
+    describe(&descriptors, NOTIFICATIONS, into)?;
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)
@@ -82,10 +89,10 @@ pub(crate) fn generate(root: &Path, into: &Path) -> anyhow::Result<()> {
         .context("generating Rust from the descriptors")
 }
 
-/// The server API's types are read and written as JSON too.
-fn api(config: &mut Config, descriptors: &FileDescriptorSet) -> anyhow::Result<()> {
-    let file = descriptors.file.iter().find(|file| file.name() == API);
-    let file = file.context("the server API was not compiled")?;
+/// The types of what backends and clients ask are read and written as JSON too.
+fn as_json(config: &mut Config, descriptors: &FileDescriptorSet, name: &str) -> anyhow::Result<()> {
+    let file = descriptors.file.iter().find(|file| file.name() == name);
+    let file = file.with_context(|| format!("{name} was not compiled"))?;
     let package = format!(".{}", file.package());
     config
         .type_attribute(&package, "#[derive(serde::Serialize, serde::Deserialize)]")
@@ -157,6 +164,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 9, "one file per package, and the descriptors");
+        assert_eq!(compared, 11, "one file per package, and the descriptors");
     }
 }

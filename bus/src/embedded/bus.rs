@@ -133,6 +133,8 @@ fn wildcard(subject: Subject) -> Option<Pattern> {
         | Subject::Control
         | Subject::Presence
         | Subject::PresenceChanges
+        | Subject::Notifications
+        | Subject::Publishing
         | Subject::Joins { .. }
         | Subject::ControlAnswer { .. } => None,
     }

@@ -21,7 +21,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_prost::ProstCodec;
 
 use super::*;
-use crate::config::{Config, Defaults};
+use switchboard_database::config::Defaults;
+
+use crate::config::{Config, SQLITE_PATH};
 use crate::store::Written;
 use crate::{Deps, run};
 
@@ -46,7 +48,7 @@ async fn node(more: &str) -> Node {
          [persistence.grpc]\nenabled = true\nlisten = \"127.0.0.1:0\"\nkey = \"{KEY}\"\nrequest_size = \"4KiB\"\n"
     );
     let mut document = Document::parse(&text, []).unwrap();
-    let config = Config::read(&mut document, &Defaults::default());
+    let config = Config::read(&mut document, &Defaults::of_many(SQLITE_PATH));
     document.finish().unwrap();
     let store = config.store.as_ref().unwrap().open().unwrap();
     store.migrate().await.unwrap();
@@ -261,7 +263,7 @@ async fn health_is_told_without_a_key() {
 #[tokio::test]
 async fn nobody_is_let_in_where_nothing_is_asked_for() {
     let text = "[persistence.grpc]\nenabled = true\nlisten = \"127.0.0.1:0\"";
-    let config = Config::read(&mut Document::parse(text, []).unwrap(), &Defaults::default());
+    let config = Config::read(&mut Document::parse(text, []).unwrap(), &Defaults::of_many(SQLITE_PATH));
     let refused = start(config, tempfile::tempdir().unwrap()).await;
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("persistence.grpc.key"), "{refused}");

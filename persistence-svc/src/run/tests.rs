@@ -23,7 +23,7 @@ async fn joins_is_ready_and_leaves_at_the_stop() {
     let (one, other) = (Context::new(), Context::new());
     let config = Config::read(
         &mut Document::parse("", []).unwrap(),
-        &crate::config::Defaults::default(),
+        &switchboard_database::config::Defaults::of_many(crate::config::SQLITE_PATH),
     );
     let deps = || Deps {
         bus: Arc::clone(&bus),

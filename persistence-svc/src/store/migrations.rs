@@ -1,11 +1,10 @@
 //! The schema's versions: the same numbers and names for both backends.
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use switchboard_database::Schema;
 
 macro_rules! migrations {
     ($folder:literal: $($number:literal $name:literal in $file:literal,)*) => {
-        [$((
+        &[$((
             $number,
             $name,
             include_str!(concat!("../../migrations/", $folder, "/", $file)),
@@ -32,26 +31,12 @@ macro_rules! of_this_release {
     };
 }
 
-pub(super) fn postgres() -> Migrator {
-    migrator(&of_this_release!("postgres"))
-}
-
-pub(super) fn sqlite() -> Migrator {
-    migrator(&of_this_release!("sqlite"))
-}
-
-fn migrator(files: &[(i64, &'static str, &'static str)]) -> Migrator {
-    let migrations = files.iter().map(|(number, name, sql)| {
-        Migration::new(
-            *number,
-            (*name).into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )
-    });
-    Migrator::with_migrations(migrations.collect())
-}
+/// All of this release's. The table of those that a database has is the one that sqlx uses unless it is told another.
+pub(super) const SCHEMA: Schema = Schema {
+    table: "_sqlx_migrations",
+    postgres: of_this_release!("postgres"),
+    sqlite: of_this_release!("sqlite"),
+};
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +45,7 @@ mod tests {
     /// A file that the list forgets is a column that no database has.
     #[test]
     fn every_file_is_in_the_list() {
-        for (folder, listed) in [("postgres", postgres()), ("sqlite", sqlite())] {
+        for (folder, listed) in [("postgres", SCHEMA.postgres), ("sqlite", SCHEMA.sqlite)] {
             let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("migrations")
                 .join(folder);
@@ -77,7 +62,7 @@ mod tests {
             files.sort();
             let listed: Vec<String> = listed
                 .iter()
-                .map(|migration| format!("{:04}_{}.sql", migration.version, migration.description))
+                .map(|(number, name, _)| format!("{number:04}_{name}.sql"))
                 .collect();
             assert_eq!(files, listed, "{}", folder.display());
         }

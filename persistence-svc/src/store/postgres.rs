@@ -11,22 +11,20 @@ mod search;
 mod statistics;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Database, PgConnection, Postgres};
+use switchboard_database::{PostgresDatabase, PostgresSettings};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
+use super::migrations::SCHEMA;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Pool, Progress, StoreError,
-    Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
 };
 
 /// Microseconds of a day, which is what a partition holds.
@@ -39,31 +37,10 @@ const DAYS_AHEAD: u64 = 2;
 /// Whoever makes a partition holds this advisory lock of the database.
 const PARTITION_LOCK: i64 = 0x7377_6974_6368_0001;
 
-/// How PostgreSQL is reached and what it may take.
-#[derive(Debug, Clone)]
-pub struct PostgresSettings {
-    /// `postgres://user@host:port/database`, with the options of libpq in the query.
-    pub url: SecretString,
-    /// Instead of one in the URL.
-    pub password: Option<SecretString>,
-    /// Connections, at most.
-    pub connections: u32,
-    /// How long a call waits for a connection.
-    pub wait: Duration,
-    /// What one statement may take; the server ends it.
-    pub statement: Duration,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct PostgresStore {
-    pool: PgPool,
-    /// Connections, at most.
-    most: u32,
-    waits: AtomicU64,
-    timeouts: AtomicU64,
-    /// What a call may take in all: a server that hangs answers nothing, and no time limit of its own ends that.
-    limit: Duration,
+    database: PostgresDatabase,
     /// Days that have a partition, as far as it is known.
     partitions: Mutex<BTreeSet<(&'static str, u64)>>,
 }
@@ -74,39 +51,8 @@ impl PostgresStore {
     /// # Errors
     /// What is wrong with the URL, which is not repeated: it may hold a password.
     pub fn new(settings: &PostgresSettings) -> Result<Self, sqlx::Error> {
-        known_options(settings.url.expose_secret())?;
-        let mut options: PgConnectOptions = settings.url.expose_secret().parse()?;
-        if let Some(password) = &settings.password {
-            options = options.password(password.expose_secret());
-        }
-        let statement = format!("{}", settings.statement.as_millis());
-        let options = options.application_name("switchboard").options([
-            ("statement_timeout", statement.as_str()),
-            ("lock_timeout", statement.as_str()),
-            // Of a process that is gone or stopped in the middle: its locks are others' to wait for.
-            ("idle_in_transaction_session_timeout", statement.as_str()),
-        ]);
-        let wait = settings.wait;
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections)
-            .acquire_timeout(settings.wait)
-            .test_before_acquire(false)
-            // Before a connection is given back sqlx asks the server for an answer, and waits as long as it takes.
-            .after_release(move |connection, _| {
-                Box::pin(async move {
-                    tokio::time::timeout(wait, connection.ping())
-                        .await
-                        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-                        .map(|()| true)
-                })
-            })
-            .connect_lazy_with(options);
         Ok(Self {
-            pool,
-            most: settings.connections,
-            waits: AtomicU64::new(0),
-            timeouts: AtomicU64::new(0),
-            limit: settings.wait + settings.statement * 2,
+            database: PostgresDatabase::new(settings)?,
             partitions: Mutex::default(),
         })
     }
@@ -115,21 +61,16 @@ impl PostgresStore {
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        if self.pool.num_idle() == 0 && self.pool.size() >= self.most {
-            self.waits.fetch_add(1, Ordering::Relaxed);
-        }
-        let done = tokio::time::timeout(self.limit, call)
-            .await
-            .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)));
+        let done = self.database.within(call).await;
         if let Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) = &done {
-            self.timeouts.fetch_add(1, Ordering::Relaxed);
+            self.database.count_timeout();
         }
         done
     }
 
     /// Where questions go.
     fn reader(&self) -> &PgPool {
-        &self.pool
+        &self.database.pool
     }
 
     async fn asking<T>(
@@ -137,10 +78,6 @@ impl PostgresStore {
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         self.within(call).await
-    }
-
-    fn migrator() -> Migrator {
-        migrations::postgres()
     }
 
     /// Makes the partitions of a table for these days that are not there yet.
@@ -152,7 +89,7 @@ impl PostgresStore {
                 .collect()
         };
         for day in missing {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.database.pool.begin().await?;
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .bind(PARTITION_LOCK)
                 .execute(&mut *transaction)
@@ -199,7 +136,7 @@ impl PostgresStore {
         .await?;
 
         let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.database.pool.begin().await?;
         sqlx::query("INSERT INTO progress VALUES ($1, $2, 0, 0, 0) ON CONFLICT DO NOTHING")
             .bind(shard)
             .bind(log)
@@ -241,40 +178,6 @@ impl PostgresStore {
         transaction.commit().await?;
         Ok(next)
     }
-}
-
-/// sqlx logs an option that it does not know with its value, which may be a secret.
-fn known_options(url: &str) -> Result<(), sqlx::Error> {
-    const KNOWN: [&str; 18] = [
-        "sslmode",
-        "ssl-mode",
-        "sslrootcert",
-        "ssl-root-cert",
-        "ssl-ca",
-        "sslcert",
-        "ssl-cert",
-        "sslkey",
-        "ssl-key",
-        "statement-cache-capacity",
-        "host",
-        "hostaddr",
-        "port",
-        "dbname",
-        "user",
-        "password",
-        "application_name",
-        "options",
-    ];
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        if !KNOWN.contains(&key) {
-            return Err(sqlx::Error::Configuration(
-                format!("there is no option {key:?}").into(),
-            ));
-        }
-    }
-    Ok(())
 }
 
 async fn insert_rows(connection: &mut PgConnection, written: &Written) -> Result<(), StoreError> {
@@ -422,7 +325,7 @@ impl MessageStore for PostgresStore {
             )
             .bind(i32::from(shard.get()))
             .bind(log_number(log))
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.database.pool)
             .await?
             .map(|row| columns::progress(&row))
             .transpose()
@@ -439,7 +342,7 @@ impl MessageStore for PostgresStore {
             return Ok(Page::default());
         };
         self.within(async {
-            let rows = page_query(question, bounds).fetch(&self.pool);
+            let rows = page_query(question, bounds).fetch(&self.database.pool);
             columns::page(rows, question, limit(question)).await
         })
         .await
@@ -454,7 +357,7 @@ impl MessageStore for PostgresStore {
         self.within(async {
             let rows = sqlx::query(r#"SELECT name, log, "offset" FROM channels WHERE name = ANY($1)"#)
                 .bind(channels)
-                .fetch_all(&self.pool)
+                .fetch_all(&self.database.pool)
                 .await?;
             rows.iter().map(columns::head).collect()
         })
@@ -463,7 +366,7 @@ impl MessageStore for PostgresStore {
 
     async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<Hole>, StoreError> {
         self.within(async {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.database.pool.acquire().await?;
             holes_of(
                 &mut connection,
                 i32::from(shard.get()),
@@ -482,7 +385,7 @@ impl MessageStore for PostgresStore {
                    ORDER BY log DESC, "offset" DESC, shard LIMIT $1"#,
             )
             .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             rows.iter().map(columns::dead_letter).collect()
         })
@@ -490,24 +393,12 @@ impl MessageStore for PostgresStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.within(async {
-            let applied: Result<Vec<i64>, _> =
-                sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version")
-                    .fetch_all(&self.pool)
-                    .await;
-            super::check_versions(applied, &Self::migrator())
-        })
-        .await
+        self.within(async { Ok(SCHEMA.check_postgres(&self.database).await?) })
+            .await
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        Self::migrator()
-            .run(&self.pool)
-            .await
-            .map_err(|error| match error {
-                MigrateError::Execute(error) => error.into(),
-                other => StoreError::Schema(other.to_string()),
-            })
+        Ok(SCHEMA.migrate_postgres(&self.database).await?)
     }
 
     async fn maintain(&self, now_us: u64) -> Result<(), StoreError> {
@@ -523,16 +414,10 @@ impl MessageStore for PostgresStore {
     }
 
     fn pool(&self) -> Option<Pool> {
-        Some(Pool {
-            open: self.pool.size(),
-            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
-            most: self.most,
-            waits: self.waits.load(Ordering::Relaxed),
-            timeouts: self.timeouts.load(Ordering::Relaxed),
-        })
+        Some(self.database.state())
     }
 
     async fn close(&self) {
-        self.pool.close().await;
+        self.database.pool.close().await;
     }
 }

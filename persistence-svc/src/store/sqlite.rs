@@ -11,69 +11,38 @@ mod search;
 mod statistics;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::query::Query;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::SqlitePool;
 use sqlx::{AssertSqlSafe, Database, Sqlite, SqliteConnection};
+use switchboard_database::{SqliteDatabase, SqliteSettings};
 use switchboard_proto::ids::{LogEpoch, ShardId};
 
 use super::changes::fold;
+use super::migrations::SCHEMA;
 use super::{
     DeadLetter, History, Hole, MAX_HEADS, MAX_LIMIT, MessageStore, Page, Place, Pool, Progress, StoreError,
-    Written, bounds, channel_hash, columns, follows, heads_of, log_number, migrations, number,
+    Written, bounds, channel_hash, columns, follows, heads_of, log_number, number,
 };
-
-/// Where the file is and what it may take.
-#[derive(Debug, Clone)]
-pub struct SqliteSettings {
-    /// The file; it is made where it is missing.
-    pub path: PathBuf,
-    /// Connections that read, at most. One more writes.
-    pub connections: u32,
-    /// How long a call waits for a connection.
-    pub wait: Duration,
-}
 
 /// See the module.
 #[derive(Debug)]
 pub struct SqliteStore {
-    /// SQLite has one writer at a time: here they queue without polling the file.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    database: SqliteDatabase,
 }
 
 impl SqliteStore {
     /// A store that opens the file when it is first asked something.
     pub fn new(settings: &SqliteSettings) -> Self {
-        let options = SqliteConnectOptions::new()
-            .filename(&settings.path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // The log's position moves behind a commit: what is committed has to outlast a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(settings.wait);
-        let pool = |connections, options: SqliteConnectOptions| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(settings.wait)
-                .test_before_acquire(false)
-                .connect_lazy_with(options)
-        };
         Self {
-            writer: pool(1, options.clone()),
-            readers: pool(settings.connections, options),
+            database: SqliteDatabase::new(settings),
         }
     }
 
     /// Where questions go.
     fn reader(&self) -> &SqlitePool {
-        &self.readers
+        &self.database.readers
     }
 
     /// A call as it is: nothing of it can hang longer than the pool and the file's lock wait.
@@ -82,10 +51,6 @@ impl SqliteStore {
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         call.await
-    }
-
-    fn migrator() -> Migrator {
-        migrations::sqlite()
     }
 }
 
@@ -260,14 +225,14 @@ fn page_query<'q>(question: &'q History, (first, last): ((i64, i64), (i64, i64))
 #[async_trait]
 impl MessageStore for SqliteStore {
     async fn progress(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Progress>, StoreError> {
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.database.readers.acquire().await?;
         progress_of(&mut connection, i32::from(shard.get()), log_number(log)).await
     }
 
     async fn write(&self, written: &Written) -> Result<Progress, StoreError> {
         let (shard, log) = (i32::from(written.shard.get()), log_number(written.log));
         // It reads before it writes: a lock that is taken at the first write could come too late.
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let progress = progress_of(&mut transaction, shard, log)
             .await?
             .unwrap_or(Progress::START);
@@ -300,7 +265,7 @@ impl MessageStore for SqliteStore {
         let Some(bounds) = bounds(question) else {
             return Ok(Page::default());
         };
-        let rows = page_query(question, bounds).fetch(&self.readers);
+        let rows = page_query(question, bounds).fetch(&self.database.readers);
         columns::page(rows, question, limit(question)).await
     }
 
@@ -316,13 +281,13 @@ impl MessageStore for SqliteStore {
             r#"SELECT name, log, "offset" FROM channels WHERE name IN (SELECT value FROM json_each(?))"#,
         )
         .bind(names)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         rows.iter().map(columns::head).collect()
     }
 
     async fn holes(&self, shard: ShardId, log: LogEpoch) -> Result<Vec<Hole>, StoreError> {
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.database.readers.acquire().await?;
         holes_of(&mut connection, i32::from(shard.get()), log_number(log), 100).await
     }
 
@@ -332,33 +297,17 @@ impl MessageStore for SqliteStore {
                ORDER BY log DESC, "offset" DESC, shard LIMIT ?"#,
         )
         .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         rows.iter().map(columns::dead_letter).collect()
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        let applied: Result<Vec<i64>, _> =
-            sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version")
-                .fetch_all(&self.readers)
-                .await;
-        super::check_versions(applied, &Self::migrator())
+        Ok(SCHEMA.check_sqlite(&self.database).await?)
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        // SQLite has no lock around migrations. Who lost a race for one against another process finds it done the next time, and may
-        // lose the race for the one behind it: as often as there are migrations.
-        let mut done = Self::migrator().run(&self.writer).await;
-        for _ in Self::migrator().iter() {
-            if done.is_ok() {
-                break;
-            }
-            done = Self::migrator().run(&self.writer).await;
-        }
-        done.map_err(|error| match error {
-            MigrateError::Execute(error) => error.into(),
-            other => StoreError::Schema(other.to_string()),
-        })
+        Ok(SCHEMA.migrate_sqlite(&self.database).await?)
     }
 
     async fn maintain(&self, _now_us: u64) -> Result<(), StoreError> {
@@ -370,7 +319,6 @@ impl MessageStore for SqliteStore {
     }
 
     async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.database.close().await;
     }
 }

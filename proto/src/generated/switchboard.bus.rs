@@ -1342,3 +1342,28 @@ impl FaultCode {
         }
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublishForRequest {
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// JSON.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Published once, however often it is asked. Without one it is not stored, only delivered.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Who publishes, where a message of a backend has the name of its API key.
+    #[prost(string, tag = "5")]
+    pub publisher: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PublishForResponse {
+    /// UUID.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}

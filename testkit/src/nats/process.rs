@@ -66,8 +66,6 @@ impl Process {
             Some(node) => (Some(node.routes), node.store),
             None => (None, None),
         };
-        // What it may take is told from the disk's size otherwise, and less than a log is allowed to grow to.
-        let room = elsewhere.as_ref().map_or("", |_| ", max_file_store: 1TB");
         let process = Self {
             name: name.to_owned(),
             program: Program::new("nats-server", folder.join("output")),
@@ -75,8 +73,10 @@ impl Process {
             folder,
             ports,
         };
+        // Without a limit of its own the server promises streams three quarters of what is free on the disk, and on a small
+        // disk that is less than the logs of all shards may grow to.
         let mut text = format!(
-            "server_name: {name}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?}{room} }}\n",
+            "server_name: {name}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?}, max_file_store: 1TB }}\n",
             ports.client,
             ports.monitor,
             process.store(),

@@ -313,6 +313,14 @@ impl NatsLog {
                 | ErrorCode::CLUSTER_NOT_LEADER,
             ) => Err(Failure::Passing(LogError::Unavailable(reason))),
             // Limits, permissions, replicas that a lone server cannot have: the text tells.
+            Some(ErrorCode::STORAGE_RESOURCES_EXCEEDED) => {
+                // The server only says that it has not enough: by default three quarters of what is free on its disk.
+                let reason = format!(
+                    "{reason}: each shard wants bus.nats.max_bytes of the room that JetStream has (max_file_store of \
+                     nats-server); set one lower or the other higher"
+                );
+                Err(Failure::Final(LogError::Unavailable(reason)))
+            }
             Some(_) => Err(Failure::Final(LogError::Unavailable(reason))),
         }
     }

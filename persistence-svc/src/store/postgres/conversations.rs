@@ -280,7 +280,7 @@ impl ConversationStore for PostgresStore {
             )
             .bind(&channels)
             .bind(&users)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             rows.iter().map(standing).collect()
         })
@@ -301,7 +301,7 @@ impl ConversationStore for PostgresStore {
             .bind(user)
             .bind(others)
             .bind(i64::try_from(MAX_SHARED).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
         })
@@ -317,7 +317,7 @@ impl ConversationStore for PostgresStore {
             .bind(channel)
             .bind(after)
             .bind(i64::try_from(limit.min(MAX_LISTED)).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             rows.iter().map(member).collect()
         })
@@ -358,7 +358,7 @@ impl ConversationStore for PostgresStore {
             .bind(&delivered_offsets)
             .bind(&read_logs)
             .bind(&read_offsets)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             rows.iter().map(mark).collect()
         })

@@ -42,7 +42,7 @@ impl FollowStore for PostgresStore {
                  ORDER BY progress.shard, progress.log",
             )
             .bind(name)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?
             .iter()
             .map(columns::behind)
@@ -69,7 +69,7 @@ impl FollowStore for PostgresStore {
             .bind(number(after.get()))
             .bind(number(up_to.get()))
             .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?
             .iter()
             .map(columns::log_row)

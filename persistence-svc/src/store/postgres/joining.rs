@@ -18,7 +18,7 @@ impl PostgresStore {
     /// What is read in it is of one moment.
     pub(super) async fn moment(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        Ok(self.pool.begin_with(begin).await?)
+        Ok(self.database.pool.begin_with(begin).await?)
     }
 }
 
@@ -76,7 +76,7 @@ impl JoinStore for PostgresStore {
             .bind(log_number(log))
             .bind(channels)
             .bind(offsets)
-            .execute(&self.pool)
+            .execute(&self.database.pool)
             .await?;
             Ok(())
         })

@@ -19,7 +19,7 @@ use super::PostgresStore;
 
 impl PostgresStore {
     pub(super) async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
-        Ok(self.pool.begin().await?)
+        Ok(self.database.pool.begin().await?)
     }
 }
 

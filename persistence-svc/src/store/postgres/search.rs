@@ -198,7 +198,7 @@ impl PostgresStore {
 
     async fn look_through(&self, find: &Find<'_>) -> Result<Hits, StoreError> {
         let asked = Asked::new(find);
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.database.pool.begin().await?;
         // The one index answers, whatever the statistics of the tables say.
         sqlx::query(
             "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),
@@ -401,7 +401,7 @@ impl SearchStore for PostgresStore {
             let days = documents.iter().map(|document| document.time_us / DAY_US);
             self.partitions("search", days.filter(|day| usual.contains(day)).collect())
                 .await?;
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.database.pool.begin().await?;
             // What a crash of the server loses is indexed again, for the position is lost with it.
             sqlx::query("SET LOCAL synchronous_commit = off")
                 .execute(&mut *transaction)
@@ -428,7 +428,7 @@ impl SearchStore for PostgresStore {
 
     async fn prepare_index(&self, follower: &str, settings: &str) -> Result<bool, StoreError> {
         self.within(async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.database.pool.begin().await?;
             sqlx::query("LOCK TABLE search_settings IN EXCLUSIVE MODE")
                 .execute(&mut *transaction)
                 .await?;
@@ -483,7 +483,7 @@ impl SearchStore for PostgresStore {
             .bind(shards)
             .bind(logs)
             .bind(offsets)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.database.pool)
             .await?;
             let loaded = |row: &PgRow| {
                 let found = hit(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
@@ -504,7 +504,7 @@ impl SearchStore for PostgresStore {
             .bind(log_number(place.log))
             .bind(number(place.offset.get()))
             .bind(channel)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.database.pool)
             .await?;
             let loaded = |row: &PgRow| {
                 let found = hit(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
@@ -527,7 +527,7 @@ impl SearchStore for PostgresStore {
             number(hit.place.offset.get()),
         );
         self.within(async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.database.pool.begin().await?;
             // The follower waits meanwhile. Where it has not been, it will find what is stored by then.
             let done: Option<i64> = sqlx::query_scalar(
                 "SELECT done_to FROM followers WHERE name = $1 AND shard = $2 AND log = $3 FOR UPDATE",

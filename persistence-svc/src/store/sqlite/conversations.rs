@@ -146,7 +146,7 @@ impl ConversationStore for SqliteStore {
                ORDER BY given.key"#,
         )
         .bind(pairs)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         rows.iter().map(standing).collect()
     }
@@ -165,7 +165,7 @@ impl ConversationStore for SqliteStore {
         .bind(user)
         .bind(others)
         .bind(i64::try_from(MAX_SHARED).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
@@ -178,14 +178,14 @@ impl ConversationStore for SqliteStore {
         .bind(channel)
         .bind(after)
         .bind(i64::try_from(limit.min(MAX_LISTED)).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         rows.iter().map(member).collect()
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<Vec<Mark>, StoreError> {
         too_much(marks.len(), MAX_PAIRS)?;
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let mut moved = Vec::with_capacity(marks.len());
         for given in marks {
             let (delivered, read) = (numbers(given.delivered), numbers(given.read));

@@ -40,7 +40,7 @@ impl FollowStore for SqliteStore {
              ORDER BY progress.shard, progress.log",
         )
         .bind(name)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?
         .iter()
         .map(columns::behind)
@@ -64,7 +64,7 @@ impl FollowStore for SqliteStore {
         .bind(number(after.get()))
         .bind(number(up_to.get()))
         .bind(i64::try_from(limit.min(MAX_LIMIT)).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?
         .iter()
         .map(columns::log_row)

@@ -17,7 +17,7 @@ use super::{SqliteStore, page_query};
 impl SqliteStore {
     /// What is read in it is of one moment.
     pub(super) async fn moment(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.readers.begin().await?)
+        Ok(self.database.readers.begin().await?)
     }
 }
 
@@ -64,7 +64,7 @@ impl JoinStore for SqliteStore {
         if marks.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         for (channel, up_to) in marks {
             sqlx::query(
                 r#"INSERT INTO hidden (channel, log, "offset") VALUES (?, ?, ?)

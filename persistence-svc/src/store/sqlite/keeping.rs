@@ -20,7 +20,7 @@ use super::search::{SHIFT, first_of};
 
 impl SqliteStore {
     pub(super) async fn changing(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.database.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 }
 

@@ -168,7 +168,7 @@ fn hit(row: &SqliteRow) -> Result<Hit, StoreError> {
 #[async_trait]
 impl SearchStore for SqliteStore {
     async fn index(&self, settings: &str, step: &Step, documents: &[Document]) -> Result<bool, StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let is_own = sqlx::query("SELECT 1 FROM search_settings WHERE settings = ?")
             .bind(settings)
             .fetch_optional(&mut *transaction)
@@ -187,7 +187,7 @@ impl SearchStore for SqliteStore {
     }
 
     async fn prepare_index(&self, follower: &str, settings: &str) -> Result<bool, StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let known: Option<String> = sqlx::query_scalar("SELECT settings FROM search_settings")
             .fetch_optional(&mut *transaction)
             .await?;
@@ -232,7 +232,7 @@ impl SearchStore for SqliteStore {
         .bind(number(find.from_us))
         .bind(number(find.to_us))
         .bind(i64::try_from(most).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.database.readers)
         .await?;
         let hits: Vec<Hit> = rows.iter().map(hit).collect::<Result<_, StoreError>>()?;
         let looked_to = match hits.last() {
@@ -248,7 +248,7 @@ impl SearchStore for SqliteStore {
 
     async fn load(&self, hits: &[Hit]) -> Result<Vec<Loaded>, StoreError> {
         let mut found = Vec::with_capacity(hits.len());
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.database.readers.acquire().await?;
         for hit in hits {
             let row = sqlx::query(
                 r#"SELECT channel, sender, message FROM messages
@@ -281,7 +281,7 @@ impl SearchStore for SqliteStore {
         .bind(log_number(place.log))
         .bind(number(place.offset.get()))
         .bind(channel)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.database.readers)
         .await?;
         row.as_ref()
             .map(|row| columns::loaded(row, 5, hit(row)?))
@@ -299,7 +299,7 @@ impl SearchStore for SqliteStore {
             log_number(hit.place.log),
             number(hit.place.offset.get()),
         );
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let done: Option<i64> =
             sqlx::query_scalar("SELECT done_to FROM followers WHERE name = ? AND shard = ? AND log = ?")
                 .bind(follower)
