@@ -102,7 +102,9 @@ pub fn read(
 }
 
 fn read_sqlite(section: &mut Section<'_>, default: &Path, file: &str) -> SqliteSettings {
-    let help = format!("The file. The default is {file} in the folder of bus.embedded.path, where that is not the default itself.");
+    let help = format!(
+        "The file. The default is {file} in the folder of bus.embedded.path, where that is not the default itself."
+    );
     SqliteSettings {
         path: section.path("path", &default.to_string_lossy(), &help),
         connections: connections(section, 4, "Connections that read, at most; one more writes."),

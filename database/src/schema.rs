@@ -60,7 +60,9 @@ impl Schema {
     /// # Errors
     /// [`SchemaError`].
     pub async fn check_sqlite(&self, sqlite: &SqliteDatabase) -> Result<(), SchemaError> {
-        let applied = sqlx::query_scalar(self.applied()).fetch_all(&sqlite.readers).await;
+        let applied = sqlx::query_scalar(self.applied())
+            .fetch_all(&sqlite.readers)
+            .await;
         compare(applied, self.sqlite)
     }
 

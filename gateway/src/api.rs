@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `http`, `grpc` | the two ways to ask |
 //! | `publishing`, `calls`, `members`, `moderation` | what each call does, the same for both |
+//! | `notifications` | what the notify service is asked, over HTTP |
 //! | `control` | asking all gateways about their sessions |
 //! | `answering` | what this gateway answers to that |
+//! | `for_services` | what services without links ask of any gateway |
 //!
 //! What must hold: without a key nothing is told but that one is needed; a call that is answered with a result
 //! is done, at every gateway that is there; whatever a request can make grow has a bound.
@@ -16,10 +18,12 @@ mod changing;
 mod config;
 mod control;
 mod failure;
+mod for_services;
 mod grpc;
 mod http;
 mod members;
 mod moderation;
+mod notifications;
 mod publishing;
 mod statistics;
 
@@ -43,6 +47,7 @@ pub(crate) use self::answering::Answering;
 pub use self::config::ApiConfig;
 pub(crate) use self::control::Gateways;
 use self::failure::Failure;
+pub(crate) use self::for_services::answer_services;
 use crate::gateway::Gateway;
 use crate::metrics::ApiMethod;
 

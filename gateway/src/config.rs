@@ -12,6 +12,7 @@ use crate::client_address::Proxies;
 use crate::conversations::ConversationsConfig;
 use crate::limits::LimitsConfig;
 use crate::moderation::ModerationConfig;
+use crate::notifications::NotificationsConfig;
 use crate::origin::Origins;
 use crate::policy::{Bounds, CurrentPolicy, Policy};
 use crate::presence::PresenceConfig;
@@ -107,6 +108,8 @@ pub struct Config {
     pub conversations: ConversationsConfig,
     /// `[gateway.moderation]`.
     pub moderation: ModerationConfig,
+    /// `[gateway.notifications]`.
+    pub notifications: NotificationsConfig,
     /// `[gateway.presence]`.
     pub presence: PresenceConfig,
 }
@@ -414,6 +417,7 @@ impl Config {
             api: ApiConfig::read(document),
             conversations: ConversationsConfig::read(document),
             moderation: ModerationConfig::read(document),
+            notifications: NotificationsConfig::read(document),
             presence: PresenceConfig::read(document),
         }
     }

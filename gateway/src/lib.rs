@@ -16,6 +16,7 @@
 //! | `api` | the server API, over HTTP and gRPC |
 //! | `system_message` | what clients are told about the gateway itself |
 //! | `moderation` | who may not come or speak, and which tokens count no more |
+//! | `notifications` | asking the notify service |
 //! | `typing` | who is typing in which channel |
 //! | `links` | the shards' links, and the table channel ▶ local sessions |
 //!
@@ -39,6 +40,7 @@ mod listener;
 mod maps;
 mod metrics;
 mod moderation;
+mod notifications;
 mod origin;
 mod policy;
 mod presence;
@@ -61,6 +63,7 @@ pub use config::Config;
 pub use conversations::ConversationsConfig;
 pub use error::StartError;
 pub use moderation::ModerationConfig;
+pub use notifications::NotificationsConfig;
 pub use origin::Origins;
 pub use policy::{CurrentPolicy, Policy};
 pub use presence::PresenceConfig;

@@ -312,6 +312,7 @@ async fn open(config: Config, deps: Deps, context: Context) -> Result<(Running, 
     link_context
         .tasks
         .spawn("control-answers", TaskKind::Essential, hearing);
+    api::answer_services(&gateway, Arc::clone(&deps.bus), &context);
     let api = api::start(
         Arc::clone(&gateway),
         gateways,

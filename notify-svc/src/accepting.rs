@@ -22,7 +22,20 @@ use crate::store::{Enqueued, Kept, MAX_BATCH, NotifyStore, Progress, StoreError}
 const LARGEST: usize = 128 << 10;
 
 /// Bytes of what apps and webhooks are given besides, at most: with a title and a body it fits what push services take.
-const LARGEST_DATA: usize = 4 << 10;
+const LARGEST_DATA: usize = 2 << 10;
+
+/// Fields that push services, or we, use for something else.
+const RESERVED: [&str; 9] = [
+    "aps",
+    "from",
+    "notification",
+    "message_type",
+    "conversation",
+    "category",
+    "link",
+    "collapse_key",
+    "priority",
+];
 
 /// Bytes of a title, a link, a key, at most.
 const LARGEST_LINE: usize = 2 << 10;
@@ -81,9 +94,15 @@ impl Accepting {
     ///
     /// # Errors
     /// [`AskError`], in words for who asked.
-    pub(crate) async fn send(&self, requests: Vec<wire::Notification>, now_us: u64) -> Result<Vec<Kept>, AskError> {
+    pub(crate) async fn send(
+        &self,
+        requests: Vec<wire::Notification>,
+        now_us: u64,
+    ) -> Result<Vec<Kept>, AskError> {
         if requests.is_empty() || requests.len() > MAX_BATCH {
-            return Err(invalid(format!("1 to {MAX_BATCH} notifications are sent at once")));
+            return Err(invalid(format!(
+                "1 to {MAX_BATCH} notifications are sent at once"
+            )));
         }
         if self.is_full() {
             self.metrics.refused.inc_by(requests.len() as u64);
@@ -112,7 +131,11 @@ impl Accepting {
     }
 
     /// Keeps what was made ready, and how far the log was read that it came from.
-    pub(crate) async fn keep(&self, batch: &[Enqueued], progress: Option<Progress>) -> Result<Vec<Kept>, StoreError> {
+    pub(crate) async fn keep(
+        &self,
+        batch: &[Enqueued],
+        progress: Option<Progress>,
+    ) -> Result<Vec<Kept>, StoreError> {
         let kept = self.store.enqueue(batch, progress).await?;
         let deliveries: usize = batch.iter().map(|one| one.deliveries.len()).sum();
         self.waiting.fetch_add(deliveries as u64, Ordering::Relaxed);
@@ -134,7 +157,10 @@ impl Accepting {
         let category = self.categories.get(&content.category).ok_or_else(|| {
             let known: Vec<&str> = self.categories.keys().map(String::as_str).collect();
             let shown: String = content.category.chars().take(64).collect();
-            invalid(format!("there is no category {shown:?} among {}", known.join(", ")))
+            invalid(format!(
+                "there is no category {shown:?} among {}",
+                known.join(", ")
+            ))
         })?;
         let priority = match content.priority.as_str() {
             "" => category.priority,
@@ -211,12 +237,21 @@ fn check_content(content: &wire::Notification) -> Result<(), AskError> {
     if let Some((_, what)) = lines.iter().find(|(text, _)| text.len() > LARGEST_LINE) {
         return Err(invalid(format!("{what} has more than {LARGEST_LINE} bytes")));
     }
-    let all: usize = texts.iter().map(|text| text.len()).sum::<usize>() + content.variables.len() + content.data.len();
+    let all: usize =
+        texts.iter().map(|text| text.len()).sum::<usize>() + content.variables.len() + content.data.len();
     if all > LARGEST {
         return Err(invalid(format!("it has more than {LARGEST} bytes")));
     }
     if content.data.len() > LARGEST_DATA {
         return Err(invalid(format!("data has more than {LARGEST_DATA} bytes")));
+    }
+    if let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&content.data) {
+        let is_taken = |name: &&String| {
+            RESERVED.contains(&name.as_str()) || name.starts_with("google.") || name.starts_with("gcm.")
+        };
+        if let Some(name) = fields.keys().find(is_taken) {
+            return Err(invalid(format!("data has a field {name:?}, which is taken")));
+        }
     }
     for (json, what) in [(&content.data, "data"), (&content.variables, "variables")] {
         if json.is_empty() {
@@ -230,7 +265,9 @@ fn check_content(content: &wire::Notification) -> Result<(), AskError> {
             return Err(invalid(format!("{what} holds a zero character")));
         }
     }
-    if !content.template.is_empty() && !(content.title.is_empty() && content.body.is_empty() && content.html.is_empty()) {
+    if !content.template.is_empty()
+        && !(content.title.is_empty() && content.body.is_empty() && content.html.is_empty())
+    {
         return Err(invalid("a template, or texts of its own: not both"));
     }
     if content.template.is_empty() && !content.variables.is_empty() {
@@ -260,7 +297,11 @@ fn deliveries(
         ways.clone_from(&category.ways);
     }
     let delivery = |way: Way, unless, at_us: u64| {
-        let digest = category.digest.as_ref().filter(|digest| digest.ways.contains(&way) && priority < Priority::Critical);
+        // What is told together is due together: what has a time of its own is told by itself.
+        let digest = category
+            .digest
+            .as_ref()
+            .filter(|digest| digest.ways.contains(&way) && priority < Priority::Critical && at_us <= now_us);
         let window_us = digest.map_or(0, |digest| us(digest.window));
         let due_us = at_us + window_us;
         Delivery {
@@ -270,7 +311,11 @@ fn deliveries(
             way,
             device: String::new(),
             unless,
-            state: if due_us > now_us { State::Held } else { State::Queued },
+            state: if due_us > now_us {
+                State::Held
+            } else {
+                State::Queued
+            },
             reason: match () {
                 () if window_us > 0 => "told together with others".to_owned(),
                 () if at_us > now_us => "scheduled".to_owned(),
@@ -282,7 +327,11 @@ fn deliveries(
             claims: 0,
             digest: digest.map(|digest| {
                 // Lengths stand before what is free text, so that no two say the same.
-                let of = if digest.by_conversation { content.conversation.as_str() } else { "" };
+                let of = if digest.by_conversation {
+                    content.conversation.as_str()
+                } else {
+                    ""
+                };
                 let (user, name) = (&content.user, &content.category);
                 format!("{way}:{}:{user}:{}:{name}:{of}", user.len(), name.len())
             }),

@@ -9,7 +9,8 @@ use switchboard_bus::Bus;
 use switchboard_bus::messages::{AskError, ask};
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::messages::{
-    MessageStatusRequest, Place, Role, StandingsRequest, UserInChannel, method as messages,
+    FoldAt, FoldsRequest, MessageStatusRequest, Place, Role, StandingsRequest, UserInChannel,
+    method as messages,
 };
 use switchboard_proto::presence::{GetUsersRequest, Status, method as presence};
 
@@ -80,10 +81,7 @@ impl Checking {
         for ((channel, said), users) in places {
             let request = MessageStatusRequest {
                 channel: channel.to_owned(),
-                place: Some(Place {
-                    log_epoch: said.log.to_string(),
-                    offset: said.offset.get(),
-                }),
+                place: Some(place(said)),
                 shard: Some(u32::from(said.shard.get())),
                 limit: 1_000,
             };
@@ -107,6 +105,7 @@ impl Checking {
                 }
             }
         }
+        self.find_deleted(notifications, &mut found).await?;
         let pairs: Vec<(&str, &str)> = pairs.into_iter().collect();
         for chunk in pairs.chunks(ASKED) {
             let request = StandingsRequest {
@@ -136,6 +135,55 @@ impl Checking {
             }
         }
         Ok(found)
+    }
+}
+
+impl Checking {
+    /// What was deleted stays at its place, blank: that it was is asked for by itself.
+    async fn find_deleted(
+        &self,
+        notifications: &[&Notification],
+        found: &mut HashMap<(String, String, u64), Message>,
+    ) -> Result<(), NotKnown> {
+        let mut of_channels: HashMap<&str, HashMap<Said, HashSet<&str>>> = HashMap::new();
+        for notification in notifications {
+            let Some(said) = notification.said else { continue };
+            let content = &notification.content;
+            let places = of_channels.entry(content.conversation.as_str()).or_default();
+            places.entry(said).or_default().insert(content.user.as_str());
+        }
+        for (channel, places) in of_channels {
+            let request = FoldsRequest {
+                channel: channel.to_owned(),
+                places: places.keys().copied().map(place).collect(),
+            };
+            let folds = match ask::<messages::Folds>(self.bus.as_ref(), &request, WITHIN).await {
+                Ok(answer) => answer.folds,
+                Err(AskError::NotAvailable(_)) => continue,
+                Err(error) => return Err(NotKnown(error.to_string())),
+            };
+            let is_deleted = |fold: &FoldAt| fold.fold.as_ref().is_some_and(|fold| fold.deleted_us > 0);
+            for fold in folds.into_iter().filter(is_deleted) {
+                let offset = fold.place.as_ref().map_or(0, |place| place.offset);
+                for (said, users) in &places {
+                    if said.offset.get() != offset {
+                        continue;
+                    }
+                    for user in users {
+                        let key = (channel.to_owned(), (*user).to_owned(), offset);
+                        found.entry(key).or_default().is_gone = true;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn place(said: Said) -> Place {
+    Place {
+        log_epoch: said.log.to_string(),
+        offset: said.offset.get(),
     }
 }
 

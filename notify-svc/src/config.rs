@@ -203,7 +203,6 @@ impl Config {
         };
         if let Some(url) = &public.url
             && !url.starts_with("https://")
-            && !url.starts_with("http://127.0.0.1:")
         {
             section.fault("url", "is no https URL", "write https://notify.example.org");
         }

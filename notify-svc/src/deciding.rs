@@ -27,7 +27,7 @@ use crate::checking::Checking;
 use crate::config::{Category, Recipients, Rule, Tell};
 use crate::judging::Here;
 use crate::model::{Said, Way};
-use crate::store::{Enqueued, NotifyStore, Progress};
+use crate::store::{Enqueued, MAX_BATCH, NotifyStore, Progress};
 
 /// What an answer of the message store may take.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -57,14 +57,18 @@ pub(crate) struct Deciding {
 struct Told {
     said: Said,
     message: Message,
-    /// User and category.
-    to: BTreeMap<String, String>,
+    /// Users, and whether they are mentioned.
+    to: BTreeMap<String, bool>,
 }
 
 #[async_trait]
 impl Handler for Deciding {
     async fn position(&self, shard: ShardId, log: LogEpoch) -> Result<Option<Sequence>, HandleError> {
-        Ok(self.store.progress(shard, log).await?.map(|progress| progress.read_to))
+        Ok(self
+            .store
+            .progress(shard, log)
+            .await?
+            .map(|progress| progress.read_to))
     }
 
     async fn handle(&self, batch: &Batch) -> Result<(), HandleError> {
@@ -100,7 +104,15 @@ impl Handler for Deciding {
             read_to: last.sequence,
             owner_epoch: reading.owner_epoch(),
         };
-        self.accepting.keep(&enqueued, Some(progress)).await?;
+        // How far it was read goes with the last part: what is read again is known by its key.
+        let mut parts = enqueued.chunks(MAX_BATCH).peekable();
+        while let Some(part) = parts.next() {
+            let progress = parts.peek().is_none().then_some(progress);
+            self.accepting.keep(part, progress).await?;
+        }
+        if enqueued.is_empty() {
+            self.store.enqueue(&[], Some(progress)).await?;
+        }
         self.accepting.metrics.decided.inc_by(enqueued.len() as u64);
         self.known
             .lock()
@@ -132,12 +144,7 @@ impl Deciding {
         let Some(rule) = channel::namespace_of(&message.channel).and_then(|name| self.rules.get(name)) else {
             return Ok(None);
         };
-        let payload: Value = match message.kind() {
-            PayloadKind::Json | PayloadKind::Unspecified => {
-                serde_json::from_slice(&message.payload).unwrap_or_default()
-            }
-            PayloadKind::Binary | PayloadKind::Opaque => Value::Null,
-        };
+        let payload = parsed(&message);
         let sender = message.sender.as_ref().map_or("", |sender| sender.user.as_str());
         let mentioned: BTreeSet<String> = field(&payload, &rule.mentions)
             .and_then(Value::as_array)
@@ -166,10 +173,9 @@ impl Deciding {
             if user == sender {
                 continue;
             }
-            if mentioned.contains(&user) {
-                to.insert(user, rule.mention.clone());
-            } else if rule.recipients == Recipients::Members {
-                to.insert(user, rule.category.clone());
+            let is_mentioned = mentioned.contains(&user);
+            if is_mentioned || rule.recipients == Recipients::Members {
+                to.insert(user, is_mentioned);
             }
         }
         Ok((!to.is_empty()).then_some(Told { said, message, to }))
@@ -204,24 +210,36 @@ impl Deciding {
 
     /// What is kept of it: who is here is not told on other ways than in the app.
     async fn enqueued(&self, told: Vec<Told>, now: u64) -> Result<Vec<Enqueued>, HandleError> {
-        let users: BTreeSet<&str> = told.iter().flat_map(|told| told.to.keys().map(String::as_str)).collect();
+        let users: BTreeSet<&str> = told
+            .iter()
+            .flat_map(|told| told.to.keys().map(String::as_str))
+            .collect();
         let users: Vec<&str> = users.into_iter().collect();
         let here = self.checking.here(&users).await;
         let mut enqueued = Vec::new();
         for Told { said, message, to } in &told {
-            for (user, category) in to {
+            let rule = channel::namespace_of(&message.channel).and_then(|name| self.rules.get(name));
+            let Some(rule) = rule else { continue };
+            for (user, is_mentioned) in to {
+                let category = if *is_mentioned {
+                    &rule.mention
+                } else {
+                    &rule.category
+                };
                 let Some(settings) = self.categories.get(category) else {
                     continue;
                 };
                 let is_here = match (settings.tell, here.get(user)) {
-                    (Tell::Away, Some(Here::Online)) | (Tell::Offline, Some(Here::Online | Here::Away)) => true,
+                    (Tell::Away, Some(Here::Online)) | (Tell::Offline, Some(Here::Online | Here::Away)) => {
+                        true
+                    }
                     (Tell::Always | Tell::Away | Tell::Offline, _) => false,
                 };
                 // Judged once more before it is sent; here it only spares the queue what nobody wants.
                 if is_here && !settings.ways.contains(&Way::InApp) && settings.later.is_empty() {
                     continue;
                 }
-                let content = self.content(*said, message, user, category);
+                let content = content(rule, *said, message, user, *is_mentioned);
                 match self.accepting.enqueued(content, Some(*said), now).await {
                     Ok(one) => enqueued.push(one),
                     // Such as a user's id that no store can hold: no reason to read no further.
@@ -231,33 +249,45 @@ impl Deciding {
         }
         Ok(enqueued)
     }
+}
 
-    fn content(&self, said: Said, message: &Message, user: &str, category: &str) -> wire::Notification {
-        let rule = channel::namespace_of(&message.channel).and_then(|name| self.rules.get(name));
-        let payload: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-        let text = rule
-            .and_then(|rule| field(&payload, &rule.text))
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let text: String = text.replace('\0', "").chars().take(TEXT).collect();
-        let sender = message.sender.as_ref().map_or("", |sender| sender.user.as_str());
-        let is_mention = rule.is_some_and(|rule| rule.mention == category);
-        let variables = json!({"sender": sender, "channel": message.channel, "text": text, "count": 1});
-        let data = json!({
-            "message": uuid::Uuid::from_slice(&message.id).unwrap_or_default().to_string(),
-            "offset": said.offset.get(),
-        });
-        wire::Notification {
-            user: user.to_owned(),
-            category: category.to_owned(),
-            template: if is_mention { "mention" } else { "message" }.to_owned(),
-            variables: variables.to_string().into(),
-            data: data.to_string().into(),
-            conversation: message.channel.clone(),
-            collapse: message.channel.clone(),
-            idempotency_key: format!("message:{}:{}:{}", said.shard, said.log, said.offset.get()),
-            ..wire::Notification::default()
+fn content(rule: &Rule, said: Said, message: &Message, user: &str, is_mentioned: bool) -> wire::Notification {
+    let payload = parsed(message);
+    let text = field(&payload, &rule.text)
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let text: String = text.replace('\0', "").chars().take(TEXT).collect();
+    let sender = message.sender.as_ref().map_or("", |sender| sender.user.as_str());
+    let category = if is_mentioned {
+        &rule.mention
+    } else {
+        &rule.category
+    };
+    let variables = json!({"sender": sender, "channel": message.channel, "text": text, "count": 1});
+    let data = json!({
+        "message": uuid::Uuid::from_slice(&message.id).unwrap_or_default().to_string(),
+        "offset": said.offset.get(),
+    });
+    wire::Notification {
+        user: user.to_owned(),
+        category: category.clone(),
+        template: if is_mentioned { "mention" } else { "message" }.to_owned(),
+        variables: variables.to_string().into(),
+        data: data.to_string().into(),
+        conversation: message.channel.clone(),
+        collapse: message.channel.clone(),
+        idempotency_key: format!("message:{}:{}:{}", said.shard, said.log, said.offset.get()),
+        ..wire::Notification::default()
+    }
+}
+
+/// The payload of a message; null where it is none of ours to read.
+fn parsed(message: &Message) -> Value {
+    match message.kind() {
+        PayloadKind::Json | PayloadKind::Unspecified => {
+            serde_json::from_slice(&message.payload).unwrap_or_default()
         }
+        PayloadKind::Binary | PayloadKind::Opaque => Value::Null,
     }
 }
 

@@ -146,3 +146,6 @@ fn quiet_until(quiet: &[QuietHours], preferences: &Preferences, now_us: u64) -> 
         quiet => quiet_hours::ends_us_of(quiet, &preferences.zone()?, now_us),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,4 +39,4 @@ pub mod templates;
 pub use config::{Config, SQLITE_PATH};
 pub use error::StartError;
 pub use run::{Deps, READER, Running, open_store, start};
-pub use sending::ProviderError;
+pub use sending::{ProviderError, web_push_keys};

@@ -71,7 +71,13 @@ impl Links {
 
 /// Lengths stand before what is free text, so that no two say the same.
 fn encode(what: &Unsubscribe) -> String {
-    format!("1:{}:{}:{}{}", what.way, what.user.len(), what.user, what.category)
+    format!(
+        "1:{}:{}:{}{}",
+        what.way,
+        what.user.len(),
+        what.user,
+        what.category
+    )
 }
 
 fn decode(text: &str) -> Option<Unsubscribe> {
@@ -90,11 +96,15 @@ mod tests {
     use super::*;
 
     fn links(secret: &str) -> Links {
-        Links::new("https://notify.example.org/", &SecretString::from(secret.to_owned()))
+        Links::new(
+            "https://notify.example.org/",
+            &SecretString::from(secret.to_owned()),
+        )
     }
 
     fn part(link: &str) -> &str {
-        link.strip_prefix("https://notify.example.org/unsubscribe/").unwrap()
+        link.strip_prefix("https://notify.example.org/unsubscribe/")
+            .unwrap()
     }
 
     #[test]

@@ -67,7 +67,10 @@ impl Preferences {
             return Err(PreferencesError::TooMany);
         }
         let is_tag = |tag: &str| {
-            tag.len() <= 35 && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            tag.len() <= 35
+                && tag
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
         if !is_tag(&read.language) {
             return Err(PreferencesError::Language);
@@ -77,6 +80,14 @@ impl Preferences {
             return Err(PreferencesError::TimeZone(shown));
         }
         Ok(read)
+    }
+
+    /// Reads a document as it is kept, which may be larger than one that is taken from a user.
+    ///
+    /// # Errors
+    /// [`PreferencesError::Json`]: another release wrote it.
+    pub(crate) fn kept(document: &str) -> Result<Self, PreferencesError> {
+        serde_json::from_str(document).map_err(|error| PreferencesError::Json(error.to_string()))
     }
 
     /// Where the user is; `None`: in a zone that is unknown to a release with other data.

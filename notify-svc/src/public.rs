@@ -2,6 +2,7 @@
 //! signature that is ours or Twilio's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
@@ -19,6 +20,10 @@ use crate::store::NotifyStore;
 
 /// Bytes of a request, at most.
 const LARGEST: usize = 64 << 10;
+
+/// How often a report is looked up, and how long after each other: Twilio waits 15 s for the answer.
+const REPORTED: u32 = 10;
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is needed to answer.
 pub(crate) struct Outside {
@@ -44,7 +49,10 @@ fn page(status: StatusCode, text: &str) -> Response {
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        ),
     ];
     (status, headers, page).into_response()
 }
@@ -69,18 +77,34 @@ async fn unsubscribe(State(outside): State<Arc<Outside>>, Path(link): Path<Strin
         Ok(facts) => facts,
         Err(error) => return failed(&error),
     };
-    let document = facts.get(&what.user).and_then(|facts| facts.preferences.as_deref());
-    let preferences = document.and_then(|document| Preferences::read(document.as_bytes()).ok());
-    let changed = preferences.unwrap_or_default().without(&what.category, what.way);
+    let document = facts
+        .get(&what.user)
+        .and_then(|facts| facts.preferences.as_deref());
+    let preferences = match document.map(Preferences::kept) {
+        None => Preferences::default(),
+        Some(Ok(preferences)) => preferences,
+        Some(Err(error)) => {
+            // A newer release wrote it: what else it says is not for us to end.
+            tracing::error!(%error, "somebody could not unsubscribe");
+            return page(StatusCode::SERVICE_UNAVAILABLE, "<p>Please try again later.</p>");
+        }
+    };
+    let changed = preferences.without(&what.category, what.way);
     let written = match serde_json::to_string(&changed) {
         Ok(document) => outside.store.set_preferences(&what.user, &document).await,
         Err(error) => {
             tracing::error!(%error, "preferences cannot be written");
-            return page(StatusCode::INTERNAL_SERVER_ERROR, "<p>Please try again later.</p>");
+            return page(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "<p>Please try again later.</p>",
+            );
         }
     };
     match written {
-        Ok(()) => page(StatusCode::OK, "<p>You will receive no more e-mails of this kind.</p>"),
+        Ok(()) => page(
+            StatusCode::OK,
+            "<p>You will receive no more e-mails of this kind.</p>",
+        ),
         Err(error) => failed(&error),
     }
 }
@@ -100,7 +124,9 @@ async fn report(State(outside): State<Arc<Outside>>, request: Request) -> Respon
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let signature = parts.headers.get("x-twilio-signature");
-    let signature = signature.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signature = signature
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let url = format!("{}{path}", outside.links.base());
     let params = form(&body);
@@ -120,15 +146,22 @@ async fn report(State(outside): State<Arc<Outside>>, request: Request) -> Respon
         }),
     };
     let reference = format!("twilio:{}", status.reference);
-    match outside.store.report(&reference, failed.as_deref(), now_us()).await {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        // It may come before the delivery is settled: Twilio does not ask twice, but a report of the next state does come.
-        Ok(false) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "a report of Twilio's is lost");
-            StatusCode::SERVICE_UNAVAILABLE.into_response()
+    for _ in 0..REPORTED {
+        match outside
+            .store
+            .report(&reference, failed.as_deref(), now_us())
+            .await
+        {
+            Ok(true) => return StatusCode::NO_CONTENT.into_response(),
+            // It may come before what was sent is written down, and Twilio does not say it twice.
+            Ok(false) => tokio::time::sleep(AGAIN).await,
+            Err(error) => {
+                tracing::warn!(%error, "a report of Twilio's is lost");
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
         }
     }
+    StatusCode::NOT_FOUND.into_response()
 }
 
 /// The fields of a form.

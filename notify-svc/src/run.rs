@@ -159,7 +159,18 @@ pub async fn start(config: Config, deps: Deps, context: Context) -> Result<Runni
                 };
                 public = Some(listen(config.public.listen, outside, &context).await?);
             }
-            Some(tell(&config, &deps, store, links, &membership, incarnation, &metrics, &prepared, health, &context)?)
+            Some(tell(
+                &config,
+                &deps,
+                store,
+                links,
+                &membership,
+                incarnation,
+                &metrics,
+                &prepared,
+                health,
+                &context,
+            )?)
         }
     };
     let answers: Arc<dyn Answers> = match &service {
@@ -249,7 +260,11 @@ fn tell(
     context: &Context,
 ) -> Result<Arc<Service>, StartError> {
     let providers = Arc::new(Providers::open(&config.providers, &config.queue, &config.public)?);
-    tracing::info!(providers = providers.names().join(", "), "notifications are sent by these");
+    tracing::info!(
+        providers = providers.names().join(", "),
+        "notifications are sent by these"
+    );
+    let web_push_key = providers.web_push_key.clone().unwrap_or_default();
     let wake = Arc::new(Notify::new());
     let saying = Arc::new(Saying::new(Arc::clone(&store)));
     let categories = Arc::new(config.categories.clone());
@@ -289,7 +304,11 @@ fn tell(
             name,
             role: Role::Notify,
             incarnation,
-            settings: ReaderSettings::default(),
+            settings: ReaderSettings {
+                // Each message may be told to a thousand users.
+                batch_bytes: 64 << 10,
+                ..ReaderSettings::default()
+            },
             handler: Arc::new(Deciding {
                 store: Arc::clone(&store),
                 bus: Arc::clone(&deps.bus),
@@ -321,6 +340,7 @@ fn tell(
         saying,
         accepting,
         limits: config.limits.clone(),
+        web_push_key,
         guard: Guard::allowing(config.providers.networks.clone()),
     }))
 }
@@ -408,15 +428,27 @@ impl Work {
                 continue;
             }
             let now = now_us();
-            let before_us = now.saturating_sub(self.keep_us);
-            let purged = self
-                .store
-                .purge(before_us, (now / HOUR_US).saturating_sub(1), PURGED)
-                .await;
-            match purged {
-                Ok(0) => {}
-                Ok(purged) => tracing::info!(purged, "notifications are over"),
-                Err(error) => tracing::warn!(%error, "what is over stays for now"),
+            let (before_us, hour) = (
+                now.saturating_sub(self.keep_us),
+                (now / HOUR_US).saturating_sub(1),
+            );
+            let mut all = 0;
+            while !self.stop.is_cancelled() {
+                match self.store.purge(before_us, hour, PURGED).await {
+                    Ok(purged) => {
+                        all += purged;
+                        if purged < PURGED as u64 {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "what is over stays for now");
+                        break;
+                    }
+                }
+            }
+            if all > 0 {
+                tracing::info!(purged = all, "notifications are over");
             }
         }
     }

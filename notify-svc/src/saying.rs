@@ -19,7 +19,7 @@ use crate::templates::{self, Template};
 /// How old the templates in memory may be.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Characters of one of several that are told together.
+/// Characters of the sender and of the text of one of several that are told together.
 const ITEM: usize = 200;
 
 /// See the module.
@@ -38,7 +38,8 @@ pub(crate) struct Said {
     pub(crate) body: String,
     pub(crate) html: Option<String>,
     pub(crate) subject: String,
-    pub(crate) short: String,
+    /// All of a text message, where a template has words for one.
+    pub(crate) short: Option<String>,
     pub(crate) link: Option<String>,
 }
 
@@ -122,10 +123,7 @@ impl Saying {
                 body: content.body.clone(),
                 html: own(&content.html),
                 subject: content.title.clone(),
-                short: match content.body.as_str() {
-                    "" => content.title.clone(),
-                    body => body.to_owned(),
-                },
+                short: None,
                 link: own(&content.link),
             });
         }
@@ -133,6 +131,7 @@ impl Saying {
         let named = stored.get(&content.template).map_or(&[][..], Vec::as_slice);
         let built_in = templates::built_in(&content.template);
         let template = templates::choose(named, language)
+            .or(named.first())
             .or(built_in.as_ref())
             .ok_or_else(|| format!("there is no template {:?}", content.template))?;
         let variables: Value = match content.variables.is_empty() {
@@ -147,19 +146,18 @@ impl Saying {
             body: rendered.body,
             html: rendered.html,
             subject: rendered.subject,
-            short: rendered.short,
+            short: template.short.as_ref().map(|_| rendered.short),
         })
     }
 
     /// One of several that are told together.
     pub(crate) async fn item(&self, notification: &Notification, preferences: &Preferences) -> Value {
-        let variables: Value =
-            serde_json::from_slice(&notification.content.variables).unwrap_or(Value::Null);
+        let variables: Value = serde_json::from_slice(&notification.content.variables).unwrap_or(Value::Null);
         let field = |name: &str| variables.get(name).and_then(Value::as_str).map(str::to_owned);
         let said = self.say(notification, preferences).await.unwrap_or_default();
         let text = field("text").unwrap_or(said.body);
         json!({
-            "sender": field("sender").unwrap_or(said.title),
+            "sender": field("sender").unwrap_or(said.title).chars().take(ITEM).collect::<String>(),
             "text": text.chars().take(ITEM).collect::<String>(),
         })
     }

@@ -26,8 +26,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::providers::ProviderError;
 pub(crate) use self::outgoing::ROTATION_US;
+pub use self::providers::{ProviderError, web_push_keys};
 pub(crate) use self::providers::{Providers, SharedProviders};
 use crate::checking::{self, Checking};
 use crate::config::{Category, QueueSettings};
@@ -49,10 +49,13 @@ const DIGEST: usize = 100;
 const SETTLED: usize = 200;
 
 /// Claims of one delivery that nobody settled, at most: its sender died of it.
-const CLAIMS: u32 = 5;
+const CLAIMS: u32 = 20;
 
 /// After this what could not be asked of other services is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// After this what is about a message is sent although it cannot be asked who has read it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A send begins only while its claim lasts so much longer: providers take 15 s at most, and the store some.
 const SPARE: Duration = Duration::from_secs(18);
@@ -118,7 +121,11 @@ impl Sending {
             let mut sends = JoinSet::new();
             while !stop.is_cancelled() {
                 let free = self.settings.at_once.min(places.available_permits()).min(BATCH);
-                let taken = if free == 0 { Ok(0) } else { self.step(free, &places, &settled, &mut sends).await };
+                let taken = if free == 0 {
+                    Ok(0)
+                } else {
+                    self.step(free, &places, &settled, &mut sends).await
+                };
                 while let Some(ended) = sends.try_join_next() {
                     ended_well(ended);
                 }
@@ -222,7 +229,9 @@ impl Sending {
         for one in claimed {
             let (user, way) = (one.delivery.user.clone(), one.delivery.way);
             let facts = facts.get(&user).unwrap_or(&nothing);
-            let preferences = preferences.entry(user.clone()).or_insert_with(|| read_preferences(&user, facts));
+            let preferences = preferences
+                .entry(user.clone())
+                .or_insert_with(|| read_preferences(&user, facts));
             let category = self.category(&one.notification);
             if one.delivery.claims > CLAIMS {
                 let reason = "whoever sent it died of it, again and again";
@@ -232,10 +241,13 @@ impl Sending {
             let message = match (&messages, one.notification.said) {
                 (_, None) => None,
                 (Ok(messages), Some(_)) => messages.get(&checking::key(&one.notification)).copied(),
+                // An installation may have no message store, or one that is away for long: then it is told without it.
+                (Err(_), Some(_)) if one.notification.created_us + us(PATIENCE) < now => None,
                 (Err(error), Some(_)) => {
                     tracing::debug!(%error, "a notification waits");
                     let until_us = now + us(ASK_AGAIN);
-                    self.hold(&one, until_us, "it cannot be asked who has read it", settled).await;
+                    self.hold(&one, until_us, "it cannot be asked who has read it", settled)
+                        .await;
                     continue;
                 }
             };
@@ -263,7 +275,8 @@ impl Sending {
                         Some(digest) => digests.entry(digest).or_default().push((one, preferences)),
                         None => {
                             *counted += 1;
-                            self.address(one, facts, preferences, until_us, settled, &mut ready).await?;
+                            self.address(one, facts, preferences, until_us, settled, &mut ready)
+                                .await?;
                         }
                     }
                 }
@@ -271,10 +284,12 @@ impl Sending {
         }
         for (digest, mut together) in digests {
             if together.len() > 1 {
-                self.merge(&digest, together, &category_of(&self.categories), now).await?;
+                self.merge(&digest, together, &category_of(&self.categories), now)
+                    .await?;
             } else if let Some((one, preferences)) = together.pop() {
                 let facts = facts.get(&one.delivery.user).unwrap_or(&nothing);
-                self.address(one, facts, preferences, until_us, settled, &mut ready).await?;
+                self.address(one, facts, preferences, until_us, settled, &mut ready)
+                    .await?;
             }
         }
         Ok(ready)
@@ -289,7 +304,7 @@ impl Sending {
         now: u64,
     ) -> Result<(), StoreError> {
         together.sort_by_key(|(one, _)| (one.notification.created_us, one.notification.id));
-        let Some((last, preferences)) = together.last() else {
+        let Some((last, _)) = together.last() else {
             return Ok(());
         };
         let mut items = Vec::with_capacity(together.len());
@@ -298,17 +313,31 @@ impl Sending {
         }
         let id = Uuid::now_v7();
         let content = &last.notification.content;
-        let priorities = together.iter().map(|(one, _)| judging::priority(&one.notification, &category(&one.notification)));
+        let is_of_one = together
+            .iter()
+            .all(|(one, _)| one.notification.content.conversation == content.conversation);
+        let conversation = if is_of_one {
+            content.conversation.clone()
+        } else {
+            String::new()
+        };
+        let priorities = together
+            .iter()
+            .map(|(one, _)| judging::priority(&one.notification, &category(&one.notification)));
         let priority = priorities.max().unwrap_or(Priority::Normal);
-        let expires = together.iter().map(|(one, _)| one.notification.expires_us).max().unwrap_or(0);
+        let expires = together
+            .iter()
+            .map(|(one, _)| one.notification.expires_us)
+            .max()
+            .unwrap_or(0);
         let content = wire::Notification {
             user: content.user.clone(),
             category: content.category.clone(),
             priority: priority.word().to_owned(),
             template: "digest".to_owned(),
-            variables: self.saying.digest(&items, &content.conversation),
+            variables: self.saying.digest(&items, &conversation),
             link: content.link.clone(),
-            conversation: content.conversation.clone(),
+            conversation,
             ways: vec![last.delivery.way.word().to_owned()],
             collapse: digest.to_owned(),
             ..wire::Notification::default()
@@ -318,7 +347,11 @@ impl Sending {
             content,
             said: None,
             created_us: now,
-            expires_us: if together.iter().any(|(one, _)| one.notification.expires_us == 0) { 0 } else { expires },
+            expires_us: if together.iter().any(|(one, _)| one.notification.expires_us == 0) {
+                0
+            } else {
+                expires
+            },
             shown_us: 0,
             seen_us: 0,
             read_us: 0,
@@ -344,7 +377,6 @@ impl Sending {
             digest_most: 0,
         };
         let merged: Vec<Uuid> = together.iter().map(|(one, _)| one.delivery.id).collect();
-        let _ = preferences;
         if !self.store.merge(&merged, self.me, &enqueued, now).await? {
             tracing::debug!(digest, "a digest is left to who has claimed a part of it");
         }
@@ -384,7 +416,10 @@ impl Sending {
         if !one.delivery.device.is_empty() {
             match devices.iter().find(|device| device.id == one.delivery.device) {
                 Some(device) => push(one, Some((*device).clone())),
-                None => self.end(&one, State::Suppressed, "the device is gone", settled).await,
+                None => {
+                    self.end(&one, State::Suppressed, "the device is gone", settled)
+                        .await
+                }
             }
             return Ok(());
         }
@@ -414,8 +449,13 @@ impl Sending {
     /// Sends one delivery, and says what became of it.
     async fn send(&self, ready: Ready, settled: mpsc::Sender<Settled>, place: Option<OwnedSemaphorePermit>) {
         if now_us() + us(SPARE) > ready.until_us {
-            // Who claims it next sends it.
+            // It goes back in time, so that nobody sends it beside us.
             self.metrics.late.inc();
+            let back = Settled {
+                due_us: now_us(),
+                ..self.settled(&ready.claimed, State::Queued, "")
+            };
+            settled.send(back).await.ok();
             return;
         }
         let result = match ready.claimed.delivery.way {
@@ -440,6 +480,10 @@ impl Sending {
             }),
             Ok(said) => self.publish(notification, &said.entry(notification, begun)).await,
         };
+        let outcome = result
+            .as_ref()
+            .map_or_else(|failure| failure.outcome, |()| Outcome::Accepted);
+        self.metrics.attempt("in_app", outcome, started.elapsed());
         let attempt = |outcome, reason: &str| Attempt {
             time_us: begun,
             provider: "in_app".to_owned(),
@@ -454,10 +498,11 @@ impl Sending {
                 attempts: vec![attempt(Outcome::Accepted, "")],
                 ..self.settled(&ready.claimed, State::Sent, "")
             },
-            Err(failure) => {
-                let attempts = vec![attempt(failure.outcome, &failure.reason)];
-                self.failed(ready, attempts, &failure)
-            }
+            Err(failure) => Settled {
+                // In the list it is at once: only who is connected is told later.
+                shown: failure.outcome == Outcome::Retry,
+                ..self.failed(ready, vec![attempt(failure.outcome, &failure.reason)], &failure)
+            },
         }
     }
 
@@ -516,16 +561,24 @@ impl Sending {
                 rests = rests.min(provider.breaker.rests(Instant::now()));
                 continue;
             }
-            let turn = provider.turn(Instant::now());
-            if turn > Duration::from_secs(1) {
+            let place = match provider.turn().await {
+                Ok(place) => place,
+                Err(wait) => {
+                    provider.breaker.gave_up();
+                    rests = rests.min(wait);
+                    continue;
+                }
+            };
+            if now_us() + us(SPARE) > ready.until_us {
+                // A second provider may be too late: then all of it is done again later.
                 provider.breaker.gave_up();
-                rests = rests.min(turn);
-                continue;
+                rests = rests.min(Duration::from_secs(1));
+                break;
             }
-            tokio::time::sleep(turn).await;
             let (begun, started) = (now_us(), Instant::now());
             let result = provider.provider.send(&address, &outgoing).await;
             let latency = started.elapsed();
+            drop(place);
             let name = provider.provider.name();
             let (outcome, reason, reference) = match &result {
                 Ok(accepted) => (Outcome::Accepted, String::new(), accepted.reference.clone()),
@@ -560,13 +613,20 @@ impl Sending {
                 }
                 Err(error) => {
                     let failed = Failure::from(error);
-                    let is_its_fault = matches!(failed.outcome, Outcome::Retry | Outcome::Unknown | Outcome::Account);
+                    let is_its_fault = matches!(
+                        failed.outcome,
+                        Outcome::Retry | Outcome::Unknown | Outcome::Account
+                    );
                     // Each webhook and each browser's push service is another server: one that fails says nothing of the others.
                     let is_one_server = matches!(device.provider.as_str(), "fcm" | "apns" | "email" | "sms");
                     if is_its_fault && is_one_server {
                         let at_once = failed.outcome == Outcome::Account;
                         if provider.breaker.failed(at_once, Instant::now()) {
-                            tracing::warn!(provider = name, reason = failed.reason, "provider is left alone for a while");
+                            tracing::warn!(
+                                provider = name,
+                                reason = failed.reason,
+                                "provider is left alone for a while"
+                            );
                         }
                     } else {
                         provider.breaker.worked();
@@ -587,7 +647,7 @@ impl Sending {
             // None was asked.
             None => {
                 let until_us = now_us() + us(rests.min(self.settings.longest));
-                let reason = "its provider is left alone for a while";
+                let reason = "its provider takes no more for a while";
                 Settled {
                     due_us: until_us,
                     ..self.settled(&ready.claimed, State::Held, reason)
@@ -613,7 +673,8 @@ impl Sending {
     /// What follows from a try that failed.
     fn failed(&self, ready: &Ready, attempts: Vec<Attempt>, failure: &Failure) -> Settled {
         let delivery = &ready.claimed.delivery;
-        let tries = delivery.attempts.saturating_add(1);
+        let made = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+        let tries = delivery.attempts.saturating_add(made);
         // A text message costs money and nothing tells two of them apart.
         let is_lost = failure.outcome == Outcome::Unknown && delivery.way == Way::Sms;
         let again = matches!(
@@ -645,8 +706,14 @@ impl Sending {
     /// What follows the `tries`th failure: doubled each time, and give or take a half, so that what failed together does not come back
     /// together.
     fn pause(&self, tries: u32) -> Duration {
-        let doubled = self.settings.pause.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1).min(20)).unwrap_or(u32::MAX));
-        doubled.min(self.settings.longest).mul_f64(rand::random_range(0.5..1.5))
+        let doubled = self.settings.pause.saturating_mul(
+            1_u32
+                .checked_shl(tries.saturating_sub(1).min(20))
+                .unwrap_or(u32::MAX),
+        );
+        doubled
+            .min(self.settings.longest)
+            .mul_f64(rand::random_range(0.5..1.5))
     }
 
     async fn device_works(&self, ready: &Ready, device: &Device) {
@@ -665,7 +732,10 @@ impl Sending {
             }
             Outcome::Gone => {
                 self.metrics.devices_removed.inc();
-                let removed = self.store.remove_device(&ready.claimed.delivery.user, &device.id).await;
+                let removed = self
+                    .store
+                    .remove_device(&ready.claimed.delivery.user, &device.id)
+                    .await;
                 if let Err(error) = removed {
                     tracing::warn!(%error, "a device that is gone stays for now");
                 }
@@ -756,7 +826,7 @@ fn read_preferences(user: &str, facts: &Facts) -> Arc<Preferences> {
     let Some(document) = &facts.preferences else {
         return Arc::default();
     };
-    Arc::new(Preferences::read(document.as_bytes()).unwrap_or_else(|error| {
+    Arc::new(Preferences::kept(document).unwrap_or_else(|error| {
         // A newer release wrote it.
         tracing::warn!(%error, user, "preferences are passed over");
         Preferences::default()
@@ -776,4 +846,3 @@ fn us(duration: Duration) -> u64 {
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
-

@@ -30,6 +30,8 @@ pub(crate) struct Service {
     pub(crate) saying: Arc<Saying>,
     pub(crate) accepting: Accepting,
     pub(crate) limits: Limits,
+    /// What browsers subscribe with; empty: there is no Web Push here.
+    pub(crate) web_push_key: String,
     /// Where webhooks may be.
     pub(crate) guard: switchboard_providers::guard::Guard,
 }
@@ -114,9 +116,7 @@ impl Service {
             id: kept.id.to_string(),
             duplicate: kept.duplicate,
         });
-        Ok(SendResponse {
-            sent: sent.collect(),
-        })
+        Ok(SendResponse { sent: sent.collect() })
     }
 
     pub(crate) async fn cancel(&self, request: CancelRequest) -> Result<CancelResponse, AskError> {

@@ -2,7 +2,7 @@
 //! SQLite, and one conformance suite for both (`crate::conformance`).
 //!
 //! What must hold: what is enqueued is there after a crash; a delivery is claimed by one replica at a time, and by another once
-//! its claim is over; what a replica settles after its claim was over changes nothing but the list of attempts.
+//! its claim is over; what a replica settles after another has claimed it changes nothing but the list of attempts.
 
 mod migrations;
 mod postgres;
@@ -187,7 +187,7 @@ pub struct DeadLetter {
 /// What waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waiting {
-    /// Deliveries that wait, at most `MAX_WAITING` are counted.
+    /// Deliveries that wait, counted up to what was asked for.
     pub count: u64,
     /// When the oldest that could go was due; 0: none could.
     pub oldest_us: u64,
@@ -245,11 +245,28 @@ pub trait NotifyStore: Send + Sync + 'static {
     /// Takes what is told together with this digest's due part, whenever it is due.
     async fn claim_digest(&self, digest: &str, claim: Claim) -> Result<Vec<Claimed>, StoreError>;
     /// What is known of these users; `hour`: whose counts are wanted.
-    async fn facts(&self, users: &[&str], now_us: u64, hour: u64) -> Result<HashMap<String, Facts>, StoreError>;
-    /// Makes one delivery for each device of one that was claimed, all claimed by the same. Answers with those that were added.
-    async fn spread(&self, delivery: &Delivery, by: Uuid, devices: &[&str]) -> Result<Vec<Delivery>, StoreError>;
+    async fn facts(
+        &self,
+        users: &[&str],
+        now_us: u64,
+        hour: u64,
+    ) -> Result<HashMap<String, Facts>, StoreError>;
+    /// Makes one delivery for each device of one that was claimed and has none yet, all claimed by the same. Answers with those that
+    /// were added.
+    async fn spread(
+        &self,
+        delivery: &Delivery,
+        by: Uuid,
+        devices: &[&str],
+    ) -> Result<Vec<Delivery>, StoreError>;
     /// Puts a digest in the place of deliveries that were claimed, all or nothing: `false` where a claim was over.
-    async fn merge(&self, merged: &[Uuid], by: Uuid, digest: &Enqueued, now_us: u64) -> Result<bool, StoreError>;
+    async fn merge(
+        &self,
+        merged: &[Uuid],
+        by: Uuid,
+        digest: &Enqueued,
+        now_us: u64,
+    ) -> Result<bool, StoreError>;
     /// Writes what became of deliveries that were claimed. What was claimed by others meanwhile stays theirs.
     async fn settle(&self, settled: &[Settled]) -> Result<(), StoreError>;
     /// A provider's report on what it was given: delivered, or failed for a reason. Whether it is known.
@@ -258,7 +275,12 @@ pub trait NotifyStore: Send + Sync + 'static {
     /// One notification.
     async fn told(&self, id: Uuid) -> Result<Option<Told>, StoreError>;
     /// What a user was shown, the newest first, behind `before`.
-    async fn inbox(&self, user: &str, before: Option<(u64, Uuid)>, limit: usize) -> Result<Vec<Notification>, StoreError>;
+    async fn inbox(
+        &self,
+        user: &str,
+        before: Option<(u64, Uuid)>,
+        limit: usize,
+    ) -> Result<Vec<Notification>, StoreError>;
     /// How much of it is neither seen nor read: unseen, unread. Counted up to [`MAX_COUNT`].
     async fn news(&self, user: &str) -> Result<(u32, u32), StoreError>;
     /// Marks some of it, or all.
@@ -266,8 +288,16 @@ pub trait NotifyStore: Send + Sync + 'static {
 
     /// Writes a user's preferences.
     async fn set_preferences(&self, user: &str, document: &str) -> Result<(), StoreError>;
-    /// Mutes a conversation until then, or no longer. Answers with how many are muted; beyond `most` nothing is changed.
-    async fn mute(&self, user: &str, conversation: &str, until_us: Option<u64>, now_us: u64, most: u64) -> Result<bool, StoreError>;
+    /// Mutes a conversation until then, or no longer. `false`: the user mutes as many
+    /// as may be, and nothing was changed.
+    async fn mute(
+        &self,
+        user: &str,
+        conversation: &str,
+        until_us: Option<u64>,
+        now_us: u64,
+        most: u64,
+    ) -> Result<bool, StoreError>;
     /// Keeps a device, and takes its token from whoever had it. `false`: the user has as many as may be.
     async fn put_device(&self, user: &str, device: &Device, most: u64) -> Result<bool, StoreError>;
     /// Forgets a device.
@@ -283,7 +313,12 @@ pub trait NotifyStore: Send + Sync + 'static {
     async fn delete_template(&self, name: &str, language: &str) -> Result<bool, StoreError>;
 
     /// What failed, the newest first, behind `before`.
-    async fn dead_letters(&self, user: Option<&str>, before: Option<(u64, Uuid)>, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+    async fn dead_letters(
+        &self,
+        user: Option<&str>,
+        before: Option<(u64, Uuid)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
     /// Queues dead letters anew.
     async fn retry(&self, deliveries: &[Uuid], now_us: u64) -> Result<u64, StoreError>;
     /// Gives dead letters up.

@@ -29,8 +29,8 @@ use secrecy::SecretString;
 use serde_json::json;
 use switchboard_bus::embedded::{EmbeddedBus, EmbeddedDurability, EmbeddedLog};
 use switchboard_bus::{Bus, Log, SubjectPrefix};
-use switchboard_persistence_svc::store::{PostgresSettings, PostgresStore, Store};
 use switchboard_database::config::Defaults;
+use switchboard_persistence_svc::store::{PostgresSettings, PostgresStore, Store};
 use switchboard_persistence_svc::{Config, Deps, SQLITE_PATH, start};
 use switchboard_proto::bus::{Batch, Entry, Fence, Layout, Message, PayloadKind, Record, Sender, record};
 use switchboard_proto::format;
@@ -250,7 +250,10 @@ async fn main() {
         "[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {:?}\n",
         server.url()
     );
-    let config = Config::read(&mut Document::parse(&text, []).unwrap(), &Defaults::of_many(SQLITE_PATH));
+    let config = Config::read(
+        &mut Document::parse(&text, []).unwrap(),
+        &Defaults::of_many(SQLITE_PATH),
+    );
     let context = Context::new();
     let deps = Deps {
         bus,

@@ -37,9 +37,9 @@ pub use postgres::PostgresStore;
 pub use progress::{Hole, Progress};
 pub use search::SearchStore;
 pub use sqlite::SqliteStore;
+pub use statistics::StatisticsStore;
 use switchboard_database::{Class, SchemaError, class, number};
 pub use switchboard_database::{Pool, PostgresSettings, SqliteSettings};
-pub use statistics::StatisticsStore;
 
 /// What a [`History`] question may ask for at most, in messages.
 pub const MAX_LIMIT: usize = 10_000;

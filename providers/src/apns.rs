@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -174,6 +175,8 @@ pub struct Apns {
     limit: Duration,
     client: Client,
     tokens: Mutex<Tokens>,
+    /// APNs has taken a message: its settings are right.
+    is_proven: AtomicBool,
 }
 
 impl std::fmt::Debug for Apns {
@@ -235,6 +238,7 @@ impl Apns {
             limit: settings.limit,
             client: client.build().map_err(SettingsError::Client)?,
             tokens: Mutex::default(),
+            is_proven: AtomicBool::new(false),
         })
     }
 
@@ -369,12 +373,13 @@ impl Provider for Apns {
             answer = self.post(&request, &token, deadline).await?;
         }
         if answer.status == StatusCode::OK {
+            self.is_proven.store(true, Ordering::Relaxed);
             let id = answer.headers.get("apns-id").and_then(|id| id.to_str().ok());
             return Ok(Accepted {
                 reference: Some(id.map_or_else(|| message.id.to_string(), str::to_owned)),
             });
         }
-        Err(meaning(&answer, device))
+        Err(meaning(&answer, device, self.is_proven.load(Ordering::Relaxed)))
     }
 }
 
@@ -464,12 +469,15 @@ fn reason(answer: &Answer) -> String {
         .to_owned()
 }
 
-fn meaning(answer: &Answer, device: &str) -> SendError {
+/// `is_proven`: APNs has taken a message of ours, so settings are right. Before that a token may seem bad because they are not: the
+/// sandbox instead of production, or another app's topic, and with it every token.
+fn meaning(answer: &Answer, device: &str, is_proven: bool) -> SendError {
     let word = reason(answer);
     let said = format!("HTTP {} {word}", answer.status.as_u16());
     let reason = push::said(&said, &[device]);
     match (answer.status, word.as_str()) {
-        (StatusCode::GONE, _) | (StatusCode::BAD_REQUEST, "BadDeviceToken" | "DeviceTokenNotForTopic") => {
+        (StatusCode::GONE, _) => SendError::Gone { reason },
+        (StatusCode::BAD_REQUEST, "BadDeviceToken" | "DeviceTokenNotForTopic") if is_proven => {
             SendError::Gone { reason }
         }
         (StatusCode::BAD_REQUEST, "MissingTopic" | "BadTopic" | "TopicDisallowed")

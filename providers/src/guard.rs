@@ -63,7 +63,8 @@ impl Guard {
         }
     }
 
-    /// A client that connects names to nothing else. `limit`: how long a request may take with its answer.
+    /// A client that connects names to nothing else: a name that leads elsewhere alone is [`SendError::Refused`]. `limit`: how long a
+    /// request may take with its answer.
     ///
     /// # Errors
     /// Where the system's roots of trust cannot be read.
@@ -128,6 +129,11 @@ impl Guard {
     }
 }
 
+/// A name that leads to private addresses alone: so it is meant, and another try is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("not a public address")]
+pub(crate) struct NotPublic;
+
 struct Resolver(Guard);
 
 impl Resolve for Resolver {
@@ -135,9 +141,12 @@ impl Resolve for Resolver {
         let guard = self.0.clone();
         Box::pin(async move {
             let mut found = (guard.lookup)(name.as_str().to_owned()).await?;
+            if found.is_empty() {
+                return Err("the name has no address".into());
+            }
             found.retain(|address| is_public(address.ip()) || guard.is_allowed(address.ip()));
             if found.is_empty() {
-                return Err("the name has no public address".into());
+                return Err(NotPublic.into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, RequestBuilder, StatusCode};
 
 use crate::SendError;
+use crate::guard::NotPublic;
 
 /// Bytes of an answer that are read; no provider says anything useful beyond.
 const ANSWER: usize = 64 << 10;
@@ -77,7 +78,8 @@ pub(crate) fn builder(limit: Duration) -> ClientBuilder {
 /// Sends the request and reads the answer.
 ///
 /// # Errors
-/// [`SendError::Retry`] where no connection came about, [`SendError::Unknown`] where one did and no answer came.
+/// [`SendError::Retry`] where no connection came about, [`SendError::Unknown`] where one did and no answer came,
+/// [`SendError::Refused`] where a guard does not let it go there.
 pub(crate) async fn ask(request: RequestBuilder) -> Result<Answer, SendError> {
     let mut response = request.send().await.map_err(|error| failure(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
@@ -113,6 +115,11 @@ fn failure(error: &reqwest::Error) -> SendError {
     });
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
+        if let Some(refused) = inner.downcast_ref::<NotPublic>() {
+            return SendError::Refused {
+                reason: refused.to_string(),
+            };
+        }
         reason.push_str(": ");
         reason.push_str(&inner.to_string());
         source = inner.source();

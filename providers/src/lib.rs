@@ -13,7 +13,10 @@ pub mod apns;
 pub mod fcm;
 pub mod guard;
 mod http;
+pub mod mail;
 mod push;
+pub mod ses;
+pub mod smtp;
 #[cfg(test)]
 mod testing;
 pub mod twilio;

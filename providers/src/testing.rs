@@ -1,7 +1,10 @@
 //! A server that stands for a provider's: it answers as it is told, and keeps what it was asked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -242,6 +245,57 @@ async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, router: Router,
             drop(server.serve_connection(TokioIo::new(stream), service).await);
         });
     }
+}
+
+/// Python with the libraries that tests ask for an opinion of their own.
+pub(crate) fn python() -> Command {
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/python");
+    assert!(libraries.join("aiosmtpd").is_dir(), "run testkit/install-tools");
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", libraries);
+    python
+}
+
+/// What a program in Python says, as JSON, of what it is given.
+pub(crate) fn asked_python(script: &Path, input: &[u8]) -> serde_json::Value {
+    let mut child = python()
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", script.display());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A file beside the sources.
+pub(crate) fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
+}
+
+/// A mail as a mail client reads it: see `mail/read.py`.
+pub(crate) fn read_mail(mail: &[u8]) -> serde_json::Value {
+    asked_python(&source("mail/read.py"), mail)
+}
+
+/// All of a mail that a reader can see.
+pub(crate) fn letter() -> Outgoing {
+    Outgoing {
+        title: "Grüße von Ann: 3 новых сообщения 🦀, und noch ein recht langer Betreff dazu".to_owned(),
+        body: "Hallo Jürgen,\n.\n..zwei Punkte\nkommst du?".to_owned(),
+        html: Some("<p>Hallo <b>Jürgen</b>,<br>kommst du?</p>".to_owned()),
+        unsubscribe: Some("https://chat.example.org/unsubscribe?token=a.b-c_d%2F&user=1".to_owned()),
+        ..mention()
+    }
+}
+
+/// The headers of that name in what [`read_mail`] says.
+pub(crate) fn headers<'a>(mail: &'a serde_json::Value, name: &str) -> Vec<&'a str> {
+    let all = mail["headers"].as_array().unwrap();
+    let named = all.iter().filter(|header| header[0] == name);
+    named.map(|header| header[1].as_str().unwrap()).collect()
 }
 
 /// Moves the clock of tokio on; the wall clock stays.

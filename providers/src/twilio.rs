@@ -114,6 +114,12 @@ impl Provider for Twilio {
                 reference: json.get("sid").and_then(|sid| sid.as_str()).map(str::to_owned),
             });
         }
+        // A fault of Twilio's may come after the message went out, and there is no key by which a second one would be known.
+        if answer.status.is_server_error() {
+            return Err(SendError::Unknown {
+                reason: format!("HTTP {}", answer.status.as_u16()),
+            });
+        }
         // What Twilio writes beside its code has the number in it.
         let code = json
             .get("code")
@@ -129,6 +135,8 @@ impl Provider for Twilio {
             None => format!("HTTP {}", answer.status.as_u16()),
         };
         Err(match answer.status {
+            // No such account: 20404.
+            StatusCode::NOT_FOUND => SendError::Account { reason },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SendError::Account { reason },
             _ => SendError::Refused { reason },
         })
@@ -141,15 +149,16 @@ impl Provider for Twilio {
 pub fn meaning(code: u32, after: Option<Duration>) -> Option<SendError> {
     let reason = format!("Twilio {code}");
     match code {
-        // No number (21211), no phone that takes text (21614, 30006), one that nobody has (30005), one whose owner wrote STOP
+        // No number (21211), no phone that takes text (21614, 21635, 30006), one that nobody has (30005), one whose owner wrote STOP
         // (21610): no later message gets there.
-        21211 | 21610 | 21614 | 30005 | 30006 => Some(SendError::Gone { reason }),
-        // Not from this sender to this number (21612): with another sender it may.
-        21612 | 30004 | 30007 => Some(SendError::Refused { reason }),
-        // A wrong token, an account that is suspended, a sender that is not the account's.
-        20003 | 20005 | 21606 | 30002 => Some(SendError::Account { reason }),
-        // Too many requests or messages, a phone that is off, a fault of a carrier.
-        20429 | 21611 | 30001 | 30003 | 30008 => Some(SendError::Retry { reason, after }),
+        21211 | 21610 | 21614 | 21635 | 30005 | 30006 => Some(SendError::Gone { reason }),
+        // Not from this sender to this number or its country (21408, 21606, 21612, 21659), not while the account is on trial (21608),
+        // filtered (30004, 30007): others get through.
+        21408 | 21606 | 21608 | 21612 | 21659 | 30004 | 30007 => Some(SendError::Refused { reason }),
+        // A wrong token, an account that is not active or suspended, a sender that is not the account's or takes no text.
+        20003 | 20005 | 21660 | 21661 | 30002 => Some(SendError::Account { reason }),
+        // Too many requests or messages (20429, 21611, 30001, 30022, 63038), a phone that is off, a fault of a carrier.
+        20429 | 21611 | 30001 | 30003 | 30008 | 30022 | 63038 => Some(SendError::Retry { reason, after }),
         _ => None,
     }
 }
@@ -194,6 +203,8 @@ pub fn verify_signature(
     };
     let mut sorted: Vec<&(String, String)> = params.iter().collect();
     sorted.sort();
+    // Twilio signs a parameter that comes twice with the same value once.
+    sorted.dedup();
     let mut signed = url.to_owned();
     for (name, value) in sorted {
         signed.push_str(name);

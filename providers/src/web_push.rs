@@ -1,9 +1,9 @@
 //! Web Push: a browser's push service is handed a message (RFC 8030) that only the browser can read (RFC 8291), signed by the
 //! application's key (RFC 8292).
 //!
-//! Endpoints come from users, so every one is looked at as a webhook's is, by [`Guard`]. For the same reason
-//! [`SendError::Account`] means less here than elsewhere: it is said by the endpoint's server, which a user chose. Whoever acts on
-//! it must not stop Web Push as a whole for one such answer.
+//! Endpoints come from users, so every one is looked at as a webhook's is, by [`Guard`]. For the same reason no answer is
+//! [`SendError::Account`]: the endpoint's server was chosen by a user, and what it says of our key (401, 403) is only about its own
+//! messages.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -259,7 +259,6 @@ fn meaning(answer: &Answer, hidden: &[&str]) -> SendError {
     let reason = push::said(&said, hidden);
     match answer.status {
         StatusCode::NOT_FOUND | StatusCode::GONE => SendError::Gone { reason },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SendError::Account { reason },
         _ => answer.general().unwrap_or(SendError::Refused { reason }),
     }
 }

@@ -40,8 +40,8 @@ struct Arguments {
 enum Command {
     /// Start the configured services and run until SIGTERM or SIGINT (the default).
     Serve,
-    /// Create what the backends need: the layout, each shard's log, and the message store's schema, which is also brought up to
-    /// this release's. Changes nothing else that exists.
+    /// Create what the backends need: the layout, each shard's log, and the schemas of the message store and of the notification
+    /// store, which are also brought up to this release's. Changes nothing else that exists.
     Migrate,
     /// Look at the log, or change what it is made of.
     Log {
@@ -53,7 +53,8 @@ enum Command {
         #[command(subcommand)]
         command: keep::ArchiveCommand,
     },
-    /// Delete what USER said, and what is known about USER, from the message store. Each message stays at its place, blank.
+    /// Delete what USER said, and what is known about USER, from the message store and from the notification store. Each message stays
+    /// at its place, blank.
     Erase {
         /// The user's id.
         user: String,
@@ -79,6 +80,8 @@ enum Command {
         /// What `switchboard export` has written.
         folder: PathBuf,
     },
+    /// Make a pair of keys for Web Push: the private one for notify.web_push.private_key, the public one for browsers.
+    WebPushKeys,
     /// Report every fault of the configuration.
     CheckConfig,
     /// Print every key with its meaning, value and source; secrets are hidden.
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
             run(&config.clone(), moving::export(config, &folder, patience))
         }
         Command::Import { folder } => run(&config.clone(), moving::import(config, &folder)),
+        Command::WebPushKeys => web_push_keys(),
         Command::CheckConfig => {
             for warning in config.gateway.warnings() {
                 eprintln!("switchboard: {warning}");
@@ -265,6 +269,20 @@ fn run_quietly(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitC
         eprintln!("switchboard: {}", chain(error.as_ref()));
         ExitCode::FAILURE
     })
+}
+
+fn web_push_keys() -> ExitCode {
+    match switchboard_notify_svc::web_push_keys() {
+        Ok((private, public)) => {
+            tell!("private_key = {private:?}");
+            tell!("# Browsers subscribe with this as applicationServerKey: {public}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("switchboard: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn migrate(mut config: Config) -> anyhow::Result<ExitCode> {

@@ -106,7 +106,12 @@ impl Config {
         let node = NodeConfig::read(&mut document, ADMIN);
         let bus = BusConfig::read(&mut document);
         let messages = stores(&bus, &services, Service::Persistence, ("messages.db", MESSAGES));
-        let notifications = stores(&bus, &services, Service::Notify, ("notifications.db", NOTIFICATIONS));
+        let notifications = stores(
+            &bus,
+            &services,
+            Service::Notify,
+            ("notifications.db", NOTIFICATIONS),
+        );
         let mut config = Self {
             node,
             services,
@@ -150,12 +155,7 @@ impl Config {
 }
 
 /// Where one process has all there is, a service stores what it stores in a file beside the log.
-fn stores(
-    bus: &BusConfig,
-    services: &[Service],
-    service: Service,
-    (name, usual): (&str, &str),
-) -> Defaults {
+fn stores(bus: &BusConfig, services: &[Service], service: Service, (name, usual): (&str, &str)) -> Defaults {
     let mut defaults = Defaults::of_many(usual);
     if let Backend::Embedded { path, .. } = &bus.backend {
         defaults.sqlite = services.contains(&service) && services.contains(&Service::Router);
@@ -193,7 +193,10 @@ mod tests {
         );
         let elsewhere = read("gateway.insecure = true\nbus.embedded.path = \"/srv/log\"");
         assert_eq!(messages(&elsewhere), Some("/srv/log/messages.db".into()));
-        assert_eq!(notifications(&elsewhere), Some("/srv/log/notifications.db".into()));
+        assert_eq!(
+            notifications(&elsewhere),
+            Some("/srv/log/notifications.db".into())
+        );
         for text in [
             "gateway.insecure = true\npersistence.store = \"none\"",
             "gateway.insecure = true\nswitchboard.services = [\"router\", \"gateway\"]",

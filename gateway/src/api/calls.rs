@@ -117,10 +117,7 @@ pub(super) fn done(answers: &[Answered]) -> Result<u32, Failure> {
 impl Api {
     /// The channel of a call, in a namespace that exists.
     pub(super) fn channel(&self, name: &str) -> Result<ChannelName, Failure> {
-        let channel = ChannelName::parse(name, self.gateway.config.channel_name_length)
-            .map_err(|_| Failure::bad("not a channel name"))?;
-        self.gateway.config.policy.now().decide_for_server(&channel)?;
-        Ok(channel)
+        super::publishing::channel(&self.gateway, name)
     }
 
     pub(super) async fn subscribe(&self, request: SubscribeRequest) -> Result<SubscribeResult, Failure> {

@@ -22,6 +22,11 @@ impl Failure {
         Self { code, message }
     }
 
+    /// The code and the words.
+    pub(super) fn into_parts(self) -> (u32, String) {
+        (self.code, self.message)
+    }
+
     /// An error, and what an operator should know of it.
     pub(super) fn because(code: ErrorCode, why: &'static str) -> Self {
         Self {

@@ -28,7 +28,7 @@ use switchboard_proto::json;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::{Api, BATCH, Call, Caller, Transport};
+use super::{Api, BATCH, Call, Caller, Transport, notifications};
 
 /// Until a request's body must be there.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -124,17 +124,19 @@ async fn older(State(api): State<Arc<Api>>, request: Request) -> Response {
     json_response(out)
 }
 
-/// The answer of one call, encoded; `None`: there is no such method. The outer error is the whole response.
+/// The answer of one call, encoded. The outer error is the whole response.
+pub(super) async fn one<C>(api: &Api, body: &[u8], caller: Caller) -> Result<Vec<u8>, Response>
+where
+    C: Call + DeserializeOwned,
+    C::Result: Serialize,
+{
+    let request = parse::<C>(body)?;
+    encode(&Answer::from(api.call(request, caller).await))
+}
+
+/// As [`one`]; `None`: there is no such method.
 async fn answer(api: &Api, method: &str, body: &[u8], caller: Caller) -> Result<Option<Vec<u8>>, Response> {
-    async fn one<C>(api: &Api, body: &[u8], caller: Caller) -> Result<Option<Vec<u8>>, Response>
-    where
-        C: Call + DeserializeOwned,
-        C::Result: Serialize,
-    {
-        let request = parse::<C>(body)?;
-        encode(&Answer::from(api.call(request, caller).await)).map(Some)
-    }
-    match method {
+    let answer = match method {
         "publish" => one::<api::PublishRequest>(api, body, caller).await,
         "broadcast" => one::<api::BroadcastRequest>(api, body, caller).await,
         "subscribe" => one::<api::SubscribeRequest>(api, body, caller).await,
@@ -162,8 +164,9 @@ async fn answer(api: &Api, method: &str, body: &[u8], caller: Caller) -> Result<
         "invalidate_user_tokens" => one::<api::InvalidateUserTokensRequest>(api, body, caller).await,
         "moderation_log" => one::<api::ModerationLogRequest>(api, body, caller).await,
         "moderation_state" => one::<api::ModerationStateRequest>(api, body, caller).await,
-        _ => Ok(None),
-    }
+        _ => return notifications::answer(api, method, body, caller).await,
+    };
+    answer.map(Some)
 }
 
 /// What a call is answered with: exactly one of the two.

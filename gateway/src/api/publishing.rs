@@ -1,4 +1,5 @@
-//! `publish` and `broadcast`: as a client's publish goes through the links, with no user behind it.
+//! `publish` and `broadcast`: as a client's publish goes through the links, with no user behind it. What services ask to publish
+//! (`for_services`) goes the same way.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -8,27 +9,31 @@ use switchboard_proto::api::{
     BroadcastRequest, BroadcastResult, PublishRequest, PublishResponse, PublishResult,
 };
 use switchboard_proto::bus::{Message, PayloadKind, Priority};
+use switchboard_proto::channel::ChannelName;
 use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::{json, tags};
 use switchboard_service_kit::trace_context::TraceContext;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::failure::Failure;
 use super::{Api, Caller, Transport};
 use crate::envelope::Envelope;
+use crate::gateway::Gateway;
 use crate::links::Publish;
 
 /// Messages of one broadcast that are on the way at a time.
 const AT_ONCE: usize = 64;
 
 /// What is to be published, in whichever channels. Clones share the payload.
-struct Letter {
-    payload: Bytes,
-    kind: PayloadKind,
+pub(super) struct Letter {
+    pub(super) payload: Bytes,
+    pub(super) kind: PayloadKind,
     /// It came as JSON, not as bytes that may be JSON.
-    is_json: bool,
-    skip_history: bool,
-    envelope: Envelope,
+    pub(super) is_json: bool,
+    pub(super) skip_history: bool,
+    /// Was checked.
+    pub(super) envelope: Envelope,
 }
 
 /// The fields that `publish` and `broadcast` share.
@@ -74,6 +79,69 @@ impl Letter {
             envelope,
         })
     }
+
+    /// Publishes it in the name of `publisher`, who asked when `arrived`. The channel has to be in a namespace that exists.
+    ///
+    /// Not cancel safe: it may be stored or not.
+    pub(super) async fn publish(
+        &self,
+        gateway: &Gateway,
+        channel: &ChannelName,
+        publisher: &str,
+        arrived: Instant,
+    ) -> Result<PublishResult, Failure> {
+        let policy = gateway.config.policy.now();
+        let kind = policy
+            .payload(channel, &self.payload, self.kind, self.is_json)
+            .map_err(|unfit| Failure::because(unfit.code, unfit.why))?;
+        let is_durable = policy.is_durable(channel) && !self.skip_history;
+        if !is_durable && !self.envelope.key.is_empty() {
+            return Err(Failure::because(
+                ErrorCode::NotAvailable,
+                "an idempotency key needs a message that is stored",
+            ));
+        }
+        let id = Uuid::now_v7();
+        let trace = TraceContext::random(false);
+        tracing::trace!(%channel, correlation_id = %trace.correlation_id(), "publish by a server");
+        let mut message = Message {
+            id: id.into_bytes().to_vec().into(),
+            channel: channel.as_str().to_owned(),
+            kind: kind.into(),
+            payload: self.payload.clone(),
+            trace: trace.to_bytes().to_vec().into(),
+            api_key: publisher.to_owned(),
+            ..Message::default()
+        };
+        self.envelope.clone().fill(&mut message);
+        let publish = Publish::plain(&message, is_durable);
+        let stored = gateway.links.publish_by_server(channel, publish, arrived).await?;
+        let duplicate = !stored.duplicate_of.is_empty();
+        let id = match duplicate {
+            true => tags::id_text(&stored.duplicate_of),
+            false => id.to_string(),
+        };
+        Ok(match is_durable {
+            true => PublishResult {
+                offset: stored.offset.get(),
+                epoch: stored.log_epoch,
+                id,
+                duplicate,
+            },
+            false => PublishResult {
+                id,
+                ..PublishResult::default()
+            },
+        })
+    }
+}
+
+/// The channel of this name, in a namespace that exists.
+pub(super) fn channel(gateway: &Gateway, name: &str) -> Result<ChannelName, Failure> {
+    let channel = ChannelName::parse(name, gateway.config.channel_name_length)
+        .map_err(|_| Failure::bad("not a channel name"))?;
+    gateway.config.policy.now().decide_for_server(&channel)?;
+    Ok(channel)
 }
 
 /// What is to be said, from whichever field it came in.
@@ -163,52 +231,8 @@ impl Api {
         caller: Caller,
     ) -> Result<PublishResult, Failure> {
         let channel = self.channel(channel)?;
-        let policy = self.gateway.config.policy.now();
-        let kind = policy
-            .payload(&channel, &letter.payload, letter.kind, letter.is_json)
-            .map_err(|unfit| Failure::because(unfit.code, unfit.why))?;
-        let is_durable = policy.is_durable(&channel) && !letter.skip_history;
-        if !is_durable && !letter.envelope.key.is_empty() {
-            return Err(Failure::because(
-                ErrorCode::NotAvailable,
-                "an idempotency key needs a message that is stored",
-            ));
-        }
-        let id = Uuid::now_v7();
-        let trace = TraceContext::random(false);
-        tracing::trace!(%channel, correlation_id = %trace.correlation_id(), "publish by a backend");
-        let mut message = Message {
-            id: id.into_bytes().to_vec().into(),
-            channel: channel.as_str().to_owned(),
-            kind: kind.into(),
-            payload: letter.payload.clone(),
-            trace: trace.to_bytes().to_vec().into(),
-            api_key: caller.key.to_owned(),
-            ..Message::default()
-        };
-        letter.envelope.clone().fill(&mut message);
-        let publish = Publish::plain(&message, is_durable);
-        let stored = self
-            .gateway
-            .links
-            .publish_by_server(&channel, publish, caller.arrived)
-            .await?;
-        let duplicate = !stored.duplicate_of.is_empty();
-        let id = match duplicate {
-            true => tags::id_text(&stored.duplicate_of),
-            false => id.to_string(),
-        };
-        Ok(match is_durable {
-            true => PublishResult {
-                offset: stored.offset.get(),
-                epoch: stored.log_epoch,
-                id,
-                duplicate,
-            },
-            false => PublishResult {
-                id,
-                ..PublishResult::default()
-            },
-        })
+        letter
+            .publish(&self.gateway, &channel, caller.key, caller.arrived)
+            .await
     }
 }

@@ -9,6 +9,7 @@ mod history;
 mod inbox;
 mod listed;
 mod members;
+mod notifications;
 mod presence;
 mod rights;
 mod search;
@@ -18,6 +19,7 @@ mod threads;
 mod typing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -74,6 +76,9 @@ const METHODS: &[(&str, Handler)] = methods! {
     "channel.members.add" => members::add,
     "channel.members.list" => members::list,
     "channel.members.remove" => members::remove,
+    "device.list" => notifications::list_devices,
+    "device.register" => notifications::register_device,
+    "device.remove" => notifications::remove_device,
     "history.list" => history::list,
     "history.search" => search::search,
     "inbox.list" => inbox::list,
@@ -81,6 +86,11 @@ const METHODS: &[(&str, Handler)] = methods! {
     "message.edit" => changes::edit,
     "message.react" => changes::react,
     "message.status" => status::status,
+    "notification.list" => notifications::list,
+    "notification.mark" => notifications::mark,
+    "notification.mute" => notifications::mute,
+    "notification.preferences.get" => notifications::preferences,
+    "notification.preferences.set" => notifications::set_preferences,
     "presence.device" => presence::device,
     "presence.get" => presence::get,
     "presence.me" => presence::me,
@@ -100,13 +110,20 @@ impl Asking {
     /// # Errors
     /// As the client is told them.
     pub(super) async fn ask<M: Method>(&self, request: &M::Request) -> Result<M::Response, Error> {
+        let bus = self.gateway.links.bus();
+        let asked = switchboard_bus::messages::ask::<M>(bus, request, self.time_left()).await;
+        asked.map_err(|error| self.not_answered(M::NAME, error))
+    }
+
+    /// Until the call's answer is due.
+    fn time_left(&self) -> Duration {
         let due = self.arrived + self.gateway.config.answer_timeout;
-        let within = due.saturating_duration_since(Instant::now());
-        let asked = switchboard_bus::messages::ask::<M>(self.gateway.links.bus(), request, within).await;
-        asked.map_err(|error| {
-            tracing::debug!(client = %self.session.client(), method = M::NAME, %error, "service did not answer");
-            told(error)
-        })
+        due.saturating_duration_since(Instant::now())
+    }
+
+    fn not_answered(&self, method: &str, error: AskError) -> Error {
+        tracing::debug!(client = %self.session.client(), method, %error, "service did not answer");
+        told(error)
     }
 }
 

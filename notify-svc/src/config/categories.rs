@@ -133,7 +133,11 @@ fn ways(section: &mut Section<'_>, key: &'static str, default: &[Way], help: &st
         match Way::from_word(&name) {
             Some(way) if !ways.contains(&way) => ways.push(way),
             Some(_) => {}
-            None => section.fault(key, format!("there is no way {name:?}"), format!("choose among {NAMES}")),
+            None => section.fault(
+                key,
+                format!("there is no way {name:?}"),
+                format!("choose among {NAMES}"),
+            ),
         }
     }
     ways
@@ -281,13 +285,20 @@ pub(super) fn read_rules(
                 section.fault(
                     key,
                     format!("there is no category {category:?}"),
-                    format!("choose among {}, or write [notify.categories.{category}]", known.join(", ")),
+                    format!(
+                        "choose among {}, or write [notify.categories.{category}]",
+                        known.join(", ")
+                    ),
                 );
             }
             category
         };
         let of_members = category("category", "message", "The category of what members are told.");
-        let mention = category("mention", "mention", "The category of what those are told who are mentioned.");
+        let mention = category(
+            "mention",
+            "mention",
+            "The category of what those are told who are mentioned.",
+        );
         let text = section.text(
             "text",
             "text",

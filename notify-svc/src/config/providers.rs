@@ -79,6 +79,7 @@ pub(crate) struct Smtp {
     pub(crate) port: u16,
     pub(crate) security: Security,
     pub(crate) credentials: Option<(String, SecretString)>,
+    pub(crate) connections: usize,
     pub(crate) from: String,
     pub(crate) from_name: Option<String>,
     pub(crate) roots: Option<PathBuf>,
@@ -199,8 +200,18 @@ fn read_apns(section: &mut Section<'_>, rates: &mut Rates) -> Option<Apns> {
         "The signing key, the text of a .p8 file; mostly as key_file.",
     );
     let is_wanted = key.is_some();
-    let key_id = needed(section, is_wanted, "key_id", "The id of this key, ten characters.");
-    let team_id = needed(section, is_wanted, "team_id", "The id of the team, ten characters.");
+    let key_id = needed(
+        section,
+        is_wanted,
+        "key_id",
+        "The id of this key, ten characters.",
+    );
+    let team_id = needed(
+        section,
+        is_wanted,
+        "team_id",
+        "The id of the team, ten characters.",
+    );
     let topic = needed(section, is_wanted, "topic", "The app's bundle id.");
     let sandbox = section.boolean(
         "sandbox",
@@ -232,10 +243,7 @@ fn read_web_push(section: &mut Section<'_>, rates: &mut Rates) -> Option<WebPush
     let help = "Whom a push service can ask: mailto:ops@example.org or an https URL.";
     let contact = needed(section, private_key.is_some(), "contact", help);
     rates.web_push = rate(section);
-    private_key.map(|private_key| WebPush {
-        private_key,
-        contact,
-    })
+    private_key.map(|private_key| WebPush { private_key, contact })
 }
 
 fn read_smtp(section: &mut Section<'_>, rates: &mut Rates) -> Option<Smtp> {
@@ -260,30 +268,28 @@ fn read_smtp(section: &mut Section<'_>, rates: &mut Rates) -> Option<Smtp> {
     );
     let user = section.optional_text("user", "Who signs in; missing: nobody does.");
     let password = section.secret("password", "The password.");
-    let from = needed(
-        section,
-        host.is_some(),
-        "from",
-        "Who mails are from: an address.",
-    );
+    let from = needed(section, host.is_some(), "from", "Who mails are from: an address.");
     let from_name = section.optional_text("from_name", "As readers see who they are from.");
     let roots = section.optional_text(
         "roots",
         "A file of certificates in PEM that are trusted instead of the system's.",
     );
+    let connections = section.integer(
+        "connections",
+        8,
+        1..=64,
+        "Connections to it of this process, at most, each with one mail at a time.",
+    );
     rates.smtp = rate(section);
     if user.is_some() != password.is_some() {
-        section.fault(
-            "user",
-            "and password belong together",
-            "set both, or neither",
-        );
+        section.fault("user", "and password belong together", "set both, or neither");
     }
     host.map(|host| Smtp {
         host,
         port: u16::try_from(port).unwrap_or(587),
         security,
         credentials: user.zip(password),
+        connections: usize::try_from(connections).unwrap_or(8),
         from,
         from_name,
         roots: roots.map(PathBuf::from),

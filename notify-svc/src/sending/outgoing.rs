@@ -15,6 +15,19 @@ use crate::store::Claimed;
 /// How long the secret before the last one signs, too.
 pub(crate) const ROTATION_US: u64 = 24 * 3_600 * 1_000_000;
 
+/// Bytes of a title and of a body on a device: with data they fit into the 4 KiB of push services.
+const TITLE: usize = 256;
+const BODY: usize = 1_024;
+
+/// The first bytes of a text, whole characters of it.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most - 3);
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
 /// Where a device is.
 pub(super) fn address(target: &Target, now_us: u64) -> Address {
     match target.clone() {
@@ -93,8 +106,12 @@ pub(super) fn outgoing(
     });
     let (title, body) = match device.way {
         Way::Email => (said.subject, said.body),
-        Way::Sms => (said.title, said.short),
-        Way::InApp | Way::Push | Way::Webhook => (said.title, said.body),
+        Way::Sms => match said.short {
+            Some(short) => (String::new(), short),
+            None => (said.title, said.body),
+        },
+        Way::Push => (cut(&said.title, TITLE), cut(&said.body, BODY)),
+        Way::InApp | Way::Webhook => (said.title, said.body),
     };
     Outgoing {
         id: delivery.id,

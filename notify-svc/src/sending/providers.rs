@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use switchboard_providers::guard::Guard;
 use switchboard_providers::web_push::{self, VapidKeys};
 use switchboard_providers::{Provider, apns, fcm, mail, ses, smtp, twilio, webhook};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
@@ -50,12 +51,30 @@ pub enum ProviderError {
     },
 }
 
+/// A new pair of keys for `[notify.web_push]`: the private one, and the public one for browsers.
+///
+/// # Errors
+/// Where there are no random numbers.
+pub fn web_push_keys() -> Result<(String, String), ProviderError> {
+    let keys = VapidKeys::generate()?;
+    let private = secrecy::ExposeSecret::expose_secret(keys.private()).to_owned();
+    Ok((private, keys.public().to_owned()))
+}
+
 /// One provider.
 pub(crate) struct Asked {
     pub(crate) provider: Box<dyn Provider>,
     pub(crate) breaker: Breaker,
     rate: Option<Rate>,
+    /// Messages at a time.
+    places: Semaphore,
 }
+
+/// Messages that one provider is given at a time, at most, but for those that say otherwise.
+const AT_ONCE: usize = 128;
+
+/// How long a place at a provider is waited for.
+const PLACE: Duration = Duration::from_secs(2);
 
 /// Sends at even distances: a second's worth at once at most.
 struct Rate {
@@ -71,20 +90,33 @@ impl Rate {
         })
     }
 
-    /// How long to wait for one's turn.
-    fn turn(&self, now: Instant) -> Duration {
+    /// How long to wait for one's turn, which is then taken; where that is more than a second it is not, and one asks again then.
+    fn turn(&self, now: Instant) -> Result<Duration, Duration> {
         let mut next = self.next.lock();
         let earliest = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
         let turn = (*next).max(earliest);
+        let wait = turn.saturating_duration_since(now);
+        if wait > Duration::from_secs(1) {
+            return Err(wait);
+        }
         *next = turn + self.every;
-        turn.saturating_duration_since(now)
+        Ok(wait)
     }
 }
 
 impl Asked {
-    /// How long to wait for one's turn at the provider.
-    pub(crate) fn turn(&self, now: Instant) -> Duration {
-        self.rate.as_ref().map_or(Duration::ZERO, |rate| rate.turn(now))
+    /// Waits for one's turn at the provider, and for a place among those that ask it.
+    ///
+    /// # Errors
+    /// After how long it is worth asking again.
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Duration> {
+        let Ok(Ok(place)) = tokio::time::timeout(PLACE, self.places.acquire()).await else {
+            return Err(PLACE);
+        };
+        if let Some(rate) = &self.rate {
+            tokio::time::sleep(rate.turn(Instant::now())?).await;
+        }
+        Ok(place)
     }
 }
 
@@ -119,11 +151,13 @@ impl Providers {
     ) -> Result<Self, ProviderError> {
         let limit = settings.limit;
         let guard = Guard::allowing(settings.networks.clone());
-        let asked = |provider: Box<dyn Provider>, rate: u32| Asked {
+        let few = |provider: Box<dyn Provider>, rate: u32, at_once: usize| Asked {
             provider,
             breaker: Breaker::new(queue.breaks_after, queue.rest),
             rate: Rate::new(rate),
+            places: Semaphore::new(at_once),
         };
+        let asked = |provider: Box<dyn Provider>, rate: u32| few(provider, rate, AT_ONCE);
         let rates = settings.rates;
         let mut opened = Self {
             fcm: None,
@@ -189,10 +223,14 @@ impl Providers {
                         configured
                             .credentials
                             .clone()
-                            .map(|(user, password)| smtp::Credentials { username: user, password });
-                    opened
-                        .email
-                        .push(asked(Box::new(smtp::Smtp::new(with)?), rates.smtp));
+                            .map(|(user, password)| smtp::Credentials {
+                                username: user,
+                                password,
+                            });
+                    with.connections = configured.connections;
+                    with.idle = configured.connections;
+                    let smtp = Box::new(smtp::Smtp::new(with)?);
+                    opened.email.push(few(smtp, rates.smtp, configured.connections));
                 }
                 (EmailProvider::Ses, _, Some(configured)) => {
                     let from = mail::Sender::new(configured.from_name.as_deref(), &configured.from)?;
@@ -258,3 +296,33 @@ impl Providers {
 
 /// Shared by all that send.
 pub(crate) type SharedProviders = Arc<Providers>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is put off has not taken a turn: all of a thousand get theirs, at the rate that was asked for.
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_at_the_rate_and_none_is_lost() {
+        let rate = Rate::new(10).unwrap();
+        let begun = Instant::now();
+        let mut waiting: Vec<Instant> = vec![begun; 1_000];
+        let mut sent = 0;
+        while let Some(due) = waiting.pop() {
+            tokio::time::sleep_until(due).await;
+            match rate.turn(Instant::now()) {
+                Ok(wait) => {
+                    tokio::time::sleep(wait).await;
+                    sent += 1;
+                }
+                Err(wait) => waiting.insert(0, Instant::now() + wait),
+            }
+        }
+        assert_eq!(sent, 1_000);
+        let took = begun.elapsed();
+        assert!(
+            took >= Duration::from_secs(98) && took < Duration::from_secs(120),
+            "{took:?}"
+        );
+    }
+}

@@ -19,6 +19,9 @@ use crate::saying::{Said, millis};
 /// Entries of a page where none are asked for, and at most.
 const PAGE: (usize, usize) = (20, 100);
 
+/// Bytes of a page's texts after which it ends: with one more entry it still fits what the bus carries.
+const LARGEST_PAGE: usize = 256 << 10;
+
 /// Dead letters of a page where none are asked for, and at most.
 const LETTERS: (usize, usize) = (100, 1_000);
 
@@ -70,7 +73,11 @@ fn delivery(delivery: &Delivery, attempts: &[Attempt]) -> wire::Delivery {
         device: delivery.device.clone(),
         status: delivery.state.word().to_owned(),
         reason: delivery.reason.clone(),
-        due: if delivery.state.is_waiting() { millis(delivery.due_us) } else { 0 },
+        due: if delivery.state.is_waiting() {
+            millis(delivery.due_us)
+        } else {
+            0
+        },
         attempts: attempts.collect(),
     }
 }
@@ -121,24 +128,43 @@ impl Service {
         check_user(&request.user)?;
         let limit = limit(request.limit, PAGE);
         let before = behind(&request.cursor)?;
-        let shown = self.store.inbox(&request.user, before, limit).await.map_err(fault)?;
+        let shown = self
+            .store
+            .inbox(&request.user, before, limit)
+            .await
+            .map_err(fault)?;
         let (unseen, unread) = self.store.news(&request.user).await.map_err(fault)?;
-        let facts = self.store.facts(&[&request.user], now_us(), 0).await.map_err(fault)?;
+        let facts = self
+            .store
+            .facts(&[&request.user], now_us(), 0)
+            .await
+            .map_err(fault)?;
         let preferences = facts
             .get(&request.user)
-            .and_then(|facts| Preferences::read(facts.preferences.as_deref()?.as_bytes()).ok())
+            .and_then(|facts| Preferences::kept(facts.preferences.as_deref()?).ok())
             .unwrap_or_default();
         let mut entries = Vec::with_capacity(shown.len());
+        let (mut bytes, mut last) = (0, None);
         for notification in &shown {
+            if bytes > LARGEST_PAGE {
+                break;
+            }
             // A template that is gone since then leaves what the application gave.
-            let said = self.saying.say(notification, &preferences).await.unwrap_or_else(|_| Said {
-                title: notification.content.title.clone(),
-                body: notification.content.body.clone(),
-                ..Said::default()
-            });
-            entries.push(said.entry(notification, notification.shown_us));
+            let said = self
+                .saying
+                .say(notification, &preferences)
+                .await
+                .unwrap_or_else(|_| Said {
+                    title: notification.content.title.clone(),
+                    body: notification.content.body.clone(),
+                    ..Said::default()
+                });
+            let entry = said.entry(notification, notification.shown_us);
+            bytes += entry.title.len() + entry.body.len() + entry.link.len() + entry.data.len();
+            entries.push(entry);
+            last = Some(notification);
         }
-        let last = shown.last().filter(|_| shown.len() == limit);
+        let last = last.filter(|_| shown.len() == limit || entries.len() < shown.len());
         Ok(InboxResponse {
             entries,
             cursor: last.map_or_else(String::new, |last| cursor(last.shown_us, last.id)),
@@ -168,7 +194,11 @@ impl Service {
         let limit = limit(request.limit, LETTERS);
         let user = (!request.user.is_empty()).then_some(request.user.as_str());
         let before = behind(&request.cursor)?;
-        let letters = self.store.dead_letters(user, before, limit).await.map_err(fault)?;
+        let letters = self
+            .store
+            .dead_letters(user, before, limit)
+            .await
+            .map_err(fault)?;
         let last = letters.last().filter(|_| letters.len() == limit);
         Ok(DeadLettersResponse {
             cursor: last.map_or_else(String::new, |last| cursor(last.settled_us, last.delivery.id)),
@@ -188,7 +218,11 @@ impl Service {
         &self,
         request: RetryDeadLettersRequest,
     ) -> Result<RetryDeadLettersResponse, AskError> {
-        let retried = self.store.retry(&ids(&request.ids)?, now_us()).await.map_err(fault)?;
+        let retried = self
+            .store
+            .retry(&ids(&request.ids)?, now_us())
+            .await
+            .map_err(fault)?;
         self.accepting.wake.notify_one();
         Ok(RetryDeadLettersResponse {
             retried: u32::try_from(retried).unwrap_or(u32::MAX),
@@ -199,7 +233,11 @@ impl Service {
         &self,
         request: DropDeadLettersRequest,
     ) -> Result<DropDeadLettersResponse, AskError> {
-        let dropped = self.store.drop_dead(&ids(&request.ids)?, now_us()).await.map_err(fault)?;
+        let dropped = self
+            .store
+            .drop_dead(&ids(&request.ids)?, now_us())
+            .await
+            .map_err(fault)?;
         Ok(DropDeadLettersResponse {
             dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
         })
@@ -219,7 +257,9 @@ impl Service {
             from => from,
         };
         if from > to || to - from > 30 * DAY_US {
-            return Err(AskError::Invalid("30 days at most, from the earlier to the later".to_owned()));
+            return Err(AskError::Invalid(
+                "30 days at most, from the earlier to the later".to_owned(),
+            ));
         }
         let sums = self.store.sums(from, to).await.map_err(fault)?;
         let waiting = self.store.waiting(now, COUNTED).await.map_err(fault)?;

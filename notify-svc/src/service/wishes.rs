@@ -27,7 +27,11 @@ impl Service {
         request: GetPreferencesRequest,
     ) -> Result<GetPreferencesResponse, AskError> {
         check_user(&request.user)?;
-        let mut facts = self.store.facts(&[&request.user], now_us(), 0).await.map_err(fault)?;
+        let mut facts = self
+            .store
+            .facts(&[&request.user], now_us(), 0)
+            .await
+            .map_err(fault)?;
         let facts = facts.remove(&request.user).unwrap_or_default();
         let mut muted: Vec<Muted> = facts
             .mutes
@@ -83,7 +87,9 @@ impl Service {
             .await
             .map_err(fault)?;
         if !is_done {
-            return Err(invalid("as many conversations are muted as may be (notify.mutes)"));
+            return Err(invalid(
+                "as many conversations are muted as may be (notify.mutes)",
+            ));
         }
         Ok(MuteResponse {})
     }
@@ -101,7 +107,9 @@ impl Service {
             .await
             .map_err(fault)?
         {
-            return Err(invalid("there are as many templates as may be (notify.templates)"));
+            return Err(invalid(
+                "there are as many templates as may be (notify.templates)",
+            ));
         }
         self.saying.forget();
         Ok(PutTemplateResponse {})

@@ -10,12 +10,15 @@ use super::StoreError;
 /// Rows of one statement.
 pub(super) const ROWS: usize = 100;
 
+/// Tries to put a row in the place of another that somebody else puts there, too.
+pub(super) const TRIES: usize = 10;
+
 /// The columns of a notification, in the order in which they are read.
-pub(super) const NOTIFICATION: &str = r#"id, content, shard, log, "offset", created_us, expires_us, shown_us, seen_us, read_us"#;
+pub(super) const NOTIFICATION: &str =
+    r#"id, content, shard, log, "offset", created_us, expires_us, shown_us, seen_us, read_us"#;
 
 /// The columns of a delivery, in the order in which they are read.
-pub(super) const DELIVERY: &str =
-    "id, notification, user_name, way, device, unless, state, reason, advance_us, due_us, attempts, claims, digest";
+pub(super) const DELIVERY: &str = "id, notification, user_name, way, device, unless, state, reason, advance_us, due_us, attempts, claims, digest";
 
 /// The columns of an attempt, in the order in which they are read.
 pub(super) const ATTEMPT: &str = "delivery, time_us, provider, result, reason, reference, latency_ms";
@@ -47,7 +50,7 @@ pub(super) fn known<T>(value: Option<T>, what: &str) -> Result<T, StoreError> {
 macro_rules! notify_store {
     ($store:ident, $database:ty, $lock:literal) => {
         mod statements {
-            use std::collections::HashMap;
+            use std::collections::{BTreeMap, HashMap, HashSet};
             use std::sync::Arc;
 
             use async_trait::async_trait;
@@ -57,7 +60,7 @@ macro_rules! notify_store {
             use uuid::Uuid;
 
             use super::$store;
-            use super::super::sql::{ATTEMPT, DELIVERY, NOTIFICATION, ROWS, bytes, id, known, small, unsigned};
+            use super::super::sql::{ATTEMPT, DELIVERY, NOTIFICATION, ROWS, TRIES, bytes, id, known, small, unsigned};
             use super::super::{
                 Claim, Claimed, DeadLetter, DeviceState, Enqueued, Facts, Kept, MAX_COUNT, NotifyStore,
                 Progress, Settled, StoreError, Sum, Told, Waiting,
@@ -143,7 +146,8 @@ macro_rules! notify_store {
                 connection: &mut Connection,
                 deliveries: &[&Delivery],
                 claimed_by: Option<Uuid>,
-            ) -> Result<(), StoreError> {
+            ) -> Result<HashSet<Uuid>, StoreError> {
+                let mut new = HashSet::with_capacity(deliveries.len());
                 for chunk in deliveries.chunks(ROWS) {
                     let mut builder = Builder::new(
                         "INSERT INTO notify_deliveries (id, notification, user_name, way, device, unless, state, reason,
@@ -167,18 +171,27 @@ macro_rules! notify_store {
                             .push_bind(delivery.digest.clone())
                             .push_bind(0_i64);
                     });
-                    builder.push(" ON CONFLICT DO NOTHING");
-                    builder.build().execute(&mut *connection).await?;
+                    builder.push(" ON CONFLICT DO NOTHING RETURNING id");
+                    for row in builder.build().fetch_all(&mut *connection).await? {
+                        new.insert(id(&row.try_get::<Vec<u8>, _>(0)?)?);
+                    }
                 }
-                Ok(())
+                Ok(new)
             }
 
             async fn insert(
                 connection: &mut Connection,
                 batch: &[Enqueued],
             ) -> Result<Vec<Kept>, StoreError> {
-                let mut new = std::collections::HashSet::new();
-                for chunk in batch.chunks(ROWS) {
+                let mut new = HashSet::new();
+                // In one order of keys, so that no two callers with the same ones wait for each other in a circle. Of one key in one
+                // batch the first stays the first.
+                let mut ordered: Vec<&Enqueued> = batch.iter().collect();
+                ordered.sort_by_key(|enqueued| {
+                    let content = &enqueued.notification.content;
+                    (content.user.as_str(), content.idempotency_key.as_str())
+                });
+                for chunk in ordered.chunks(ROWS) {
                     let mut builder = Builder::new(
                         r#"INSERT INTO notify_notifications (id, user_name, category, idempotency_key, conversation, shard, log,
                                "offset", created_us, expires_us, content) "#,
@@ -225,22 +238,27 @@ macro_rules! notify_store {
                 insert_deliveries(connection, &deliveries, None).await?;
                 let mut kept = Vec::with_capacity(batch.len());
                 for Enqueued { notification, .. } in batch {
-                    if new.contains(&notification.id) {
+                    // What stands twice in the batch is new once.
+                    if new.remove(&notification.id) {
                         kept.push(Kept {
                             id: notification.id,
                             duplicate: false,
                         });
                         continue;
                     }
+                    // Also by its own id: who did not hear the answer hands in the same again.
                     let first: Option<Vec<u8>> = sqlx::query_scalar(
-                        "SELECT id FROM notify_notifications WHERE user_name = $1 AND idempotency_key = $2",
+                        "SELECT id FROM notify_notifications WHERE (user_name = $1 AND idempotency_key = $2) OR id = $3",
                     )
                     .bind(&notification.content.user)
                     .bind(&notification.content.idempotency_key)
+                    .bind(bytes(notification.id))
                     .fetch_optional(&mut *connection)
                     .await?;
+                    // It was removed since: the next try is the first.
+                    let first = first.ok_or(StoreError::Unavailable(sqlx::Error::RowNotFound))?;
                     kept.push(Kept {
-                        id: id(&known(first, "duplicate")?)?,
+                        id: id(&first)?,
                         duplicate: true,
                     });
                 }
@@ -302,6 +320,29 @@ macro_rules! notify_store {
                     .collect()
             }
 
+            /// Claims these, which the transaction holds, and keeps their order: what an update answers with has none.
+            async fn take(
+                connection: &mut Connection,
+                due: Vec<Vec<u8>>,
+                claim: Claim,
+            ) -> Result<Vec<Claimed>, StoreError> {
+                let due = due.iter().map(|one| id(one)).collect::<Result<Vec<_>, _>>()?;
+                let mut taken = HashMap::with_capacity(due.len());
+                for chunk in due.chunks(ROWS) {
+                    let mut builder = Builder::new("UPDATE notify_deliveries SET state = 1, claims = claims + 1, claimed_by = ");
+                    builder.push_bind(bytes(claim.by)).push(", due_us = ").push_bind(number(claim.until_us));
+                    builder.push(", rank_us = ").push_bind(number(claim.until_us)).push(" - advance_us WHERE ");
+                    among(&mut builder, "id", chunk);
+                    builder.push(format!(" RETURNING {DELIVERY}"));
+                    for row in builder.build().fetch_all(&mut *connection).await? {
+                        let delivery = delivery(&row)?;
+                        taken.insert(delivery.id, delivery);
+                    }
+                }
+                let deliveries = due.iter().filter_map(|one| taken.remove(one)).collect();
+                with_notifications(connection, deliveries).await
+            }
+
             async fn attempts_of(
                 connection: &mut Connection,
                 deliveries: &[Uuid],
@@ -310,7 +351,7 @@ macro_rules! notify_store {
                 for chunk in deliveries.chunks(ROWS) {
                     let mut builder = Builder::new(format!("SELECT {ATTEMPT} FROM notify_attempts WHERE "));
                     among(&mut builder, "delivery", chunk);
-                    builder.push(" ORDER BY time_us");
+                    builder.push(" ORDER BY time_us, number");
                     for row in builder.build().fetch_all(&mut *connection).await? {
                         let (of, attempt) = attempt(&row)?;
                         attempts.entry(of).or_default().push(attempt);
@@ -319,12 +360,14 @@ macro_rules! notify_store {
                 Ok(attempts)
             }
 
-            async fn settle_one(connection: &mut Connection, settled: &Settled) -> Result<(), StoreError> {
+            /// Whether it took effect.
+            async fn settle_one(connection: &mut Connection, settled: &Settled) -> Result<Option<Way>, StoreError> {
                 for (number_of, attempt) in (1_i32..).zip(&settled.attempts) {
-                    // Also of a claim that was over: it was made.
+                    // Also of a claim that was over: it was made. Who did not hear the answer settles the same again, and it was made
+                    // once: its number is its place among those of its settlement.
                     sqlx::query(
                         "INSERT INTO notify_attempts (delivery, number, time_us, way, provider, result, reason, reference, latency_ms)
-                         SELECT id, attempts + $8, $2, way, $3, $4, $5, $6, $7 FROM notify_deliveries WHERE id = $1
+                         SELECT id, $8, $2, way, $3, $4, $5, $6, $7 FROM notify_deliveries WHERE id = $1
                          ON CONFLICT DO NOTHING",
                     )
                     .bind(bytes(settled.delivery))
@@ -341,7 +384,7 @@ macro_rules! notify_store {
                 let changed = sqlx::query(
                     "UPDATE notify_deliveries SET state = $3, reason = $4, due_us = $5, rank_us = $5 - advance_us,
                          attempts = attempts + $6, claims = 0, claimed_by = NULL, reference = COALESCE($7, reference), settled_us = $8
-                     WHERE id = $1 AND claimed_by = $2 AND state = 1",
+                     WHERE id = $1 AND claimed_by = $2 AND state = 1 RETURNING way, notification",
                 )
                 .bind(bytes(settled.delivery))
                 .bind(bytes(settled.by))
@@ -351,33 +394,17 @@ macro_rules! notify_store {
                 .bind(i32::try_from(settled.attempts.len()).unwrap_or(i32::MAX))
                 .bind(settled.reference.as_deref())
                 .bind(number(settled.now_us))
-                .execute(&mut *connection)
-                .await?
-                .rows_affected();
+                .fetch_optional(&mut *connection)
+                .await?;
+                let Some(changed) = changed else { return Ok(None) };
                 if settled.shown {
-                    sqlx::query(
-                        "UPDATE notify_notifications SET shown_us = $2
-                         WHERE id = (SELECT notification FROM notify_deliveries WHERE id = $1) AND shown_us = 0",
-                    )
-                    .bind(bytes(settled.delivery))
-                    .bind(number(settled.now_us))
-                    .execute(&mut *connection)
-                    .await?;
+                    sqlx::query("UPDATE notify_notifications SET shown_us = $2 WHERE id = $1 AND shown_us = 0")
+                        .bind(changed.try_get::<Vec<u8>, _>(1)?)
+                        .bind(number(settled.now_us))
+                        .execute(connection)
+                        .await?;
                 }
-                if let (Some((user, category, hour)), 1) = (&settled.counted, changed) {
-                    sqlx::query(
-                        "INSERT INTO notify_counts (user_name, category, way, hour, sent)
-                         SELECT $2, $3, way, $4, 1 FROM notify_deliveries WHERE id = $1
-                         ON CONFLICT (user_name, category, way, hour) DO UPDATE SET sent = notify_counts.sent + 1",
-                    )
-                    .bind(bytes(settled.delivery))
-                    .bind(user)
-                    .bind(category)
-                    .bind(number(*hour))
-                    .execute(connection)
-                    .await?;
-                }
-                Ok(())
+                Ok(Some(known(Way::of(changed.try_get(0)?), "way")?))
             }
 
             fn device(row: &Row) -> Result<(String, Device), StoreError> {
@@ -499,24 +526,18 @@ macro_rules! notify_store {
 
                 async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>, StoreError> {
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         let text = format!(
-                            "WITH due AS (SELECT id FROM notify_deliveries WHERE state <= 2 AND rank_us <= $3 AND due_us <= $3
-                                 ORDER BY rank_us LIMIT $4 {})
-                             UPDATE notify_deliveries SET state = 1, claimed_by = $1, claims = claims + 1, due_us = $2,
-                                 rank_us = $2 - advance_us
-                             WHERE id IN (SELECT id FROM due) RETURNING {DELIVERY}",
+                            "SELECT id FROM notify_deliveries WHERE state <= 2 AND rank_us <= $1 AND due_us <= $1
+                             ORDER BY rank_us LIMIT $2 {}",
                             $lock
                         );
-                        let rows = sqlx::query(AssertSqlSafe(text))
-                            .bind(bytes(claim.by))
-                            .bind(number(claim.until_us))
+                        let mut transaction = self.begin().await?;
+                        let due = sqlx::query_scalar(AssertSqlSafe(text))
                             .bind(number(claim.now_us))
                             .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
                             .fetch_all(&mut *transaction)
                             .await?;
-                        let deliveries = rows.iter().map(delivery).collect::<Result<_, _>>()?;
-                        let claimed = with_notifications(&mut transaction, deliveries).await?;
+                        let claimed = take(&mut transaction, due, claim).await?;
                         transaction.commit().await?;
                         Ok(claimed)
                     })
@@ -525,24 +546,18 @@ macro_rules! notify_store {
 
                 async fn claim_digest(&self, digest: &str, claim: Claim) -> Result<Vec<Claimed>, StoreError> {
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         let text = format!(
-                            "WITH due AS (SELECT id FROM notify_deliveries WHERE digest = $4 AND state IN (0, 2)
-                                 ORDER BY rank_us LIMIT $3 {})
-                             UPDATE notify_deliveries SET state = 1, claimed_by = $1, claims = claims + 1, due_us = $2,
-                                 rank_us = $2 - advance_us
-                             WHERE id IN (SELECT id FROM due) RETURNING {DELIVERY}",
+                            "SELECT id FROM notify_deliveries WHERE digest = $1 AND state IN (0, 2)
+                             ORDER BY rank_us LIMIT $2 {}",
                             $lock
                         );
-                        let rows = sqlx::query(AssertSqlSafe(text))
-                            .bind(bytes(claim.by))
-                            .bind(number(claim.until_us))
-                            .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
+                        let mut transaction = self.begin().await?;
+                        let due = sqlx::query_scalar(AssertSqlSafe(text))
                             .bind(digest)
+                            .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
                             .fetch_all(&mut *transaction)
                             .await?;
-                        let deliveries = rows.iter().map(delivery).collect::<Result<_, _>>()?;
-                        let claimed = with_notifications(&mut transaction, deliveries).await?;
+                        let claimed = take(&mut transaction, due, claim).await?;
                         transaction.commit().await?;
                         Ok(claimed)
                     })
@@ -613,7 +628,8 @@ macro_rules! notify_store {
                     self.within(async {
                         let mut transaction = self.begin().await?;
                         let changed = sqlx::query(
-                            "UPDATE notify_deliveries SET device = $3 WHERE id = $1 AND claimed_by = $2 AND state = 1",
+                            "UPDATE notify_deliveries SET device = $3
+                             WHERE id = $1 AND claimed_by = $2 AND state = 1 AND device = ''",
                         )
                         .bind(bytes(delivery.id))
                         .bind(bytes(by))
@@ -629,9 +645,11 @@ macro_rules! notify_store {
                             device: device.to_owned(),
                             ..delivery.clone()
                         };
-                        let added: Vec<Delivery> = others.iter().map(|device| new(device)).collect();
-                        insert_deliveries(&mut transaction, &added.iter().collect::<Vec<_>>(), Some(by)).await?;
+                        let mut added: Vec<Delivery> = others.iter().map(|device| new(device)).collect();
+                        let all: Vec<&Delivery> = added.iter().collect();
+                        let inserted = insert_deliveries(&mut transaction, &all, Some(by)).await?;
                         transaction.commit().await?;
+                        added.retain(|delivery| inserted.contains(&delivery.id));
                         Ok(added)
                     })
                     .await
@@ -674,8 +692,28 @@ macro_rules! notify_store {
                 async fn settle(&self, settled: &[Settled]) -> Result<(), StoreError> {
                     self.within(async {
                         let mut transaction = self.begin().await?;
-                        for one in settled {
-                            settle_one(&mut transaction, one).await?;
+                        // Rows are locked in one order, here and below, so that no two replicas wait for each other in a circle.
+                        let mut ordered: Vec<&Settled> = settled.iter().collect();
+                        ordered.sort_by_key(|one| one.delivery);
+                        let mut counts: BTreeMap<(&str, &str, i32, u64), i64> = BTreeMap::new();
+                        for one in ordered {
+                            let changed = settle_one(&mut transaction, one).await?;
+                            if let (Some(way), Some((user, category, hour))) = (changed, &one.counted) {
+                                *counts.entry((user.as_str(), category.as_str(), way.number(), *hour)).or_default() += 1;
+                            }
+                        }
+                        for ((user, category, way, hour), sent) in counts {
+                            sqlx::query(
+                                "INSERT INTO notify_counts (user_name, category, way, hour, sent) VALUES ($1, $2, $3, $4, $5)
+                                 ON CONFLICT (user_name, category, way, hour) DO UPDATE SET sent = notify_counts.sent + excluded.sent",
+                            )
+                            .bind(user)
+                            .bind(category)
+                            .bind(way)
+                            .bind(number(hour))
+                            .bind(sent)
+                            .execute(&mut *transaction)
+                            .await?;
                         }
                         transaction.commit().await?;
                         Ok(())
@@ -894,42 +932,49 @@ macro_rules! notify_store {
                         .map_err(|error| StoreError::Damaged(error.to_string()))?;
                     self.within(async {
                         let mut transaction = self.begin().await?;
-                        // An app that another user has signed in to, or that was installed anew, is one place.
-                        sqlx::query(
-                            "DELETE FROM notify_devices WHERE (user_name = $1 AND id = $2) OR (provider = $3 AND token = $4)",
-                        )
-                        .bind(user)
-                        .bind(&device.id)
-                        .bind(&device.provider)
-                        .bind(device.token.as_deref())
-                        .execute(&mut *transaction)
-                        .await?;
-                        let count: i64 =
-                            sqlx::query_scalar("SELECT COUNT(*) FROM notify_devices WHERE user_name = $1")
-                                .bind(user)
-                                .fetch_one(&mut *transaction)
-                                .await?;
-                        if unsigned(count)? >= most {
-                            return Ok(false);
+                        // Of several that keep the same one at once each but the first finds it there at its second try.
+                        for _ in 0..TRIES {
+                            // An app that another user has signed in to, or that was installed anew, is one place.
+                            sqlx::query(
+                                "DELETE FROM notify_devices WHERE (user_name = $1 AND id = $2) OR (provider = $3 AND token = $4)",
+                            )
+                            .bind(user)
+                            .bind(&device.id)
+                            .bind(&device.provider)
+                            .bind(device.token.as_deref())
+                            .execute(&mut *transaction)
+                            .await?;
+                            let count: i64 =
+                                sqlx::query_scalar("SELECT COUNT(*) FROM notify_devices WHERE user_name = $1")
+                                    .bind(user)
+                                    .fetch_one(&mut *transaction)
+                                    .await?;
+                            if unsigned(count)? >= most {
+                                return Ok(false);
+                            }
+                            let kept = sqlx::query(
+                                "INSERT INTO notify_devices
+                                     (user_name, id, way, provider, token, address, registered_us, failing_us, disabled)
+                                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+                            )
+                            .bind(user)
+                            .bind(&device.id)
+                            .bind(device.way.number())
+                            .bind(&device.provider)
+                            .bind(device.token.as_deref())
+                            .bind(&address)
+                            .bind(number(device.registered_us))
+                            .bind(number(device.failing_us))
+                            .bind(i32::from(device.disabled))
+                            .execute(&mut *transaction)
+                            .await?
+                            .rows_affected();
+                            if kept == 1 {
+                                transaction.commit().await?;
+                                return Ok(true);
+                            }
                         }
-                        sqlx::query(
-                            "INSERT INTO notify_devices
-                                 (user_name, id, way, provider, token, address, registered_us, failing_us, disabled)
-                             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                        )
-                        .bind(user)
-                        .bind(&device.id)
-                        .bind(device.way.number())
-                        .bind(&device.provider)
-                        .bind(device.token.as_deref())
-                        .bind(address)
-                        .bind(number(device.registered_us))
-                        .bind(number(device.failing_us))
-                        .bind(i32::from(device.disabled))
-                        .execute(&mut *transaction)
-                        .await?;
-                        transaction.commit().await?;
-                        Ok(true)
+                        Err(StoreError::Unavailable(sqlx::Error::RowNotFound))
                     })
                     .await
                 }
@@ -964,7 +1009,13 @@ macro_rules! notify_store {
                     self.within(async {
                         let mut transaction = self.begin().await?;
                         sqlx::query(
-                            "UPDATE notify_devices SET failing_us = $3, disabled = $4 WHERE user_name = $1 AND id = $2",
+                            // Of several sends at once one may find it failing that another has switched off already.
+                            if matches!(state, DeviceState::Failing(_)) {
+                                "UPDATE notify_devices SET failing_us = $3 WHERE user_name = $1 AND id = $2 AND failing_us = 0
+                                     AND disabled = $4"
+                            } else {
+                                "UPDATE notify_devices SET failing_us = $3, disabled = $4 WHERE user_name = $1 AND id = $2"
+                            },
                         )
                         .bind(user)
                         .bind(id)

@@ -263,7 +263,10 @@ async fn health_is_told_without_a_key() {
 #[tokio::test]
 async fn nobody_is_let_in_where_nothing_is_asked_for() {
     let text = "[persistence.grpc]\nenabled = true\nlisten = \"127.0.0.1:0\"";
-    let config = Config::read(&mut Document::parse(text, []).unwrap(), &Defaults::of_many(SQLITE_PATH));
+    let config = Config::read(
+        &mut Document::parse(text, []).unwrap(),
+        &Defaults::of_many(SQLITE_PATH),
+    );
     let refused = start(config, tempfile::tempdir().unwrap()).await;
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("persistence.grpc.key"), "{refused}");

@@ -32,7 +32,7 @@ pub struct Notification {
     #[prost(string, tag = "7")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub body: ::prost::alloc::string::String,
-    /// HTML for e-mail, instead of the body.
+    /// HTML for e-mail, beside the body.
     #[prost(string, tag = "8")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub html: ::prost::alloc::string::String,
@@ -40,7 +40,7 @@ pub struct Notification {
     #[prost(string, tag = "9")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub link: ::prost::alloc::string::String,
-    /// What apps and webhooks are given besides, an object of 4 KiB at most.
+    /// What apps and webhooks are given besides, an object of 2 KiB at most.
     #[prost(bytes = "bytes", tag = "10")]
     #[serde(
         deserialize_with = "crate::json::payload",
@@ -48,7 +48,7 @@ pub struct Notification {
         skip_serializing_if = "bytes::Bytes::is_empty"
     )]
     pub data: ::prost::bytes::Bytes,
-    /// The channel it is about: mutes of it hold, and what was read there is not told any more.
+    /// The channel it is about: mutes of it hold.
     #[prost(string, tag = "11")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub conversation: ::prost::alloc::string::String,
@@ -487,6 +487,10 @@ pub struct ListDevicesResponse {
     #[prost(message, repeated, tag = "1")]
     #[serde(deserialize_with = "crate::json::or_default")]
     pub devices: ::prost::alloc::vec::Vec<Device>,
+    /// What browsers subscribe with (`applicationServerKey`); empty: there is no Web Push here.
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "crate::json::or_default")]
+    pub web_push_key: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]

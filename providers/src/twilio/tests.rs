@@ -45,13 +45,28 @@ async fn what_answers_mean() {
         (400, 21211, "nobody"),
         (400, 21614, "nobody"),
         (400, 21610, "nobody"),
+        (400, 21635, "nobody"),
+        (400, 21408, "refused:"),
+        (400, 21606, "refused:"),
+        (400, 21608, "refused:"),
         (400, 21612, "refused:"),
         (400, 21617, "refused:"),
+        (400, 21659, "refused:"),
+        (400, 21660, "the provider"),
+        (400, 21661, "the provider"),
         (401, 20003, "the provider"),
+        (401, 20005, "the provider"),
         (403, 0, "the provider"),
+        (404, 20404, "the provider"),
+        (400, 21611, "not now"),
         (429, 20429, "not now"),
+        (429, 63038, "not now"),
         (429, 0, "not now"),
-        (503, 0, "not now"),
+        (408, 0, "not now"),
+        (500, 20500, "not known"),
+        (500, 0, "not known"),
+        (502, 0, "not known"),
+        (503, 20503, "not known"),
         (504, 0, "not known"),
     ] {
         let body = format!(r#"{{"code": {code}, "message": "+4915112345678 is wrong"}}"#);
@@ -81,13 +96,59 @@ fn long_texts_end_at_a_word() {
 }
 
 #[test]
+fn what_status_callbacks_mean() {
+    for (code, is) in [
+        (30001, "not now"),
+        (30002, "the provider"),
+        (30003, "not now"),
+        (30004, "refused:"),
+        (30005, "nobody"),
+        (30006, "nobody"),
+        (30007, "refused:"),
+        (30008, "not now"),
+        (30022, "not now"),
+    ] {
+        let error = meaning(code, None).unwrap().to_string();
+        assert!(error.starts_with(is), "{error}");
+    }
+    assert_eq!(meaning(30009, None), None);
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    owned.collect()
+}
+
+#[test]
+fn signatures_are_the_published_ones() {
+    // The example of Twilio's documentation for webhooks, in the order in which it stands there.
+    let (token, url) = ("12345".into(), "https://mycompany.com/myapp.php?foo=1&bar=2");
+    let params = pairs(&[
+        ("Digits", "1234"),
+        ("To", "+18005551212"),
+        ("From", "+14158675309"),
+        ("Caller", "+14158675309"),
+        ("CallSid", "CA1234567890ABCDE"),
+    ]);
+    let signature = "RSOYDt4T1cUTdK1PDd93/VVr8B8=";
+    assert!(verify_signature(&token, url, &params, signature));
+    assert!(!verify_signature(&token, url, &params[1..], signature));
+    // That of its libraries for parameters that come more than once, and for names that begin alike.
+    let params = pairs(&[
+        ("Sid", "CA123"),
+        ("SidAccount", "AC123"),
+        ("Digits", "5678"),
+        ("Digits", "1234"),
+        ("Digits", "1234"),
+    ]);
+    let signature = "IK+Dwps556ElfBT0I3Rgjkr1wJU=";
+    assert!(verify_signature(&token, url, &params, signature));
+}
+
+#[test]
 fn callbacks_are_verified_and_read() {
-    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-        let owned = pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        owned.collect()
-    };
     let token = SecretString::from("12345");
     let url = "https://example.org/status?a=b";
     let params = pairs(&[

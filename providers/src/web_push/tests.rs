@@ -194,7 +194,7 @@ async fn a_subscription_that_is_gone_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_concerns_the_key_is_said_to_be_so() {
+async fn no_server_that_a_user_chose_stops_the_others() {
     for reply in [
         Reply::new(
             401,
@@ -206,7 +206,7 @@ async fn what_concerns_the_key_is_said_to_be_so() {
         ),
     ] {
         let error = answered(reply.clone()).await;
-        assert!(matches!(error, SendError::Account { .. }), "{reply:?}: {error}");
+        assert!(matches!(error, SendError::Refused { .. }), "{reply:?}: {error}");
     }
 }
 

@@ -166,6 +166,13 @@ pub(super) async fn erase(config: Config, user: String, without_archive: bool) -
         .await?;
     store.close().await;
     tell!("{blanked} messages are blank");
+    if let Some(settings) = &config.notify.store {
+        let notifications = switchboard_notify_svc::open_store(settings)?;
+        notifications.check().await?;
+        notifications.forget(&user).await?;
+        notifications.close().await;
+        tell!("what was told to the user, and where, is forgotten");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

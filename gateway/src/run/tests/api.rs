@@ -14,9 +14,9 @@ use super::harness::{Client, DEADLINE, Node, own_bus, own_registry};
 use super::owner::Owner;
 use super::tokens::{SECRET, token};
 
-const KEY: &str = "a-key-of-tests-for-backends";
+pub(super) const KEY: &str = "a-key-of-tests-for-backends";
 
-fn keys(more: &str) -> String {
+pub(super) fn keys(more: &str) -> String {
     format!(
         "tokens.hmac_secret = \"{SECRET}\"\n[gateway.api]\nlisten = \"127.0.0.1:0\"\nkey = \"{KEY}\"\n{more}"
     )
@@ -41,7 +41,7 @@ async fn two(more: &str) -> [Node; 2] {
     nodes
 }
 
-async fn post(node: &Node, path: &str, key: Option<(&str, &str)>, body: &str) -> (u16, String) {
+pub(super) async fn post(node: &Node, path: &str, key: Option<(&str, &str)>, body: &str) -> (u16, String) {
     let url = format!("http://{}{path}", node.api.unwrap());
     let mut request = reqwest::Client::new().post(url).body(body.to_owned());
     if let Some((name, value)) = key {
@@ -51,14 +51,14 @@ async fn post(node: &Node, path: &str, key: Option<(&str, &str)>, body: &str) ->
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-async fn call(node: &Node, method: &str, params: Value) -> Value {
+pub(super) async fn call(node: &Node, method: &str, params: Value) -> Value {
     let path = format!("/api/{method}");
     let (status, body) = post(node, &path, Some(("X-API-Key", KEY)), &params.to_string()).await;
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
 
-fn code(answer: &Value) -> u64 {
+pub(super) fn code(answer: &Value) -> u64 {
     answer["error"]["code"].as_u64().unwrap_or(0)
 }
 

@@ -88,12 +88,8 @@ pub(super) async fn list(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         limit,
         count_to,
     } = asking.parse(&data, "inbox.list wants {cursor?, limit?, count_to?}")?;
-    let user = asking.session.user();
-    if user.is_empty() {
-        return Err(ErrorCode::PermissionDenied.into());
-    }
     let request = ConversationsRequest {
-        user: user.to_owned(),
+        user: asking.user()?,
         cursor,
         limit,
         count_to,

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use switchboard_proto::client::Error;
-use switchboard_proto::codes::ErrorCode;
 use switchboard_proto::messages::{SharedRequest, method as messages};
 use switchboard_proto::presence::{
     Device, GetUserRequest, GetUsersRequest, MAX_DEVICE_TEXT, MAX_USER, SetUserRequest, Status, Visibility,
@@ -103,7 +102,7 @@ pub(super) async fn unwatch(asking: Asking, data: Bytes) -> Result<Bytes, Error>
 /// What the caller chose, with all of her connections and devices.
 pub(super) async fn me(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
     let Nothing {} = asking.parse(&data, "presence.me wants {}")?;
-    let user = of_the_caller(&asking)?;
+    let user = asking.user()?;
     let found = asking.ask::<method::GetUser>(&GetUserRequest { user }).await?;
     let device = |device: Option<&Device>| {
         let device = device.cloned().unwrap_or_default();
@@ -151,7 +150,7 @@ pub(super) async fn set(asking: Asking, data: Bytes) -> Result<Bytes, Error> {
         text_lasts,
         visibility,
     } = asking.parse(&data, wanted)?;
-    let user = of_the_caller(&asking)?;
+    let user = asking.user()?;
     let status = match status {
         Some(word) => match Status::from_word(&word) {
             Some(status) if status != Status::Offline => Some(status.into()),
@@ -190,7 +189,7 @@ pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
         &data,
         "presence.device wants {type?, name?, platform?, app_version?}",
     )?;
-    of_the_caller(&asking)?;
+    asking.user()?;
     for text in [&r#type, &name, &platform, &app_version] {
         if text.len() > MAX_DEVICE_TEXT || text.chars().any(char::is_control) {
             return Err(bad(
@@ -214,7 +213,7 @@ pub(super) async fn device(asking: Asking, data: Bytes) -> Result<Bytes, Error> 
 /// The users of a call. Anonymous callers watch nobody: nobody would know whom to show what.
 fn users(asking: &Asking, data: &[u8], wanted: &'static str) -> Result<Vec<String>, Error> {
     let Users { mut users } = asking.parse(data, wanted)?;
-    of_the_caller(asking)?;
+    asking.user()?;
     if users.is_empty() || users.len() > MAX_USERS {
         return Err(bad("users are 1 to 500"));
     }
@@ -224,13 +223,6 @@ fn users(asking: &Asking, data: &[u8], wanted: &'static str) -> Result<Vec<Strin
     users.sort_unstable();
     users.dedup();
     Ok(users)
-}
-
-fn of_the_caller(asking: &Asking) -> Result<String, Error> {
-    match asking.session.user() {
-        "" => Err(ErrorCode::PermissionDenied.into()),
-        user => Ok(user.to_owned()),
-    }
 }
 
 /// Those of the users who are in a channel with the caller. Where the message store does not say, nobody is known to be: rather

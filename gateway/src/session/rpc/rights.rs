@@ -1,5 +1,6 @@
 //! What methods ask before they do anything: is it a request, is it a channel, may the caller.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use switchboard_proto::channel::ChannelName;
 use switchboard_proto::client::Error;
@@ -24,6 +25,30 @@ impl Asking {
     pub(super) fn answer_bytes(&self) -> u64 {
         let config = &self.gateway.config;
         (config.history_bytes.min(config.outgoing_queue / 4) / 2).max(1) as u64
+    }
+
+    /// An answer that a connection has room for; else what to do: `less`.
+    pub(super) fn fits(&self, answer: String, less: &str) -> Result<Bytes, Error> {
+        let most = self.gateway.config.outgoing_queue / 4;
+        match answer.len() <= most {
+            true => Ok(answer.into()),
+            false => Err(Error {
+                message: format!(
+                    "{}: {} bytes for one answer, {most} are allowed: {less}",
+                    ErrorCode::LimitExceeded.words(),
+                    answer.len()
+                ),
+                ..Error::from(ErrorCode::LimitExceeded)
+            }),
+        }
+    }
+
+    /// Whose connection it is; nobody's is refused.
+    pub(super) fn user(&self) -> Result<String, Error> {
+        match self.session.user() {
+            "" => Err(ErrorCode::PermissionDenied.into()),
+            user => Ok(user.to_owned()),
+        }
     }
 
     pub(super) fn channel(&self, name: &str) -> Result<ChannelName, Error> {
