@@ -176,6 +176,17 @@ pub async fn mutes_end_and_are_limited(fixture: &impl StoreFixture) {
         HashMap::from([("room:3".to_owned(), NOW + 99)])
     );
     assert!(store.mute("bob", "room:1", Some(0), NOW, 2).await.unwrap());
+    // Two taps at once mute it once.
+    let other = fixture.open();
+    for _ in 0..10 {
+        let muted = tokio::join!(
+            store.mute("carol", "room:1", Some(0), NOW, 1),
+            other.mute("carol", "room:1", Some(0), NOW, 1),
+        );
+        assert!(muted.0.unwrap() && muted.1.unwrap());
+        assert_eq!(facts(&*store, "carol", NOW).await.mutes.len(), 1);
+        assert!(store.mute("carol", "room:1", None, NOW, 1).await.unwrap());
+    }
 }
 
 /// A device comes back as it was, is replaced by its id, and there are as many as may be.

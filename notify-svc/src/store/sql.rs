@@ -898,11 +898,13 @@ macro_rules! notify_store {
                         .execute(&mut *transaction)
                         .await?;
                         if let Some(until_us) = until_us {
-                            let count: i64 =
-                                sqlx::query_scalar("SELECT COUNT(*) FROM notify_mutes WHERE user_name = $1")
-                                    .bind(user)
-                                    .fetch_one(&mut *transaction)
-                                    .await?;
+                            let count: i64 = sqlx::query_scalar(
+                                "SELECT COUNT(*) FROM notify_mutes WHERE user_name = $1 AND conversation <> $2",
+                            )
+                            .bind(user)
+                            .bind(conversation)
+                            .fetch_one(&mut *transaction)
+                            .await?;
                             if unsigned(count)? >= most {
                                 return Ok(false);
                             }
@@ -944,11 +946,17 @@ macro_rules! notify_store {
                             .bind(device.token.as_deref())
                             .execute(&mut *transaction)
                             .await?;
-                            let count: i64 =
-                                sqlx::query_scalar("SELECT COUNT(*) FROM notify_devices WHERE user_name = $1")
-                                    .bind(user)
-                                    .fetch_one(&mut *transaction)
-                                    .await?;
+                            // Without those that somebody else has put there since: they are what this one takes the place of.
+                            let count: i64 = sqlx::query_scalar(
+                                "SELECT COUNT(*) FROM notify_devices
+                                 WHERE user_name = $1 AND id <> $2 AND COALESCE(provider <> $3 OR token <> $4, TRUE)",
+                            )
+                            .bind(user)
+                            .bind(&device.id)
+                            .bind(&device.provider)
+                            .bind(device.token.as_deref())
+                            .fetch_one(&mut *transaction)
+                            .await?;
                             if unsigned(count)? >= most {
                                 return Ok(false);
                             }
