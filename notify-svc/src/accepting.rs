@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::config::Category;
 use crate::metrics::NotifyMetrics;
-use crate::model::{Delivery, Notification, Priority, Said, State, Unless, Way};
-use crate::saying::Saying;
+use crate::model::{Delivery, Notification, Priority, Said, State, TOGETHER, Unless, Way};
+use crate::saying::{Saying, Unsaid};
 use crate::store::{Enqueued, Kept, MAX_BATCH, NotifyStore, Progress, StoreError};
 
 /// Bytes of a notification with all its texts, at most.
@@ -170,7 +170,14 @@ impl Accepting {
         check_content(&content)?;
         if said.is_none() {
             // What cannot be said in any language is told now. The user's own language is asked for when it is sent.
-            let words = self.saying.said(&content, "").await.map_err(invalid)?;
+            let words = self
+                .saying
+                .said(&content, "")
+                .await
+                .map_err(|unsaid| match unsaid {
+                    Unsaid::Store(error) => fault(error),
+                    Unsaid::Words(words) => invalid(words),
+                })?;
             if words.title.is_empty() && words.body.is_empty() {
                 return Err(invalid("neither a title nor a body, nor a template"));
             }
@@ -317,7 +324,7 @@ fn deliveries(
                 State::Queued
             },
             reason: match () {
-                () if window_us > 0 => "told together with others".to_owned(),
+                () if window_us > 0 => TOGETHER.to_owned(),
                 () if at_us > now_us => "scheduled".to_owned(),
                 () => String::new(),
             },

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use switchboard_bus::Bus;
 use switchboard_bus::messages::{AskError, ask};
 use switchboard_proto::channel::ChannelName;
@@ -13,12 +14,21 @@ use switchboard_proto::messages::{
     method as messages,
 };
 use switchboard_proto::presence::{GetUsersRequest, Status, method as presence};
+use switchboard_proto::questions::Method;
+
+use tokio::time::Instant;
 
 use crate::judging::{Here, Message};
 use crate::model::{Notification, Said};
 
 /// What an answer may take.
 const WITHIN: Duration = Duration::from_secs(3);
+
+/// What all answers about one batch may take.
+const ALL_WITHIN: Duration = Duration::from_secs(4);
+
+/// Questions of one batch at a time.
+const AT_ONCE: usize = 16;
 
 /// Users or pairs of one question, as both services take them.
 const ASKED: usize = 1_000;
@@ -32,10 +42,18 @@ pub(crate) struct Checking {
     pub(crate) bus: Arc<dyn Bus>,
 }
 
-/// What is not known now, so that nothing is sent before it is.
-#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
-#[error("the message store does not answer: {0}")]
-pub(crate) struct NotKnown(String);
+/// What a notification's message is found by: channel, user, offset.
+pub(crate) type Key = (String, String, u64);
+
+/// The message store does not answer.
+struct NotKnown;
+
+impl NotKnown {
+    fn because(error: &AskError) -> Self {
+        tracing::debug!(%error, "the message store cannot be asked");
+        Self
+    }
+}
 
 impl Checking {
     /// Who of these is here. Those of whom nothing is known are left out: a presence service that does not answer keeps nothing back.
@@ -54,129 +72,198 @@ impl Checking {
                     };
                     (found.user, is)
                 })),
-                Err(error) => tracing::debug!(%error, "it is not known who is here"),
+                Err(error) => {
+                    tracing::debug!(%error, "it is not known who is here");
+                    break;
+                }
             }
         }
         here
     }
 
-    /// What became of the messages that notifications are about, for their users.
-    pub(crate) async fn messages(
-        &self,
-        notifications: &[&Notification],
-    ) -> Result<HashMap<(String, String, u64), Message>, NotKnown> {
-        let mut found: HashMap<(String, String, u64), Message> = HashMap::new();
+    /// What became of the messages that notifications are about, for their users. What cannot be asked in time is left out.
+    pub(crate) async fn messages(&self, notifications: &[&Notification]) -> HashMap<Key, Message> {
+        let mut found: HashMap<Key, Message> = HashMap::new();
         let mut places: HashMap<(&str, Said), HashSet<&str>> = HashMap::new();
+        let mut channels: HashMap<&str, HashSet<Said>> = HashMap::new();
         let mut pairs = HashSet::new();
         for notification in notifications {
             let Some(said) = notification.said else { continue };
-            let content = &notification.content;
-            let users = places.entry((content.conversation.as_str(), said)).or_default();
-            users.insert(content.user.as_str());
-            if !names_its_users(&content.conversation) {
-                pairs.insert((content.conversation.as_str(), content.user.as_str()));
+            let (channel, user) = (
+                notification.content.conversation.as_str(),
+                notification.content.user.as_str(),
+            );
+            places.entry((channel, said)).or_default().insert(user);
+            channels.entry(channel).or_default().insert(said);
+            if !names_its_users(channel) {
+                pairs.insert((channel, user));
             }
             found.entry(key(notification)).or_default();
         }
-        for ((channel, said), users) in places {
-            let request = MessageStatusRequest {
-                channel: channel.to_owned(),
-                place: Some(place(said)),
-                shard: Some(u32::from(said.shard.get())),
-                limit: 1_000,
-            };
-            let readers = match ask::<messages::MessageStatus>(self.bus.as_ref(), &request, WITHIN).await {
-                Ok(status) => status.read.map(|read| read.users).unwrap_or_default(),
-                Err(AskError::NotFound(_)) => {
-                    for user in users {
-                        let key = (channel.to_owned(), user.to_owned(), said.offset.get());
-                        found.entry(key).or_default().is_gone = true;
-                    }
-                    continue;
+        let deadline = Instant::now() + ALL_WITHIN;
+        let mut unknown: HashSet<Key> = HashSet::new();
+        let key_of =
+            |channel: &str, user: &str, said: Said| (channel.to_owned(), user.to_owned(), said.offset.get());
+
+        let asked: Vec<(String, Said)> = places
+            .keys()
+            .map(|(channel, said)| ((*channel).to_owned(), *said))
+            .collect();
+        let read = stream::iter(asked)
+            .map(|(channel, said)| {
+                let checking = self.clone();
+                async move {
+                    let readers = checking.readers(&channel, said, deadline).await;
+                    (channel, said, readers)
                 }
-                // Nothing is stored here: nobody marks what was read.
-                Err(AskError::NotAvailable(_)) => continue,
-                Err(error) => return Err(NotKnown(error.to_string())),
-            };
-            for user in readers {
-                let key = (channel.to_owned(), user.clone(), said.offset.get());
-                if let Some(message) = found.get_mut(&key) {
-                    message.is_read = true;
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>();
+        for (channel, said, readers) in read.await {
+            let channel = channel.as_str();
+            let users = places.get(&(channel, said)).into_iter().flatten();
+            for user in users {
+                let key = key_of(channel, user, said);
+                let message = found.entry(key.clone()).or_default();
+                match &readers {
+                    Ok(Some(readers)) => message.is_read = readers.contains(*user),
+                    Ok(None) => message.is_gone = true,
+                    Err(NotKnown) => drop(unknown.insert(key)),
                 }
             }
         }
-        self.find_deleted(notifications, &mut found).await?;
+        // What was deleted stays at its place, blank: that it was is asked for by itself.
+        let asked: Vec<(String, HashSet<Said>)> = channels
+            .into_iter()
+            .map(|(channel, said)| (channel.to_owned(), said))
+            .collect();
+        let deleted = stream::iter(asked)
+            .map(|(channel, said)| {
+                let checking = self.clone();
+                async move {
+                    let deleted = checking.deleted(&channel, &said, deadline).await;
+                    (channel, deleted)
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>();
+        for (channel, deleted) in deleted.await {
+            for ((of, said), users) in places.iter().filter(|((of, _), _)| *of == channel) {
+                for user in users {
+                    let key = key_of(of, user, *said);
+                    match &deleted {
+                        Ok(deleted) if deleted.contains(&said.offset.get()) => {
+                            found.entry(key).or_default().is_gone = true;
+                        }
+                        Ok(_) => {}
+                        Err(NotKnown) => drop(unknown.insert(key)),
+                    }
+                }
+            }
+        }
         let pairs: Vec<(&str, &str)> = pairs.into_iter().collect();
         for chunk in pairs.chunks(ASKED) {
-            let request = StandingsRequest {
-                pairs: chunk
-                    .iter()
-                    .map(|(channel, user)| UserInChannel {
-                        channel: (*channel).to_owned(),
-                        user: (*user).to_owned(),
-                    })
-                    .collect(),
-                awaited: None,
-            };
-            let standings = match ask::<messages::Standings>(self.bus.as_ref(), &request, WITHIN).await {
-                Ok(answer) => answer.standings,
-                Err(AskError::NotAvailable(_)) => continue,
-                Err(error) => return Err(NotKnown(error.to_string())),
-            };
-            for ((channel, user), standing) in chunk.iter().zip(standings) {
-                if standing.role() != Role::None {
-                    continue;
-                }
-                for ((of, whom, _), message) in &mut found {
-                    if of == channel && whom == user {
-                        message.is_strange = true;
+            let standings = self.standings(chunk, deadline).await;
+            let strange: Result<HashSet<(&str, &str)>, NotKnown> = standings.map(|standings| {
+                let of = chunk.iter().copied().zip(standings);
+                of.filter_map(|(pair, is_member)| (!is_member).then_some(pair))
+                    .collect()
+            });
+            for ((channel, user, offset), message) in &mut found {
+                let pair = (channel.as_str(), user.as_str());
+                match &strange {
+                    Ok(strange) if strange.contains(&pair) => message.is_strange = true,
+                    Ok(_) => {}
+                    Err(NotKnown) if chunk.contains(&pair) => {
+                        unknown.insert((channel.clone(), user.clone(), *offset));
                     }
+                    Err(NotKnown) => {}
                 }
             }
         }
-        Ok(found)
+        found.retain(|key, _| !unknown.contains(key));
+        found
     }
-}
 
-impl Checking {
-    /// What was deleted stays at its place, blank: that it was is asked for by itself.
-    async fn find_deleted(
+    async fn asked<M: Method>(
         &self,
-        notifications: &[&Notification],
-        found: &mut HashMap<(String, String, u64), Message>,
-    ) -> Result<(), NotKnown> {
-        let mut of_channels: HashMap<&str, HashMap<Said, HashSet<&str>>> = HashMap::new();
-        for notification in notifications {
-            let Some(said) = notification.said else { continue };
-            let content = &notification.content;
-            let places = of_channels.entry(content.conversation.as_str()).or_default();
-            places.entry(said).or_default().insert(content.user.as_str());
+        request: &M::Request,
+        deadline: Instant,
+    ) -> Result<M::Response, AskError> {
+        let within = deadline.saturating_duration_since(Instant::now()).min(WITHIN);
+        if within.is_zero() {
+            return Err(AskError::Unavailable("too late to ask".to_owned()));
         }
-        for (channel, places) in of_channels {
-            let request = FoldsRequest {
-                channel: channel.to_owned(),
-                places: places.keys().copied().map(place).collect(),
-            };
-            let folds = match ask::<messages::Folds>(self.bus.as_ref(), &request, WITHIN).await {
-                Ok(answer) => answer.folds,
-                Err(AskError::NotAvailable(_)) => continue,
-                Err(error) => return Err(NotKnown(error.to_string())),
-            };
-            let is_deleted = |fold: &FoldAt| fold.fold.as_ref().is_some_and(|fold| fold.deleted_us > 0);
-            for fold in folds.into_iter().filter(is_deleted) {
-                let offset = fold.place.as_ref().map_or(0, |place| place.offset);
-                for (said, users) in &places {
-                    if said.offset.get() != offset {
-                        continue;
-                    }
-                    for user in users {
-                        let key = (channel.to_owned(), (*user).to_owned(), offset);
-                        found.entry(key).or_default().is_gone = true;
-                    }
-                }
+        ask::<M>(self.bus.as_ref(), request, within).await
+    }
+
+    /// Who has read a message; `None`: it is gone.
+    async fn readers(
+        &self,
+        channel: &str,
+        said: Said,
+        deadline: Instant,
+    ) -> Result<Option<HashSet<String>>, NotKnown> {
+        let request = MessageStatusRequest {
+            channel: channel.to_owned(),
+            place: Some(place(said)),
+            shard: Some(u32::from(said.shard.get())),
+            limit: 1_000,
+        };
+        match self.asked::<messages::MessageStatus>(&request, deadline).await {
+            Ok(status) => {
+                let readers = status.read.map(|read| read.users).unwrap_or_default();
+                Ok(Some(readers.into_iter().collect()))
             }
+            Err(AskError::NotFound(_)) => Ok(None),
+            // Nothing is stored here: nobody marks what was read.
+            Err(AskError::NotAvailable(_)) => Ok(Some(HashSet::new())),
+            Err(error) => Err(NotKnown::because(&error)),
         }
-        Ok(())
+    }
+
+    /// Those of the messages that were deleted, by their offsets.
+    async fn deleted(
+        &self,
+        channel: &str,
+        said: &HashSet<Said>,
+        deadline: Instant,
+    ) -> Result<HashSet<u64>, NotKnown> {
+        let request = FoldsRequest {
+            channel: channel.to_owned(),
+            places: said.iter().copied().map(place).collect(),
+        };
+        let folds = match self.asked::<messages::Folds>(&request, deadline).await {
+            Ok(answer) => answer.folds,
+            Err(AskError::NotAvailable(_)) => Vec::new(),
+            Err(error) => return Err(NotKnown::because(&error)),
+        };
+        let is_deleted = |fold: &FoldAt| fold.fold.as_ref().is_some_and(|fold| fold.deleted_us > 0);
+        let deleted = folds.iter().filter(|fold| is_deleted(fold));
+        Ok(deleted
+            .filter_map(|fold| Some(fold.place.as_ref()?.offset))
+            .collect())
+    }
+
+    /// Whether each is a member.
+    async fn standings(&self, pairs: &[(&str, &str)], deadline: Instant) -> Result<Vec<bool>, NotKnown> {
+        let pair = |(channel, user): &(&str, &str)| UserInChannel {
+            channel: (*channel).to_owned(),
+            user: (*user).to_owned(),
+        };
+        let request = StandingsRequest {
+            pairs: pairs.iter().map(pair).collect(),
+            awaited: None,
+        };
+        match self.asked::<messages::Standings>(&request, deadline).await {
+            Ok(answer) => Ok(answer
+                .standings
+                .iter()
+                .map(|standing| standing.role() != Role::None)
+                .collect()),
+            Err(AskError::NotAvailable(_)) => Ok(vec![true; pairs.len()]),
+            Err(error) => Err(NotKnown::because(&error)),
+        }
     }
 }
 
@@ -188,7 +275,7 @@ fn place(said: Said) -> Place {
 }
 
 /// What a notification's message is found by.
-pub(crate) fn key(notification: &Notification) -> (String, String, u64) {
+pub(crate) fn key(notification: &Notification) -> Key {
     let content = &notification.content;
     let offset = notification.said.map_or(0, |said| said.offset.get());
     (content.conversation.clone(), content.user.clone(), offset)

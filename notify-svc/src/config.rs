@@ -131,7 +131,7 @@ impl Config {
             lease: section.duration(
                 "lease",
                 seconds(60),
-                seconds(20)..=seconds(3600),
+                seconds(40)..=seconds(3600),
                 "After this another process takes what one has taken and not sent.",
             ),
             poll: section.duration(

@@ -154,6 +154,7 @@ fn settled(delivery: &Delivery, by: Uuid, state: State) -> Settled {
         state,
         reason: "settled".to_owned(),
         due_us: 0,
+        since_us: None,
         attempts: Vec::new(),
         reference: None,
         shown: false,

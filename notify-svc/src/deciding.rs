@@ -17,7 +17,7 @@ use switchboard_bus::records::{Body, Reading};
 use switchboard_proto::bus::{Message, PayloadKind};
 use switchboard_proto::channel::{self, ChannelName};
 use switchboard_proto::ids::{LogEpoch, Offset, OwnerEpoch, Sequence, ShardId};
-use switchboard_proto::messages::{MembersRequest, method::Members};
+use switchboard_proto::messages::{MembersRequest, method};
 use switchboard_proto::notifications as wire;
 use switchboard_proto::presence::MAX_USER;
 use switchboard_proto::time::now_us;
@@ -53,6 +53,9 @@ pub(crate) struct Deciding {
     pub(crate) known: Mutex<HashMap<ShardId, (LogEpoch, Sequence, OwnerEpoch)>>,
 }
 
+/// Members of channels as one batch meets them; `None`: more than are told.
+type Members = HashMap<String, Option<Vec<String>>>;
+
 /// A message that is told.
 struct Told {
     said: Said,
@@ -80,7 +83,8 @@ impl Handler for Deciding {
         };
         let mut reading = Reading::after(self.owner_epoch(batch).await?);
         let now = now_us();
-        let mut told = Vec::new();
+        let mut members = Members::new();
+        let (mut told, mut users) = (Vec::new(), 0);
         for at in &batch.records {
             let Some(Body::Batch(entries)) = reading.record(at) else {
                 continue;
@@ -94,26 +98,26 @@ impl Handler for Deciding {
                     log: batch.log,
                     offset: Offset::new(at.sequence, index),
                 };
-                told.extend(self.told(said, entry.message).await?);
+                let Some(one) = self.told(said, entry.message, &mut members).await? else {
+                    continue;
+                };
+                users += one.to.len();
+                told.push(one);
+                if users >= MAX_BATCH {
+                    // A part: what is read again is known by its key.
+                    self.keep(std::mem::take(&mut told), now, None).await?;
+                    users = 0;
+                }
             }
         }
-        let enqueued = self.enqueued(told, now).await?;
         let progress = Progress {
             shard: batch.shard,
             log: batch.log,
             read_to: last.sequence,
             owner_epoch: reading.owner_epoch(),
         };
-        // How far it was read goes with the last part: what is read again is known by its key.
-        let mut parts = enqueued.chunks(MAX_BATCH).peekable();
-        while let Some(part) = parts.next() {
-            let progress = parts.peek().is_none().then_some(progress);
-            self.accepting.keep(part, progress).await?;
-        }
-        if enqueued.is_empty() {
-            self.store.enqueue(&[], Some(progress)).await?;
-        }
-        self.accepting.metrics.decided.inc_by(enqueued.len() as u64);
+        // How far it was read goes with the last part.
+        self.keep(told, now, Some(progress)).await?;
         self.known
             .lock()
             .insert(batch.shard, (batch.log, last.sequence, progress.owner_epoch));
@@ -136,7 +140,12 @@ impl Deciding {
     }
 
     /// Whom a message is told; `None`: nobody.
-    async fn told(&self, said: Said, message: Message) -> Result<Option<Told>, HandleError> {
+    async fn told(
+        &self,
+        said: Said,
+        message: Message,
+        known: &mut Members,
+    ) -> Result<Option<Told>, HandleError> {
         // Entries of inboxes tell of messages that are told by themselves, changes are none.
         if message.origin.is_some() || message.change.is_some() {
             return Ok(None);
@@ -165,7 +174,14 @@ impl Deciding {
             Some(named) => Some(named),
             // Those mentioned are judged again before each send: who is no member is told nothing.
             None if rule.recipients == Recipients::Mentioned => Some(mentioned.iter().cloned().collect()),
-            None => self.members(&message.channel, rule.most).await?,
+            None => match known.get(&message.channel) {
+                Some(members) => members.clone(),
+                None => {
+                    let members = self.members(&message.channel, rule.most).await?;
+                    known.insert(message.channel.clone(), members.clone());
+                    members
+                }
+            },
         };
         let mut to = BTreeMap::new();
         // More members than are told: those mentioned alone.
@@ -191,7 +207,7 @@ impl Deciding {
                 after,
                 limit: 1_000,
             };
-            let page = match ask::<Members>(self.bus.as_ref(), &request, WITHIN).await {
+            let page = match ask::<method::Members>(self.bus.as_ref(), &request, WITHIN).await {
                 Ok(page) => page,
                 // Nothing is stored here: nobody is a member.
                 Err(AskError::NotAvailable(_) | AskError::NotFound(_)) => return Ok(Some(Vec::new())),
@@ -208,8 +224,26 @@ impl Deciding {
         }
     }
 
+    /// Keeps what messages cause, and how far the log was read that they came from.
+    async fn keep(&self, told: Vec<Told>, now: u64, progress: Option<Progress>) -> Result<(), HandleError> {
+        if self.accepting.is_full() {
+            return Err("as many notifications wait as may (notify.waiting)".into());
+        }
+        let enqueued = self.enqueued(told, now).await;
+        let mut parts = enqueued.chunks(MAX_BATCH).peekable();
+        while let Some(part) = parts.next() {
+            let progress = progress.filter(|_| parts.peek().is_none());
+            self.accepting.keep(part, progress).await?;
+        }
+        if enqueued.is_empty() && progress.is_some() {
+            self.store.enqueue(&[], progress).await?;
+        }
+        self.accepting.metrics.decided.inc_by(enqueued.len() as u64);
+        Ok(())
+    }
+
     /// What is kept of it: who is here is not told on other ways than in the app.
-    async fn enqueued(&self, told: Vec<Told>, now: u64) -> Result<Vec<Enqueued>, HandleError> {
+    async fn enqueued(&self, told: Vec<Told>, now: u64) -> Vec<Enqueued> {
         let users: BTreeSet<&str> = told
             .iter()
             .flat_map(|told| told.to.keys().map(String::as_str))
@@ -247,7 +281,7 @@ impl Deciding {
                 }
             }
         }
-        Ok(enqueued)
+        enqueued
     }
 }
 

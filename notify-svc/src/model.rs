@@ -240,6 +240,9 @@ impl State {
     }
 }
 
+/// Why a delivery waits that is told together with others.
+pub const TOGETHER: &str = "told together with others";
+
 /// One notification on one way to one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {

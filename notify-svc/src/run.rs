@@ -292,6 +292,7 @@ fn tell(
         metrics: metrics.clone(),
         me: Uuid::now_v7(),
         wake,
+        begun: Arc::default(),
     };
     let reader = deps
         .log

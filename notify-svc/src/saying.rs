@@ -25,7 +25,28 @@ const ITEM: usize = 200;
 /// See the module.
 pub(crate) struct Saying {
     store: Arc<dyn NotifyStore>,
-    known: Mutex<Option<(Instant, Arc<Templates>)>>,
+    known: Mutex<Known>,
+    /// One reads at a time; the others take what is known.
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// Templates as they were read last.
+#[derive(Default, Clone)]
+struct Known {
+    /// `None`: they may have changed.
+    at: Option<Instant>,
+    templates: Option<Arc<Templates>>,
+}
+
+/// Why nothing is said.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unsaid {
+    /// Templates cannot be read now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot be said: no such template, a variable is missing, …
+    #[error("{0}")]
+    Words(String),
 }
 
 /// By name.
@@ -72,36 +93,50 @@ impl Saying {
         Self {
             store,
             known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
         }
     }
 
     /// What was kept may have changed: it is read again.
     pub(crate) fn forget(&self) {
-        *self.known.lock() = None;
+        self.known.lock().at = None;
     }
 
     /// All templates, as they were a few seconds ago at the earliest; a store that cannot be used leaves those that are known.
     async fn templates(&self) -> Result<Arc<Templates>, StoreError> {
         let known = self.known.lock().clone();
-        if let Some((at, templates)) = &known
-            && at.elapsed() < FRESH
-        {
-            return Ok(Arc::clone(templates));
-        }
+        let is_fresh = known.at.is_some_and(|at| at.elapsed() < FRESH);
+        let _reading = match (known.templates, is_fresh) {
+            (Some(templates), true) => return Ok(templates),
+            (Some(templates), false) => match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(_) => return Ok(templates),
+            },
+            (None, _) => {
+                let reading = self.reading.lock().await;
+                let known = self.known.lock().clone();
+                if let (Some(_), Some(templates)) = (known.at, known.templates) {
+                    // Somebody has read them meanwhile.
+                    return Ok(templates);
+                }
+                reading
+            }
+        };
+        let begun = Instant::now();
         match self.store.templates().await {
             Ok(read) => {
                 let mut by_name = Templates::new();
                 for template in read {
                     by_name.entry(template.name.clone()).or_default().push(template);
                 }
-                let read = Arc::new(by_name);
-                *self.known.lock() = Some((Instant::now(), Arc::clone(&read)));
-                Ok(read)
+                let templates = Arc::new(by_name);
+                *self.known.lock() = Known {
+                    at: Some(begun),
+                    templates: Some(Arc::clone(&templates)),
+                };
+                Ok(templates)
             }
-            Err(error) => match known {
-                Some((_, templates)) => Ok(templates),
-                None => Err(error),
-            },
+            Err(error) => self.known.lock().templates.clone().ok_or(error),
         }
     }
 
@@ -110,12 +145,12 @@ impl Saying {
         &self,
         notification: &Notification,
         preferences: &Preferences,
-    ) -> Result<Said, String> {
+    ) -> Result<Said, Unsaid> {
         self.said(&notification.content, &preferences.language).await
     }
 
     /// As [`Saying::say`], of what is only asked for.
-    pub(crate) async fn said(&self, content: &wire::Notification, language: &str) -> Result<Said, String> {
+    pub(crate) async fn said(&self, content: &wire::Notification, language: &str) -> Result<Said, Unsaid> {
         let own = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         if content.template.is_empty() {
             return Ok(Said {
@@ -127,19 +162,20 @@ impl Saying {
                 link: own(&content.link),
             });
         }
-        let stored = self.templates().await.map_err(|error| error.to_string())?;
+        let stored = self.templates().await?;
         let named = stored.get(&content.template).map_or(&[][..], Vec::as_slice);
         let built_in = templates::built_in(&content.template);
         let template = templates::choose(named, language)
             .or(named.first())
             .or(built_in.as_ref())
-            .ok_or_else(|| format!("there is no template {:?}", content.template))?;
+            .ok_or_else(|| Unsaid::Words(format!("there is no template {:?}", content.template)))?;
         let variables: Value = match content.variables.is_empty() {
             true => json!({}),
             false => serde_json::from_slice(&content.variables)
-                .map_err(|error| format!("variables not understood: {error}"))?,
+                .map_err(|error| Unsaid::Words(format!("variables not understood: {error}")))?,
         };
-        let rendered = templates::render(template, &variables).map_err(|error| error.to_string())?;
+        let rendered =
+            templates::render(template, &variables).map_err(|error| Unsaid::Words(error.to_string()))?;
         Ok(Said {
             link: rendered.link.or_else(|| own(&content.link)),
             title: rendered.title,
@@ -151,15 +187,23 @@ impl Saying {
     }
 
     /// One of several that are told together.
-    pub(crate) async fn item(&self, notification: &Notification, preferences: &Preferences) -> Value {
+    pub(crate) async fn item(
+        &self,
+        notification: &Notification,
+        preferences: &Preferences,
+    ) -> Result<Value, StoreError> {
         let variables: Value = serde_json::from_slice(&notification.content.variables).unwrap_or(Value::Null);
         let field = |name: &str| variables.get(name).and_then(Value::as_str).map(str::to_owned);
-        let said = self.say(notification, preferences).await.unwrap_or_default();
+        let said = match self.say(notification, preferences).await {
+            Ok(said) => said,
+            Err(Unsaid::Words(_)) => Said::default(),
+            Err(Unsaid::Store(error)) => return Err(error),
+        };
         let text = field("text").unwrap_or(said.body);
-        json!({
+        Ok(json!({
             "sender": field("sender").unwrap_or(said.title).chars().take(ITEM).collect::<String>(),
             "text": text.chars().take(ITEM).collect::<String>(),
-        })
+        }))
     }
 
     /// Variables of what is told together.

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use switchboard_bus::Bus;
 use switchboard_bus::messages::{AskError, ask};
 use switchboard_proto::bus::PublishForRequest;
@@ -36,7 +37,7 @@ use crate::links::Links;
 use crate::metrics::NotifyMetrics;
 use crate::model::{Attempt, Delivery, Device, Notification, Outcome, Priority, State, Unless, Way};
 use crate::preferences::Preferences;
-use crate::saying::Saying;
+use crate::saying::{Saying, Unsaid};
 use crate::store::{Claim, Claimed, DeviceState, Enqueued, Facts, NotifyStore, Settled, StoreError};
 
 /// Deliveries of one claim, at most.
@@ -76,7 +77,18 @@ pub(crate) struct Sending {
     pub(crate) me: Uuid,
     /// Something may be due.
     pub(crate) wake: Arc<Notify>,
+    pub(crate) begun: Arc<Mutex<Begun>>,
 }
+
+/// What was begun to be sent in an hour.
+#[derive(Default)]
+pub(crate) struct Begun {
+    hour: u64,
+    counts: HashMap<(String, String, Way), u64>,
+}
+
+/// Users, categories and ways of which that is remembered; then it is what the store knows.
+const MOST_BEGUN: usize = 100_000;
 
 /// A delivery that is to be sent.
 struct Ready {
@@ -116,15 +128,21 @@ impl Sending {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(self.settings.at_once));
         let (settled, settling) = mpsc::channel(SETTLED * 2);
-        let settler = self.clone().settle(settling);
+        let settler = self.clone().settle(settling, stop.clone());
         let claimer = async {
             let mut sends = JoinSet::new();
             while !stop.is_cancelled() {
                 let free = self.settings.at_once.min(places.available_permits()).min(BATCH);
-                let taken = if free == 0 {
-                    Ok(0)
-                } else {
-                    self.step(free, &places, &settled, &mut sends).await
+                let taken = match free {
+                    0 => Ok(0),
+                    free => {
+                        let step = self.step(free, &places, &settled, &mut sends, &stop);
+                        // What was claimed and not begun is another's once the claim is over.
+                        match stop.run_until_cancelled(step).await {
+                            Some(taken) => taken,
+                            None => break,
+                        }
+                    }
                 };
                 while let Some(ended) = sends.try_join_next() {
                     ended_well(ended);
@@ -159,6 +177,7 @@ impl Sending {
         places: &Arc<Semaphore>,
         settled: &mpsc::Sender<Settled>,
         sends: &mut JoinSet<()>,
+        stop: &CancellationToken,
     ) -> Result<usize, StoreError> {
         let now = now_us();
         let until_us = now + u64::try_from(self.settings.lease.as_micros()).unwrap_or(u64::MAX / 4);
@@ -187,12 +206,27 @@ impl Sending {
             };
             claimed.extend(self.store.claim_digest(&digest, claim).await?);
         }
-        for ready in self.judge(claimed, until_us, settled).await? {
-            let (sending, settled, places) = (self.clone(), settled.clone(), Arc::clone(places));
+        let back: Vec<Claimed> = claimed.clone();
+        let judged = match self.judge(claimed, until_us, settled).await {
+            Ok(judged) => judged,
+            Err(error) => {
+                // They are ours still, and nothing of them was begun: others, or we, ask again soon.
+                for one in &back {
+                    settled
+                        .send(self.put_off(one, Duration::from_secs(1), ""))
+                        .await
+                        .ok();
+                }
+                return Err(error);
+            }
+        };
+        for ready in judged {
+            let (sending, settled, places, stop) =
+                (self.clone(), settled.clone(), Arc::clone(places), stop.clone());
             sends.spawn(async move {
                 // It is closed by nobody.
                 let place = places.acquire_owned().await.ok();
-                sending.send(ready, settled, place).await;
+                sending.send(ready, settled, place, &stop).await;
             });
         }
         Ok(taken)
@@ -221,7 +255,6 @@ impl Sending {
         let here = self.checking.here(&absent).await;
         let notifications: Vec<&Notification> = claimed.iter().map(|one| &*one.notification).collect();
         let messages = self.checking.messages(&notifications).await;
-        let mut sent: HashMap<(String, String, Way), u64> = HashMap::new();
         let nothing = Facts::default();
         let mut preferences: HashMap<String, Arc<Preferences>> = HashMap::new();
         let mut ready = Vec::new();
@@ -238,22 +271,22 @@ impl Sending {
                 self.end(&one, State::Failed, reason, settled).await;
                 continue;
             }
-            let message = match (&messages, one.notification.said) {
-                (_, None) => None,
-                (Ok(messages), Some(_)) => messages.get(&checking::key(&one.notification)).copied(),
-                // An installation may have no message store, or one that is away for long: then it is told without it.
-                (Err(_), Some(_)) if one.notification.created_us + us(PATIENCE) < now => None,
-                (Err(error), Some(_)) => {
-                    tracing::debug!(%error, "a notification waits");
-                    let until_us = now + us(ASK_AGAIN);
-                    self.hold(&one, until_us, "it cannot be asked who has read it", settled)
-                        .await;
-                    continue;
-                }
-            };
+            let found = messages.get(&checking::key(&one.notification)).copied();
+            let is_known = one.notification.said.is_none() || found.is_some();
+            // An installation may have no message store, or one that is away for long: then it is told without it, where the
+            // channel's name says that the user is in it.
+            let is_patient = one.notification.created_us + us(PATIENCE) > now
+                || !checking::names_its_users(&one.notification.content.conversation);
+            if !is_known && is_patient {
+                let reason = "it cannot be asked who has read it";
+                let held = self.put_off(&one, ASK_AGAIN, reason);
+                settled.send(held).await.ok();
+                continue;
+            }
+            let message = found;
             let name = one.notification.content.category.clone();
             let before = facts.sent.get(&(name.clone(), way)).copied().unwrap_or(0);
-            let counted = sent.entry((user.clone(), name, way)).or_insert(before);
+            let counted = self.begun(&user, &name, way, now).max(before);
             let verdict = judging::judge(
                 &one,
                 &Circumstances {
@@ -263,7 +296,7 @@ impl Sending {
                     preferences,
                     here: here.get(&user).copied(),
                     message,
-                    sent: *counted,
+                    sent: counted,
                 },
             );
             match verdict {
@@ -274,7 +307,7 @@ impl Sending {
                     match one.delivery.digest.clone() {
                         Some(digest) => digests.entry(digest).or_default().push((one, preferences)),
                         None => {
-                            *counted += 1;
+                            self.begin(&one, now);
                             self.address(one, facts, preferences, until_us, settled, &mut ready)
                                 .await?;
                         }
@@ -288,11 +321,40 @@ impl Sending {
                     .await?;
             } else if let Some((one, preferences)) = together.pop() {
                 let facts = facts.get(&one.delivery.user).unwrap_or(&nothing);
+                self.begin(&one, now);
                 self.address(one, facts, preferences, until_us, settled, &mut ready)
                     .await?;
             }
         }
         Ok(ready)
+    }
+
+    /// What of a category and way was begun to be sent to a user in this hour, by this process: the store knows it later.
+    fn begun(&self, user: &str, category: &str, way: Way, now: u64) -> u64 {
+        let begun = self.begun.lock();
+        if begun.hour != now / HOUR_US {
+            return 0;
+        }
+        let key = (user.to_owned(), category.to_owned(), way);
+        begun.counts.get(&key).copied().unwrap_or(0)
+    }
+
+    fn begin(&self, one: &Claimed, now: u64) {
+        let category = &one.notification.content.category;
+        let is_limited = self.category(&one.notification).hourly > 0;
+        // A further try was counted with the first.
+        if !is_limited || one.delivery.attempts > 0 {
+            return;
+        }
+        let mut begun = self.begun.lock();
+        if begun.hour != now / HOUR_US || begun.counts.len() >= MOST_BEGUN {
+            *begun = Begun {
+                hour: now / HOUR_US,
+                counts: HashMap::new(),
+            };
+        }
+        let key = (one.delivery.user.clone(), category.clone(), one.delivery.way);
+        *begun.counts.entry(key).or_default() += 1;
     }
 
     /// Makes one delivery of several. They are ours, and whoever loses a claim meanwhile leaves all of it to the next.
@@ -309,7 +371,7 @@ impl Sending {
         };
         let mut items = Vec::with_capacity(together.len());
         for (one, preferences) in &together {
-            items.push(self.saying.item(&one.notification, preferences).await);
+            items.push(self.saying.item(&one.notification, preferences).await?);
         }
         let id = Uuid::now_v7();
         let content = &last.notification.content;
@@ -379,6 +441,7 @@ impl Sending {
         let merged: Vec<Uuid> = together.iter().map(|(one, _)| one.delivery.id).collect();
         if !self.store.merge(&merged, self.me, &enqueued, now).await? {
             tracing::debug!(digest, "a digest is left to who has claimed a part of it");
+            return Ok(());
         }
         self.metrics.digests.inc();
         self.wake.notify_one();
@@ -428,12 +491,14 @@ impl Sending {
             return Ok(());
         };
         let names: Vec<&str> = devices.iter().map(|device| device.id.as_str()).collect();
-        let added = self.store.spread(&one.delivery, self.me, &names).await?;
-        if added.len() != others.len() {
+        let Some(added) = self.store.spread(&one.delivery, self.me, &names).await? else {
             // It is another's by now.
             return Ok(());
-        }
-        for (delivery, device) in added.into_iter().zip(others) {
+        };
+        for delivery in added {
+            let Some(device) = others.iter().find(|device| device.id == delivery.device) else {
+                continue;
+            };
             let claimed = Claimed {
                 delivery,
                 notification: Arc::clone(&one.notification),
@@ -447,14 +512,17 @@ impl Sending {
     }
 
     /// Sends one delivery, and says what became of it.
-    async fn send(&self, ready: Ready, settled: mpsc::Sender<Settled>, place: Option<OwnedSemaphorePermit>) {
-        if now_us() + us(SPARE) > ready.until_us {
+    async fn send(
+        &self,
+        ready: Ready,
+        settled: mpsc::Sender<Settled>,
+        place: Option<OwnedSemaphorePermit>,
+        stop: &CancellationToken,
+    ) {
+        if stop.is_cancelled() || now_us() + us(SPARE) > ready.until_us {
             // It goes back in time, so that nobody sends it beside us.
             self.metrics.late.inc();
-            let back = Settled {
-                due_us: now_us(),
-                ..self.settled(&ready.claimed, State::Queued, "")
-            };
+            let back = self.put_off(&ready.claimed, Duration::ZERO, "");
             settled.send(back).await.ok();
             return;
         }
@@ -473,9 +541,12 @@ impl Sending {
         let notification = &ready.claimed.notification;
         let said = self.saying.say(notification, &ready.preferences).await;
         let result = match said {
-            Err(reason) => Err(Failure {
-                outcome: Outcome::Refused,
-                reason,
+            Err(unsaid) => Err(Failure {
+                outcome: match unsaid {
+                    Unsaid::Store(_) => Outcome::Retry,
+                    Unsaid::Words(_) => Outcome::Refused,
+                },
+                reason: unsaid.to_string(),
                 after: None,
             }),
             Ok(said) => self.publish(notification, &said.entry(notification, begun)).await,
@@ -545,7 +616,11 @@ impl Sending {
         };
         let outgoing = match self.outgoing(ready, device).await {
             Ok(outgoing) => outgoing,
-            Err(reason) => return self.settled(&ready.claimed, State::Failed, &reason),
+            Err(Unsaid::Words(reason)) => return self.settled(&ready.claimed, State::Failed, &reason),
+            Err(Unsaid::Store(error)) => {
+                tracing::warn!(%error, "templates cannot be read now");
+                return self.put_off(&ready.claimed, ASK_AGAIN, "templates cannot be read");
+            }
         };
         let asked = self.providers.of(&device.address);
         if asked.is_empty() {
@@ -576,6 +651,8 @@ impl Sending {
                 break;
             }
             let (begun, started) = (now_us(), Instant::now());
+            // A panic leaves nobody waiting for what becomes of this try.
+            let _trying = provider.breaker.trying();
             let result = provider.provider.send(&address, &outgoing).await;
             let latency = started.elapsed();
             drop(place);
@@ -646,17 +723,15 @@ impl Sending {
             }
             // None was asked.
             None => {
-                let until_us = now_us() + us(rests.min(self.settings.longest));
-                let reason = "its provider takes no more for a while";
-                Settled {
-                    due_us: until_us,
-                    ..self.settled(&ready.claimed, State::Held, reason)
-                }
+                // Not all at once again.
+                let wait = rests.min(self.settings.longest).max(Duration::from_secs(1));
+                let wait = wait.mul_f64(rand::random_range(1.0..3.0));
+                self.put_off(&ready.claimed, wait, "its provider takes no more for a while")
             }
         }
     }
 
-    async fn outgoing(&self, ready: &Ready, device: &Device) -> Result<Outgoing, String> {
+    async fn outgoing(&self, ready: &Ready, device: &Device) -> Result<Outgoing, Unsaid> {
         let notification = &ready.claimed.notification;
         let said = self.saying.say(notification, &ready.preferences).await?;
         let category = self.category(notification);
@@ -770,11 +845,21 @@ impl Sending {
             state,
             reason: reason.to_owned(),
             due_us: 0,
+            since_us: None,
             attempts: Vec::new(),
             reference: None,
             shown: false,
             counted: None,
             now_us: now_us(),
+        }
+    }
+
+    /// It is asked again after `wait`, and keeps the age that it has: what was put off does not come behind what is new.
+    fn put_off(&self, claimed: &Claimed, wait: Duration, reason: &str) -> Settled {
+        Settled {
+            due_us: now_us() + us(wait),
+            since_us: Some(claimed.notification.created_us),
+            ..self.settled(claimed, State::Held, reason)
         }
     }
 
@@ -791,14 +876,16 @@ impl Sending {
     }
 
     /// Writes down what became of deliveries, many at a time, until nobody sends any more.
-    async fn settle(self, mut settling: mpsc::Receiver<Settled>) {
+    async fn settle(self, mut settling: mpsc::Receiver<Settled>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(SETTLED);
         while settling.recv_many(&mut batch, SETTLED).await > 0 {
             let mut pause = Duration::from_millis(50);
             // While the store cannot be used claims run out, and what was sent is sent again: it is tried for as long as they last.
             let end = Instant::now() + self.settings.lease;
             while let Err(error) = self.store.settle(&batch).await {
-                if Instant::now() + pause > end {
+                let is_over = Instant::now() + pause > end;
+                // A stop has its time, too.
+                if is_over || (stop.is_cancelled() && pause > Duration::from_secs(1)) {
                     tracing::error!(%error, deliveries = batch.len(), "what was sent is not written down, and will be sent again");
                     break;
                 }

@@ -150,6 +150,8 @@ pub struct Settled {
     pub reason: String,
     /// When it is due again, where it waits.
     pub due_us: u64,
+    /// Since when it waits, where that is longer: its age counts as well as its priority.
+    pub since_us: Option<u64>,
     /// The tries that were made: more than one where a second provider was asked.
     pub attempts: Vec<Attempt>,
     /// What the provider's status reports call it.
@@ -252,13 +254,13 @@ pub trait NotifyStore: Send + Sync + 'static {
         hour: u64,
     ) -> Result<HashMap<String, Facts>, StoreError>;
     /// Makes one delivery for each device of one that was claimed and has none yet, all claimed by the same. Answers with those that
-    /// were added.
+    /// were added; `None`: it is another's by now, or there are no devices.
     async fn spread(
         &self,
         delivery: &Delivery,
         by: Uuid,
         devices: &[&str],
-    ) -> Result<Vec<Delivery>, StoreError>;
+    ) -> Result<Option<Vec<Delivery>>, StoreError>;
     /// Puts a digest in the place of deliveries that were claimed, all or nothing: `false` where a claim was over.
     async fn merge(
         &self,

@@ -25,13 +25,14 @@ struct SmtpServer {
 impl SmtpServer {
     async fn start() -> Result<Self> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let python = root.join(".tools/python/bin/python");
+        let libraries = root.join(".tools/python");
         ensure!(
-            python.exists(),
+            libraries.exists(),
             "{} is missing: run ./test once",
-            python.display()
+            libraries.display()
         );
-        let mut child = Command::new(python)
+        let mut child = Command::new("python3")
+            .env("PYTHONPATH", libraries)
             .arg("-B")
             .arg(root.join("providers/src/smtp/server.py"))
             .stdin(Stdio::piped())

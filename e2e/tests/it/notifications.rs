@@ -441,7 +441,7 @@ fn stored(database: &PostgresServer, redis: &RedisServer) -> String {
     let url = database.url();
     format!(
         "[router]\nreaders = [\"persistence\", \"notify\"]\n[persistence]\nstore = \"postgres\"\n[persistence.postgres]\nurl = {url:?}\n\
-         [notify]\nstore = \"postgres\"\nretry = \"100ms\"\nlease = \"20s\"\n[notify.postgres]\nurl = {url:?}\n\
+         [notify]\nstore = \"postgres\"\nretry = \"100ms\"\nlease = \"40s\"\n[notify.postgres]\nurl = {url:?}\n\
          [registry]\nbackend = \"redis\"\n[registry.redis]\nurls = [{:?}]\n",
         redis.url()
     )
@@ -501,7 +501,7 @@ async fn notifications_on_a_cluster_whose_notify_services_die() -> Result<()> {
             .filter_map(|one| one.body["data"]["id"].as_str().map(str::to_owned))
             .collect()
     };
-    let all = wait_until(Duration::from_secs(90), async || arrived().len() == SENT);
+    let all = wait_until(Duration::from_secs(120), async || arrived().len() == SENT);
     if all.await.is_err() {
         anyhow::bail!("{} of {SENT} arrived", arrived().len());
     }

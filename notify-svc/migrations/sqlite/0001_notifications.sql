@@ -20,6 +20,7 @@ CREATE TABLE notify_notifications (
 CREATE UNIQUE INDEX notify_notifications_key ON notify_notifications (user_name, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX notify_notifications_shown ON notify_notifications (user_name, shown_us, id) WHERE shown_us > 0;
 CREATE INDEX notify_notifications_unread ON notify_notifications (user_name) WHERE shown_us > 0 AND read_us = 0;
+CREATE INDEX notify_notifications_user ON notify_notifications (user_name);
 CREATE INDEX notify_notifications_created ON notify_notifications (created_us);
 
 -- One notification on one way to one device. While the state is at most 2 it is to be sent when it is due: who claims it moves that
@@ -49,7 +50,7 @@ CREATE TABLE notify_deliveries (
     settled_us INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX notify_deliveries_one ON notify_deliveries (notification, way, device, unless);
-CREATE INDEX notify_deliveries_rank ON notify_deliveries (rank_us) WHERE state <= 2;
+CREATE INDEX notify_deliveries_rank ON notify_deliveries (rank_us, due_us) WHERE state <= 2;
 CREATE INDEX notify_deliveries_due ON notify_deliveries (due_us) WHERE state <= 2;
 CREATE INDEX notify_deliveries_digest ON notify_deliveries (digest) WHERE digest IS NOT NULL AND state <= 2;
 CREATE INDEX notify_deliveries_failed ON notify_deliveries (settled_us, id) WHERE state = 5;

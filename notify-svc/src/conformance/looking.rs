@@ -193,6 +193,7 @@ pub async fn only_what_is_old_and_over_is_purged(fixture: &impl StoreFixture) {
             attempts: vec![attempt("fcm", Outcome::Accepted, NOW)],
             reference: Some(format!("fcm:{hour}")),
             counted: Some(("alice".to_owned(), "general".to_owned(), hour)),
+            now_us: NOW - 50,
             ..settled(&claimed.delivery, by, state)
         };
         settle(&*store, end).await;
@@ -210,6 +211,12 @@ pub async fn only_what_is_old_and_over_is_purged(fixture: &impl StoreFixture) {
     settle(&*store, settled(&claimed[0].delivery, by, State::Sent)).await;
     let new = enqueued("alice", &[]);
     keep(&*store, std::slice::from_ref(&new)).await;
+    // What was scheduled long before, and is told only now, is as new.
+    let mut late = enqueued("alice", &[Way::InApp]);
+    late.notification.created_us = NOW - 200;
+    keep(&*store, std::slice::from_ref(&late)).await;
+    let claimed = claim_one(&*store, by).await;
+    settle(&*store, settled(&claimed.delivery, by, State::Sent)).await;
 
     assert_eq!(store.purge(NOW - 100, 0, 9).await.unwrap(), 0);
     assert_eq!(store.purge(NOW, 3, 2).await.unwrap(), 2);
@@ -220,7 +227,7 @@ pub async fn only_what_is_old_and_over_is_purged(fixture: &impl StoreFixture) {
     assert_eq!(left, [false, false, true, true, true]);
     assert_eq!(store.purge(NOW, 3, 9).await.unwrap(), 3);
     assert_eq!(store.purge(NOW, 3, 9).await.unwrap(), 0);
-    for id in [&waiting, &held, &new].map(|kept| kept.notification.id) {
+    for id in [&waiting, &held, &new, &late].map(|kept| kept.notification.id) {
         told(&*store, id).await;
     }
     assert!(store.sums(0, u64::MAX).await.unwrap().is_empty());

@@ -19,6 +19,7 @@ fn notifications(claimed: &[Claimed]) -> Vec<Uuid> {
 fn part(digest: &str, due_us: u64, most: u32) -> Enqueued {
     let mut part = due("alice", due_us, Priority::Normal);
     part.deliveries[0].digest = Some(digest.to_owned());
+    part.deliveries[0].reason = crate::model::TOGETHER.to_owned();
     part.deliveries[0].state = State::Held;
     part.digest_most = most;
     part
@@ -197,9 +198,13 @@ pub async fn each_device_has_its_own_delivery(fixture: &impl StoreFixture) {
     let kept = keep(&*store, &[enqueued("alice", &[Way::Push])]).await;
     let by = Uuid::now_v7();
     let claimed = claim_one(&*store, by).await;
-    assert!(store.spread(&claimed.delivery, by, &[]).await.unwrap().is_empty());
+    assert!(store.spread(&claimed.delivery, by, &[]).await.unwrap().is_none());
     let devices = ["phone", "tablet", "laptop"];
-    let added = store.spread(&claimed.delivery, by, &devices).await.unwrap();
+    let added = store
+        .spread(&claimed.delivery, by, &devices)
+        .await
+        .unwrap()
+        .unwrap();
     let expected: Vec<Delivery> = added
         .iter()
         .zip(["tablet", "laptop"])
@@ -233,7 +238,7 @@ pub async fn each_device_has_its_own_delivery(fixture: &impl StoreFixture) {
     assert_eq!(names(again.clone()), ["laptop", "phone"]);
     // Of what has its device already nothing more is made.
     for delivery in &again {
-        assert!(store.spread(delivery, next, &devices).await.unwrap().is_empty());
+        assert!(store.spread(delivery, next, &devices).await.unwrap().is_none());
     }
     assert_eq!(told(&*store, kept[0].id).await.deliveries.len(), 3);
 }
@@ -250,13 +255,14 @@ pub async fn a_stale_holder_spreads_nothing(fixture: &impl StoreFixture) {
             .spread(&claimed.delivery, stale, &["phone", "tablet"])
             .await
             .unwrap()
-            .is_empty()
+            .is_none()
     );
     assert_eq!(delivery(&*store, kept[0].id).await, again.delivery);
     assert_eq!(
         store
             .spread(&again.delivery, by, &["phone", "tablet"])
             .await
+            .unwrap()
             .unwrap()
             .len(),
         1

@@ -334,6 +334,7 @@ pub async fn any_state_goes_on_after_a_crash(fixture: &impl StoreFixture) {
         let added = store
             .spread(&claimed.delivery, by, &["phone", "tablet"])
             .await
+            .unwrap()
             .unwrap();
         if state != State::Sending {
             let end = |delivery| Settled {

@@ -52,6 +52,11 @@ impl Breaker {
         left.map_or(Duration::ZERO, |left| left.max(Duration::from_secs(1)))
     }
 
+    /// Ends a try that nobody said the end of.
+    pub(crate) fn trying(&self) -> Trying<'_> {
+        Trying(self)
+    }
+
     /// It answered, whatever it said of the message.
     pub(crate) fn worked(&self) {
         *self.state.lock() = State::default();
@@ -72,6 +77,15 @@ impl Breaker {
     /// Nobody knows what became of who asked: the next may ask.
     pub(crate) fn gave_up(&self) {
         self.state.lock().is_trying = false;
+    }
+}
+
+/// See [`Breaker::trying`].
+pub(crate) struct Trying<'a>(&'a Breaker);
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        self.0.gave_up();
     }
 }
 

@@ -66,6 +66,7 @@ macro_rules! notify_store {
                 Progress, Settled, StoreError, Sum, Told, Waiting,
             };
             use crate::model::{
+                TOGETHER,
                 Attempt, Delivery, Device, Notification, Outcome, Said, State, Unless, Way,
             };
             use crate::templates::Template;
@@ -273,19 +274,22 @@ macro_rules! notify_store {
                 now_us: u64,
             ) -> Result<(), StoreError> {
                 let row = sqlx::query(
-                    "SELECT COUNT(*), COALESCE(MIN(due_us), 0) FROM notify_deliveries WHERE digest = $1 AND state IN (0, 2)",
+                    "SELECT COUNT(*), COALESCE(MIN(due_us), 0) FROM notify_deliveries
+                     WHERE digest = $1 AND state <= 2 AND state <> 1 AND reason = $2",
                 )
                 .bind(digest)
+                .bind(TOGETHER)
                 .fetch_one(&mut *connection)
                 .await?;
                 let count = unsigned(row.try_get(0)?)?;
                 let due_us = if count >= u64::from(most) { number(now_us) } else { row.try_get(1)? };
                 sqlx::query(
                     "UPDATE notify_deliveries SET due_us = $2, rank_us = $2 - advance_us
-                     WHERE digest = $1 AND state IN (0, 2) AND due_us > $2",
+                     WHERE digest = $1 AND state <= 2 AND state <> 1 AND due_us > $2 AND reason = $3",
                 )
                 .bind(digest)
                 .bind(due_us)
+                .bind(TOGETHER)
                 .execute(connection)
                 .await?;
                 Ok(())
@@ -304,20 +308,31 @@ macro_rules! notify_store {
                         Builder::new(format!("SELECT {NOTIFICATION} FROM notify_notifications WHERE "));
                     among(&mut builder, "id", chunk);
                     for row in builder.build().fetch_all(&mut *connection).await? {
-                        let notification = notification(&row)?;
-                        found.insert(notification.id, Arc::new(notification));
+                        match notification(&row) {
+                            Ok(notification) => drop(found.insert(notification.id, Arc::new(notification))),
+                            Err(error @ StoreError::Damaged(_)) => {
+                                tracing::error!(%error, "a notification cannot be read");
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
-                deliveries
-                    .into_iter()
-                    .map(|delivery| {
-                        let notification = found.get(&delivery.notification).cloned();
-                        Ok(Claimed {
-                            notification: known(notification, "delivery of nothing")?,
-                            delivery,
-                        })
-                    })
-                    .collect()
+                let (mut claimed, mut unreadable) = (Vec::with_capacity(deliveries.len()), Vec::new());
+                for delivery in deliveries {
+                    match found.get(&delivery.notification).cloned() {
+                        Some(notification) => claimed.push(Claimed { delivery, notification }),
+                        None => unreadable.push(delivery.id),
+                    }
+                }
+                if !unreadable.is_empty() {
+                    // One row of another release does not stop the queue.
+                    let mut builder = Builder::new(
+                        "UPDATE notify_deliveries SET state = 5, reason = 'this release cannot read it', claimed_by = NULL WHERE ",
+                    );
+                    among(&mut builder, "id", &unreadable);
+                    builder.build().execute(connection).await?;
+                }
+                Ok(claimed)
             }
 
             /// Claims these, which the transaction holds, and keeps their order: what an update answers with has none.
@@ -382,7 +397,7 @@ macro_rules! notify_store {
                     .await?;
                 }
                 let changed = sqlx::query(
-                    "UPDATE notify_deliveries SET state = $3, reason = $4, due_us = $5, rank_us = $5 - advance_us,
+                    "UPDATE notify_deliveries SET state = $3, reason = $4, due_us = $5, rank_us = $9 - advance_us,
                          attempts = attempts + $6, claims = 0, claimed_by = NULL, reference = COALESCE($7, reference), settled_us = $8
                      WHERE id = $1 AND claimed_by = $2 AND state = 1 RETURNING way, notification",
                 )
@@ -394,6 +409,7 @@ macro_rules! notify_store {
                 .bind(i32::try_from(settled.attempts.len()).unwrap_or(i32::MAX))
                 .bind(settled.reference.as_deref())
                 .bind(number(settled.now_us))
+                .bind(number(settled.since_us.unwrap_or(settled.due_us)))
                 .fetch_optional(&mut *connection)
                 .await?;
                 let Some(changed) = changed else { return Ok(None) };
@@ -547,7 +563,7 @@ macro_rules! notify_store {
                 async fn claim_digest(&self, digest: &str, claim: Claim) -> Result<Vec<Claimed>, StoreError> {
                     self.within(async {
                         let text = format!(
-                            "SELECT id FROM notify_deliveries WHERE digest = $1 AND state IN (0, 2)
+                            "SELECT id FROM notify_deliveries WHERE digest = $1 AND state <= 2 AND state <> 1 AND device = ''
                              ORDER BY rank_us LIMIT $2 {}",
                             $lock
                         );
@@ -600,8 +616,14 @@ macro_rules! notify_store {
                             );
                             builder.push(" ORDER BY registered_us, id");
                             for row in builder.build().fetch_all(&mut *connection).await? {
-                                let (user, device) = device(&row)?;
-                                facts.entry(user).or_default().devices.push(device);
+                                match device(&row) {
+                                    Ok((user, device)) => facts.entry(user).or_default().devices.push(device),
+                                    // Another release wrote it: it is no reason to tell nobody.
+                                    Err(error @ StoreError::Damaged(_)) => {
+                                        tracing::warn!(%error, "a device is passed over");
+                                    }
+                                    Err(error) => return Err(error),
+                                }
                             }
                             let mut builder = asked("SELECT user_name, category, way, sent FROM notify_counts");
                             builder.push(" AND hour = ").push_bind(number(hour));
@@ -621,14 +643,14 @@ macro_rules! notify_store {
                     delivery: &Delivery,
                     by: Uuid,
                     devices: &[&str],
-                ) -> Result<Vec<Delivery>, StoreError> {
+                ) -> Result<Option<Vec<Delivery>>, StoreError> {
                     let Some((first, others)) = devices.split_first() else {
-                        return Ok(Vec::new());
+                        return Ok(None);
                     };
                     self.within(async {
                         let mut transaction = self.begin().await?;
                         let changed = sqlx::query(
-                            "UPDATE notify_deliveries SET device = $3
+                            "UPDATE notify_deliveries SET device = $3, digest = NULL
                              WHERE id = $1 AND claimed_by = $2 AND state = 1 AND device = ''",
                         )
                         .bind(bytes(delivery.id))
@@ -638,11 +660,12 @@ macro_rules! notify_store {
                         .await?
                         .rows_affected();
                         if changed == 0 {
-                            return Ok(Vec::new());
+                            return Ok(None);
                         }
                         let new = |device: &str| Delivery {
                             id: Uuid::now_v7(),
                             device: device.to_owned(),
+                            digest: None,
                             ..delivery.clone()
                         };
                         let mut added: Vec<Delivery> = others.iter().map(|device| new(device)).collect();
@@ -650,7 +673,7 @@ macro_rules! notify_store {
                         let inserted = insert_deliveries(&mut transaction, &all, Some(by)).await?;
                         transaction.commit().await?;
                         added.retain(|delivery| inserted.contains(&delivery.id));
-                        Ok(added)
+                        Ok(Some(added))
                     })
                     .await
                 }
@@ -1230,8 +1253,9 @@ macro_rules! notify_store {
                             .await?;
                         let purged = sqlx::query(
                             "DELETE FROM notify_notifications WHERE id IN (
-                                 SELECT id FROM notify_notifications n WHERE created_us < $1 AND NOT EXISTS
-                                     (SELECT 1 FROM notify_deliveries d WHERE d.notification = n.id AND d.state <= 2)
+                                 SELECT id FROM notify_notifications n WHERE created_us < $1 AND shown_us < $1 AND NOT EXISTS
+                                     (SELECT 1 FROM notify_deliveries d
+                                      WHERE d.notification = n.id AND (d.state <= 2 OR d.settled_us >= $1))
                                  ORDER BY created_us LIMIT $2)",
                         )
                         .bind(number(before_us))
