@@ -272,9 +272,9 @@ fn check_content(content: &wire::Notification) -> Result<(), AskError> {
             return Err(invalid(format!("{what} holds a zero character")));
         }
     }
-    if !content.template.is_empty()
-        && !(content.title.is_empty() && content.body.is_empty() && content.html.is_empty())
-    {
+    let own = [&content.title, &content.body, &content.html];
+    let has_own = own.iter().any(|text| !text.is_empty());
+    if has_own && !content.template.is_empty() {
         return Err(invalid("a template, or texts of its own: not both"));
     }
     if content.template.is_empty() && !content.variables.is_empty() {

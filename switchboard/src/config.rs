@@ -47,7 +47,8 @@ pub struct Config {
     pub(crate) router: switchboard_router_svc::Config,
     pub(crate) persistence: switchboard_persistence_svc::Config,
     pub(crate) presence: switchboard_presence_svc::Config,
-    pub(crate) notify: switchboard_notify_svc::Config,
+    /// Boxed, for it is large and what starts holds all of this.
+    pub(crate) notify: Box<switchboard_notify_svc::Config>,
 }
 
 /// What holds where no file is given: a machine of one's own, to try things out.
@@ -121,7 +122,10 @@ impl Config {
             router: switchboard_router_svc::Config::read(&mut document),
             persistence: switchboard_persistence_svc::Config::read(&mut document, &messages),
             presence: switchboard_presence_svc::Config::read(&mut document),
-            notify: switchboard_notify_svc::Config::read(&mut document, &notifications),
+            notify: Box::new(switchboard_notify_svc::Config::read(
+                &mut document,
+                &notifications,
+            )),
         };
         config.bus.key_window = Some(config.router.key_window);
         let runs = |service| config.services.contains(&service);

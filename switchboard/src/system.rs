@@ -200,7 +200,11 @@ impl Switchboard {
                 shards,
                 data: self.data.clone(),
             };
-            let started = Box::pin(switchboard_notify_svc::start(config.notify, deps, self.service()));
+            let started = Box::pin(switchboard_notify_svc::start(
+                *config.notify,
+                deps,
+                self.service(),
+            ));
             let running = started.await?;
             self.notifications = running.grpc;
             self.notify_public = running.public;
