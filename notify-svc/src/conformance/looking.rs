@@ -242,11 +242,12 @@ pub async fn only_what_is_old_and_over_is_purged(fixture: &impl StoreFixture) {
         let expected = HashMap::from([(("general".to_owned(), Way::Push), 1)]);
         assert_eq!(sent, if hour < 3 { HashMap::new() } else { expected });
     }
-    // What waited goes once it is over.
+    // What waited goes once it is over, and with it what was new.
     let claimed = claim(&*store, by, NOW + LEASE).await;
     assert_eq!(claimed.len(), 2);
     for one in &claimed {
         settle(&*store, settled(&one.delivery, by, State::Sent)).await;
     }
-    assert_eq!(store.purge(NOW, 3, 9).await.unwrap(), 2);
+    assert_eq!(store.purge(NOW, 3, 9).await.unwrap(), 0);
+    assert_eq!(store.purge(NOW + 2 * SECOND, 3, 9).await.unwrap(), 4);
 }

@@ -420,10 +420,13 @@ async fn clients_are_shown_what_the_service_says() {
         asks(&mut client, "device.remove", json!({ "id": "phone" })).await,
         json!({ "removed": true })
     );
-    notify.answers::<method::ListDevices>(&ListDevicesResponse::default());
+    notify.answers::<method::ListDevices>(&ListDevicesResponse {
+        web_push_key: "BN".to_owned(),
+        ..ListDevicesResponse::default()
+    });
     assert_eq!(
         asks(&mut client, "device.list", json!({})).await,
-        json!({ "devices": [] })
+        json!({ "devices": [], "web_push_key": "BN" })
     );
 }
 
