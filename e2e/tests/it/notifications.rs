@@ -14,6 +14,7 @@ use crate::backend;
 use crate::client::{Client, Event};
 use crate::receiver::Receiver;
 use crate::system::{API_KEY, SECRET};
+use crate::tools;
 
 /// What anything here takes at most, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -434,6 +435,26 @@ async fn notifications_on_embedded() -> Result<()> {
     scenario(&process).await?;
     let status = process.terminate().await?;
     ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_are_asked_for_by_backends_that_have_the_key() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let address = format!("127.0.0.1:{port}");
+    let config = format!(
+        "[gateway]\n{}{NOTIFY}[notify.grpc]\nenabled = true\nlisten = {address:?}\nkey = {API_KEY:?}\n",
+        gateway()
+    );
+    std::fs::write(folder.path().join("switchboard.toml"), config)?;
+    let process = Process::start("switchboard", folder.path(), &["--config", "switchboard.toml"]).await?;
+    let environment = [
+        ("SWITCHBOARD_NOTIFICATIONS", address.as_str()),
+        ("SWITCHBOARD_API_KEY", API_KEY),
+    ];
+    tools::python("notifications_test", &environment).await?;
+    ensure!(process.terminate().await?.success(), "it does not end well");
     Ok(())
 }
 
