@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
+use super::engine::*;
 use super::*;
 
 fn template(body: &str) -> Template {
