@@ -39,8 +39,8 @@ use switchboard_proto::notifications::{
 };
 use switchboard_service_kit::config::Document;
 use switchboard_service_kit::service::Context;
-use switchboard_testkit::PostgresServer;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use switchboard_testkit::{PostgresServer, wait_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 const USERS: u64 = 500;
 /// Notifications of one request.
@@ -115,12 +115,13 @@ async fn main() {
                 ..Device::default()
             }),
         };
-        while ask::<method::RegisterDevice>(bus.as_ref(), &request, within)
-            .await
-            .is_err()
-        {
-            sleep(Duration::from_millis(50)).await;
-        }
+        wait_until(within, async || {
+            ask::<method::RegisterDevice>(bus.as_ref(), &request, within)
+                .await
+                .is_ok()
+        })
+        .await
+        .unwrap();
     }
 
     let asked: Arc<Mutex<HashMap<u64, Instant>>> = Arc::default();
@@ -161,10 +162,9 @@ async fn main() {
         }
     }
     let accepted_in = begin.elapsed();
-    let end = Instant::now() + Duration::from_secs(120);
-    while (arrived.at.lock().len() as u64) < number - refused && Instant::now() < end {
-        sleep(Duration::from_millis(20)).await;
-    }
+    // What does not arrive is told below.
+    let has_all = async || arrived.at.lock().len() as u64 >= number - refused;
+    drop(wait_until(Duration::from_secs(120), has_all).await);
     let all_in = begin.elapsed();
     let arrivals = arrived.at.lock().clone();
     let asked = asked.lock().clone();

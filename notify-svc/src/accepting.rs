@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::config::Category;
 use crate::metrics::NotifyMetrics;
-use crate::model::{Delivery, Notification, Priority, Said, State, TOGETHER, Unless, Way};
+use crate::model::{Delivery, Notification, Priority, Said, State, TOGETHER, Unless, Way, us};
 use crate::saying::{Saying, Unsaid};
 use crate::store::{Enqueued, Kept, MAX_BATCH, NotifyStore, Progress, StoreError};
 
@@ -68,7 +68,7 @@ pub(crate) fn fault(error: StoreError) -> AskError {
     }
 }
 
-fn invalid(words: impl Into<String>) -> AskError {
+pub(crate) fn invalid(words: impl Into<String>) -> AskError {
     AskError::Invalid(words.into())
 }
 
@@ -211,10 +211,6 @@ impl Accepting {
             deliveries,
         })
     }
-}
-
-fn us(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4)
 }
 
 fn check_content(content: &wire::Notification) -> Result<(), AskError> {

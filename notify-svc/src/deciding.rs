@@ -26,7 +26,7 @@ use crate::accepting::Accepting;
 use crate::checking::Checking;
 use crate::config::{Category, Recipients, Rule, Tell};
 use crate::judging::Here;
-use crate::model::{Said, Way};
+use crate::model::{Said, Way, us};
 use crate::store::{Enqueued, MAX_BATCH, NotifyStore, Progress};
 
 /// What an answer of the message store may take.
@@ -89,7 +89,7 @@ impl Handler for Deciding {
             let Some(Body::Batch(entries)) = reading.record(at) else {
                 continue;
             };
-            if reading.head.time_us + u64::try_from(OLD.as_micros()).unwrap_or(u64::MAX / 4) < now {
+            if reading.head.time_us + us(OLD) < now {
                 continue;
             }
             for (index, entry) in entries.into_iter().enumerate() {

@@ -1,11 +1,17 @@
 //! What the service deals in: notifications, their deliveries, and where users are told.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use switchboard_proto::ids::{LogEpoch, Offset, ShardId};
 use switchboard_proto::notifications as wire;
 use uuid::Uuid;
+
+/// Microseconds of a duration, such that adding them to a time does not overflow.
+pub(crate) fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4)
+}
 
 /// A way to tell somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -36,6 +36,7 @@ use crate::grpc;
 use crate::judging::HOUR_US;
 use crate::links::Links;
 use crate::metrics::NotifyMetrics;
+use crate::model::us;
 use crate::public;
 use crate::saying::Saying;
 use crate::sending::{Providers, Sending};
@@ -332,7 +333,7 @@ fn tell(
         sending,
         waiting: Arc::clone(&accepting.waiting),
         most: config.limits.waiting,
-        keep_us: u64::try_from(config.queue.keep.as_micros()).unwrap_or(u64::MAX / 4),
+        keep_us: us(config.queue.keep),
         metrics: metrics.clone(),
     };
     context.tasks.supervise("notify", move || work.clone().run());

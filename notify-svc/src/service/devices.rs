@@ -13,7 +13,7 @@ use switchboard_proto::notifications::{
 use switchboard_proto::time::now_us;
 
 use super::Service;
-use crate::accepting::{check_user, fault};
+use crate::accepting::{check_user, fault, invalid};
 use crate::model::{Device, Target, Way};
 use crate::saying::millis;
 use crate::sending::ROTATION_US;
@@ -23,10 +23,6 @@ const LONGEST: usize = 2_048;
 
 /// Bytes of a webhook's secret.
 const SECRET: usize = 32;
-
-fn invalid(words: impl Into<String>) -> AskError {
-    AskError::Invalid(words.into())
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

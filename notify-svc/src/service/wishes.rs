@@ -9,17 +9,13 @@ use switchboard_proto::notifications::{
 use switchboard_proto::time::now_us;
 
 use super::Service;
-use crate::accepting::{check_user, fault, micros};
+use crate::accepting::{check_user, fault, invalid, micros};
 use crate::preferences::Preferences;
 use crate::saying::millis;
 use crate::templates::Template;
 
 /// Bytes of a channel's name, at most.
 const LONGEST_CHANNEL: usize = 255;
-
-fn invalid(words: impl Into<String>) -> AskError {
-    AskError::Invalid(words.into())
-}
 
 impl Service {
     pub(crate) async fn get_preferences(

@@ -27,6 +27,11 @@ impl PostgresStore {
         &self.database.pool
     }
 
+    /// Where single statements that change something go.
+    fn writer(&self) -> &sqlx::PgPool {
+        &self.database.pool
+    }
+
     async fn begin(&self) -> Result<sqlx::PgTransaction<'static>, StoreError> {
         Ok(self.database.pool.begin().await?)
     }

@@ -887,16 +887,14 @@ macro_rules! notify_store {
 
                 async fn set_preferences(&self, user: &str, document: &str) -> Result<(), StoreError> {
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         sqlx::query(
                             "INSERT INTO notify_preferences (user_name, document) VALUES ($1, $2)
                              ON CONFLICT (user_name) DO UPDATE SET document = excluded.document",
                         )
                         .bind(user)
                         .bind(document)
-                        .execute(&mut *transaction)
+                        .execute(self.writer())
                         .await?;
-                        transaction.commit().await?;
                         Ok(())
                     })
                     .await
@@ -1012,15 +1010,13 @@ macro_rules! notify_store {
 
                 async fn remove_device(&self, user: &str, id: &str) -> Result<bool, StoreError> {
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         let removed =
                             sqlx::query("DELETE FROM notify_devices WHERE user_name = $1 AND id = $2")
                                 .bind(user)
                                 .bind(id)
-                                .execute(&mut *transaction)
+                                .execute(self.writer())
                                 .await?
                                 .rows_affected();
-                        transaction.commit().await?;
                         Ok(removed > 0)
                     })
                     .await
@@ -1038,7 +1034,6 @@ macro_rules! notify_store {
                         DeviceState::Disabled(since_us) => (since_us, 1),
                     };
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         sqlx::query(
                             // Of several sends at once one may find it failing that another has switched off already.
                             if matches!(state, DeviceState::Failing(_)) {
@@ -1052,9 +1047,8 @@ macro_rules! notify_store {
                         .bind(id)
                         .bind(number(failing_us))
                         .bind(disabled)
-                        .execute(&mut *transaction)
+                        .execute(self.writer())
                         .await?;
-                        transaction.commit().await?;
                         Ok(())
                     })
                     .await
@@ -1104,15 +1098,13 @@ macro_rules! notify_store {
 
                 async fn delete_template(&self, name: &str, language: &str) -> Result<bool, StoreError> {
                     self.within(async {
-                        let mut transaction = self.begin().await?;
                         let deleted =
                             sqlx::query("DELETE FROM notify_templates WHERE name = $1 AND language = $2")
                                 .bind(name)
                                 .bind(language)
-                                .execute(&mut *transaction)
+                                .execute(self.writer())
                                 .await?
                                 .rows_affected();
-                        transaction.commit().await?;
                         Ok(deleted > 0)
                     })
                     .await

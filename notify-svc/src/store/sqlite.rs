@@ -24,6 +24,11 @@ impl SqliteStore {
         &self.database.readers
     }
 
+    /// Where single statements that change something go.
+    fn writer(&self) -> &sqlx::SqlitePool {
+        &self.database.writer
+    }
+
     async fn begin(&self) -> Result<sqlx::SqliteTransaction<'static>, StoreError> {
         // It reads before it writes: a lock that is taken at the first write could come too late.
         Ok(self.database.writer.begin_with("BEGIN IMMEDIATE").await?)
